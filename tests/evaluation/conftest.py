@@ -1,0 +1,26 @@
+"""Real tiles for the tests of measures; made textures where no real data stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from wsisr.evaluation.pixels import Image
+
+
+@pytest.fixture(scope="session")
+def tiles(data_dir: Path) -> list[Image]:
+    """Five real 512x512 test tiles."""
+    paths = sorted((data_dir / "tiles" / "test").rglob("*.png"))[3::20]
+    return [np.ascontiguousarray(cv2.imread(str(path))[:, :, ::-1]) for path in paths]
+
+
+@pytest.fixture
+def noise() -> Image:
+    """A made 96x128 texture with correlated noise, (96, 128, 3) uint8."""
+    field = np.random.default_rng(7).normal(size=(96, 128, 3))
+    smooth = cv2.GaussianBlur(field, (0, 0), 1.5)
+    return np.clip(150 + 120 * smooth, 0, 255).astype(np.uint8)

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from wsisr.errors import OutputError, SlideError, UsageError
+from wsisr.evaluation.evaluate import (
+    Options,
+    bootstrap,
+    evaluate_alone,
+    evaluate_slides,
+    evaluate_tiles,
+)
+from wsisr.evaluation.fidelity import area_downsample, bicubic_upsample, psnr
+from wsisr.evaluation.metrics import Measurement, available, summarize
+from wsisr.evaluation.pixels import Image
+from wsisr.evaluation.results import TileResult
+from wsisr.evaluation.sources import Place
+from wsisr.slides import open_slide
+
+FAST = ("psnr", "ssim", "nuclei_pq", "hf_db", "lr_rmse")
+
+
+def save(path: Path, image: Image) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[:, :, ::-1])
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A real 1024 px region, its x4 LR image, and a bicubic enlargement of that as SR."""
+    folder = tmp_path_factory.mktemp("pair")
+    with open_slide(data_dir / "slides" / "test_b_40x.tif") as slide:
+        hr = slide.read(0, 1024, 1024, 1024, 1024)
+    lr = area_downsample(hr, 4)
+    images = {"hr": hr, "lr": lr, "sr": bicubic_upsample(lr, 4)}
+    return {name: save(folder / f"{name}.png", image) for name, image in images.items()}
+
+
+def test_slides_on_one_grid_are_compared_without_resampling(
+    pair: dict[str, Path], tmp_path: Path
+) -> None:
+    result = evaluate_slides(
+        pair["sr"],
+        pair["hr"],
+        pair["lr"],
+        options=Options(only=FAST, count=4, out=tmp_path / "out", workers=2),
+        sr_mpp=0.25,
+        hr_mpp=0.25,
+    )
+    assert result.alignment is not None
+    assert result.alignment.matrix == ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    assert len(result.tiles) == 4
+    # SR is the bicubic baseline itself, so both columns agree and the tiles equal a direct look
+    assert result.methods["sr"] == pytest.approx(result.methods["bicubic"], rel=1e-6)
+    sr, hr = (cv2.imread(str(pair[name]))[:, :, ::-1] for name in ("sr", "hr"))
+    for tile in result.tiles:
+        window = np.s_[tile.place.y :, tile.place.x :]
+        parts = [np.ascontiguousarray(image[window][:512, :512]) for image in (sr, hr)]
+        assert tile.values["sr"]["psnr"].value == pytest.approx(psnr(*parts), abs=1e-9)
+    for name, (low, high) in result.intervals["sr"].items():
+        assert low <= result.methods["sr"][name] <= high
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a browser would fetch, and checks that elements close."""
+
+    void = frozenset({"meta", "br", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.fetched += [value or "" for name, value in attributes if name in ("src", "href")]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert tag in ("rect", "circle")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_is_one_page_with_tidy_tables(pair: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "report"
+    result = evaluate_slides(
+        pair["sr"],
+        pair["hr"],
+        pair["lr"],
+        options=Options(only=FAST, out=out),
+        sr_mpp=0.25,
+        hr_mpp=0.25,
+    )
+    page = Page()
+    page.feed((out / "report.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.fetched)
+    assert len(page.fetched) == len(FAST) + min(10, len(result.tiles))
+    assert "not for primary diagnosis" in page.text
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert set(summary["methods"]) == {"sr", "bicubic"}
+    assert summary["alignment"]["residual_px"] < 0.1
+    with (out / "tiles.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(result.tiles) * 2 * len(FAST)
+    values = [float(r["value"]) for r in rows if (r["method"], r["metric"]) == ("sr", "psnr")]
+    assert np.mean(values) == pytest.approx(summary["methods"]["sr"]["psnr"])
+    shapes = json.loads((out / "tiles.geojson").read_text(encoding="utf-8"))
+    assert shapes["type"] == "FeatureCollection"
+    assert len(shapes["features"]) == len(result.tiles)
+    assert shapes["features"][0]["properties"]["measurements"]["sr: psnr"] > 10
+
+
+def test_misaligned_slides_get_no_full_reference_figures(
+    pair: dict[str, Path], tmp_path: Path
+) -> None:
+    transform = tmp_path / "t.json"
+    transform.write_text(json.dumps({"matrix": [[1, 0, 1.5], [0, 1, 0]]}))
+    options = Options(only=FAST, count=2)
+    arguments = (pair["sr"], pair["hr"], pair["lr"])
+    result = evaluate_slides(*arguments, options=options, transform=transform, sr_mpp=0.25)
+    assert set(result.methods["sr"]) == {"lr_rmse"}
+    assert "misaligned by 1." in result.not_run["psnr"]
+    forced = evaluate_slides(
+        *arguments,
+        options=Options(only=FAST, count=2, force=True),
+        transform=transform,
+        sr_mpp=0.25,
+    )
+    assert "psnr" in forced.methods["sr"]
+
+
+def test_a_slide_alone_says_what_it_lacks(pair: dict[str, Path]) -> None:
+    options = Options(only=FAST, count=2)
+    alone = evaluate_alone(pair["sr"], pair["lr"], options=options)
+    assert set(alone.methods["sr"]) == {"lr_rmse"}
+    assert "real high-resolution scan" in alone.not_run["psnr"]
+    without = evaluate_alone(pair["sr"], options=options)
+    assert "--lr" in without.not_run["lr_rmse"]
+    assert "--lr" in without.not_run["bicubic"]
+
+
+def test_tiles_are_drawn_by_seed(pair: dict[str, Path]) -> None:
+    def names(seed: int) -> list[str]:
+        options = Options(only=("lr_rmse",), count=3, seed=seed, tile=256)
+        result = evaluate_alone(pair["sr"], pair["lr"], options=options)
+        return [tile.place.name for tile in result.tiles]
+
+    assert names(1) == names(1)
+    assert names(1) != names(2)
+
+
+def test_an_lr_of_another_size_is_refused(pair: dict[str, Path], tmp_path: Path) -> None:
+    odd = save(tmp_path / "odd.png", cv2.imread(str(pair["lr"]))[:200])
+    with pytest.raises(UsageError, match="no whole fraction"):
+        evaluate_alone(pair["sr"], odd, options=Options(only=("lr_rmse",)))
+
+
+def test_glass_alone_has_no_tissue_to_judge(tmp_path: Path) -> None:
+    glass = save(tmp_path / "glass.png", np.full((600, 600, 3), 242, np.uint8))
+    with pytest.raises(SlideError, match="no 512 px tile of tissue"):
+        evaluate_alone(glass)
+
+
+@pytest.fixture
+def folders(tiles: list[Image], tmp_path: Path) -> dict[str, Path]:
+    for number, hr in enumerate(tiles):
+        name = f"slide{number % 3}/tile{number}.png"
+        save(tmp_path / "hr" / name, hr)
+        save(tmp_path / "sr" / name, np.roll(hr, 1, axis=1))
+    return {"sr": tmp_path / "sr", "hr": tmp_path / "hr"}
+
+
+def test_folders_pair_by_name_and_resample_slides(folders: dict[str, Path]) -> None:
+    result = evaluate_tiles(
+        folders["sr"], folders["hr"], scale=4, options=Options(only=("psnr", "lr_rmse"))
+    )
+    assert set(result.methods) == {"sr", "bicubic"}
+    assert {tile.place.group for tile in result.tiles} == {"slide0", "slide1", "slide2"}
+    assert "over slides" in result.conventions["intervals"]
+
+
+def test_unmatched_and_corrupt_tiles_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    options = Options(only=("psnr",))
+    (folders["sr"] / "slide0" / "tile0.png").write_bytes(b"not a picture")
+    result = evaluate_tiles(folders["sr"], folders["hr"], options=options)
+    assert list(result.failed) == ["slide0/tile0"]
+    assert len(result.tiles) == 4
+    (folders["sr"] / "slide1" / "tile1.png").unlink()
+    with pytest.raises(UsageError, match=r"sr lacks slide1/tile1; tiles pair"):
+        evaluate_tiles(folders["sr"], folders["hr"], options=options)
+    with pytest.raises(UsageError, match="not a folder"):
+        evaluate_tiles(folders["sr"], tmp_path / "absent", options=options)
+
+
+def test_all_tiles_corrupt_is_an_error(tmp_path: Path) -> None:
+    for side in ("sr", "hr"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.png").write_bytes(b"no")
+    with pytest.raises(SlideError, match="no tile of"):
+        evaluate_tiles(tmp_path / "sr", tmp_path / "hr")
+
+
+def test_a_tile_without_nuclei_is_counted_not_zeroed(tmp_path: Path, tiles: list[Image]) -> None:
+    flat = np.full((512, 512, 3), (230, 190, 215), np.uint8)
+    for side in ("sr", "hr"):
+        save(tmp_path / side / "flat.png", flat)
+        save(tmp_path / side / "cells.png", tiles[0])
+    result = evaluate_tiles(
+        tmp_path / "sr", tmp_path / "hr", options=Options(only=("nuclei_recall", "l1_texture"))
+    )
+    assert result.methods["sr"]["nuclei_recall"] == 1.0
+    assert result.undefined["sr"] == {"nuclei_recall": 1, "l1_texture": 1}
+
+
+def test_an_output_folder_that_cannot_be_made_is_an_error(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    options = Options(only=("psnr",), out=tmp_path / "file" / "out")
+    with pytest.raises(OutputError, match="--out"):
+        evaluate_tiles(folders["sr"], folders["hr"], options=options)
+
+
+def test_unknown_measures_are_named() -> None:
+    with pytest.raises(UsageError, match="unknown measure nope"):
+        available(["nope"])
+
+
+def test_means_weigh_nuclei_and_skip_what_is_undefined() -> None:
+    rows = [
+        {"m": Measurement(1.0, 3)},
+        {"m": Measurement(0.0, 1)},
+        {"m": Measurement(math.nan, 9)},
+    ]
+    assert summarize(rows) == {"m": 0.75}
+    results = [TileResult(Place(str(i), "s", 0, 0, 1, 1), {"a": row}) for i, row in enumerate(rows)]
+    intervals, unit = bootstrap(results, ["a"], seed=0)
+    low, high = intervals["a"]["m"]
+    assert unit == "tiles"
+    assert 0.0 <= low <= 0.75 <= high <= 1.0

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsisr.errors import UsageError
+from wsisr.evaluation.fidelity import area_downsample, bicubic_upsample
+from wsisr.evaluation.nuclei import ClassicalSegmenter, Labels, agreement, keep_by_area
+from wsisr.evaluation.pixels import Image
+
+STROMA, NUCLEUS = (232, 180, 210), (92, 60, 130)
+
+
+def field(
+    centres: list[tuple[int, int]], radius: int = 14, size: tuple[int, int] = (256, 320)
+) -> tuple[Image, Labels]:
+    """Dark discs on pink: an image with known nuclei."""
+    image = np.full((*size, 3), STROMA, np.uint8)
+    labels = np.zeros(size, np.int32)
+    for number, centre in enumerate(centres, 1):
+        cv2.circle(image, centre, radius, NUCLEUS, -1)
+        cv2.circle(labels, centre, radius, number, -1)
+    return image, labels
+
+
+def test_separate_and_touching_discs_are_each_found() -> None:
+    centres = [(40, 40), (150, 60), (178, 60), (250, 180), (60, 200)]
+    image, truth = field(centres)
+    found = ClassicalSegmenter().segment(image, 0.25)
+    result = agreement(found, truth)
+    assert result.sr_count == len(centres)
+    assert result.precision == result.recall == 1.0
+    assert result.pq > 0.85
+
+
+def test_size_follows_the_resolution() -> None:
+    image, _ = field([(40, 40), (150, 60), (250, 180)])
+    assert ClassicalSegmenter().segment(image, 0.05).max() == 0  # 6 um2: too small for a nucleus
+    half, truth = field([(40, 40), (150, 60), (250, 180)], radius=7)
+    assert agreement(ClassicalSegmenter().segment(half, 0.5), truth).precision == 1.0
+
+
+def test_an_empty_field_has_no_nuclei_in_either_image() -> None:
+    flat = np.full((128, 128, 3), STROMA, np.uint8)
+    glass = np.random.default_rng(0).integers(238, 244, (128, 128, 3)).astype(np.uint8)
+    for image in (flat, glass):
+        own, reference = ClassicalSegmenter().segment_pair(image, image, 0.25)
+        result = agreement(own, reference)
+        assert result.sr_count == result.hr_count == 0
+        assert np.isnan([result.precision, result.recall, result.pq, result.area_difference]).all()
+
+
+def test_invented_and_lost_nuclei_are_told_apart() -> None:
+    hr_image, _ = field([(40, 40), (150, 60), (250, 180)])
+    sr_image, _ = field([(40, 40), (150, 60), (60, 200), (200, 120), (100, 120)])
+    own, reference = ClassicalSegmenter().segment_pair(sr_image, hr_image, 0.25)
+    result = agreement(own, reference)
+    assert result.precision == pytest.approx(2 / 5)
+    assert result.recall == pytest.approx(2 / 3)
+    assert result.count_difference == pytest.approx(2 / 3)
+    assert len(result.invented()) == 3
+    assert len(result.lost()) == 1
+
+
+def test_a_uniformly_paler_image_does_not_gain_nuclei(tiles: list[Image]) -> None:
+    for hr in tiles:
+        pale = np.clip(255 - (255 - hr.astype(float)) * 0.7, 0, 255).astype(np.uint8)
+        own, reference = ClassicalSegmenter().segment_pair(pale, hr, 0.25)
+        assert own.max() <= reference.max()
+
+
+def test_bicubic_keeps_most_nuclei_of_real_tiles(tiles: list[Image]) -> None:
+    matched = expected = 0
+    for hr in tiles:
+        sr = bicubic_upsample(area_downsample(hr, 4), 4)
+        result = agreement(*ClassicalSegmenter().segment_pair(sr, hr, 0.25))
+        matched, expected = matched + len(result.iou), expected + result.hr_count
+        same = agreement(*ClassicalSegmenter().segment_pair(hr, hr, 0.25))
+        assert same.hr_count == 0 or same.pq == 1.0
+    assert expected > 100
+    assert 0.85 < matched / expected < 1.0
+
+
+def naive_agreement(sr: Labels, hr: Labels) -> set[tuple[int, int]]:
+    return {
+        (a, b)
+        for a in range(1, sr.max() + 1)
+        for b in range(1, hr.max() + 1)
+        if ((sr == a) & (hr == b)).sum() > 0.5 * ((sr == a) | (hr == b)).sum()
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), rows=st.integers(1, 12), columns=st.integers(1, 12))
+def test_matches_equal_the_naive_double_loop(seed: int, rows: int, columns: int) -> None:
+    random = np.random.default_rng(seed)
+    hr = keep_by_area(random.integers(0, 5, (rows, columns)), 1, 1000)
+    flips = random.random((rows, columns)) < 0.2
+    sr = keep_by_area(np.where(flips, random.integers(0, 5, (rows, columns)), hr), 1, 1000)
+    result = agreement(sr, hr)
+    assert {(int(a), int(b)) for a, b in result.matches} == naive_agreement(sr, hr)
+    assert result.sr_area == np.count_nonzero(sr)
+    assert set(result.lost()) | set(result.matches[:, 1]) == set(range(1, hr.max() + 1))
+
+
+def test_bad_input_is_refused() -> None:
+    image, labels = field([(40, 40)])
+    with pytest.raises(UsageError, match="um/px"):
+        ClassicalSegmenter().segment(image, 5.0)
+    with pytest.raises(UsageError, match="differ in size"):
+        agreement(labels, labels[:5])

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from wsisr.models.consistency import Sampling, project, resize
+from wsisr.plan import make_plan
+
+
+def maps(size: int, scale: float, start: int, tile: int) -> Sampling:
+    plan = make_plan(size, size, scale, tile=tile, overlap=8)
+    up, down = plan.sampling(start, plan.columns)
+    return Sampling(torch.from_numpy(up), torch.from_numpy(down))
+
+
+@pytest.mark.parametrize(("scale", "levels"), [(2, 0.5), (3, 0.5), (4, 0.5), (8, 0.5), (2.5, 0.8)])
+def test_the_projected_image_agrees_with_the_input(scale: float, levels: float) -> None:
+    """Even on white noise, of which no slide has as much."""
+    size, tile = 200, 128
+    axis = maps(size, scale, 120, tile)
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, 3, tile, tile, generator=rng)
+    lr = resize(truth, axis.down, axis.down)
+    start = resize(lr, axis.up, axis.up) + 0.03 * torch.randn(1, 3, tile, tile, generator=rng)
+    agreed = project(start, lr, axis, axis)
+    whole = axis.down.any(1)
+    error = (resize(agreed, axis.down, axis.down) - lr)[:, :, whole][..., whole]
+    before = (resize(start, axis.down, axis.down) - lr)[:, :, whole][..., whole]
+    assert float(error.abs().max()) < levels / 255
+    assert float(before.abs().max()) > 3 * float(error.abs().max())
+
+
+def test_every_fidelity_agrees() -> None:
+    axis = maps(200, 4, 120, 128)
+    rng = torch.Generator().manual_seed(1)
+    restored = torch.rand(1, 3, 128, 128, generator=rng)
+    detail = torch.rand(1, 3, 128, 128, generator=rng) - 0.5
+    lr = torch.rand(1, 3, *(len(axis.down),) * 2, generator=rng)
+    ends = [project(restored + f * detail, lr, axis, axis) for f in (0.0, 1.0)]
+    half = project(restored + 0.5 * detail, lr, axis, axis)
+    torch.testing.assert_close(half, (ends[0] + ends[1]) / 2, atol=1e-5, rtol=0)
+
+
+def test_what_agrees_already_is_left_alone() -> None:
+    axis = maps(200, 4, 120, 128)
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(2))
+    lr = resize(image, axis.down, axis.down)
+    torch.testing.assert_close(project(image, lr, axis, axis), image, atol=1e-6, rtol=0)
+
+
+def test_pixels_seen_in_part_do_not_pull() -> None:
+    plan = make_plan(64, 64, 4, tile=128, overlap=8)
+    _, down = plan.sampling(120, plan.columns)
+    span = plan.view_span(120, plan.columns)
+    edges = np.arange(span[0], span[1]) * 4
+    whole = (edges >= 120) & (edges + 4 <= 248)
+    np.testing.assert_array_equal(down.any(1), whole)

@@ -1,0 +1,1 @@
+"""Training of the restoration module, the autoencoder and the controllable diffusion module."""

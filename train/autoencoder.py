@@ -1,0 +1,181 @@
+"""The small autoencoder of histology: L1, gradients, texture, then a patch adversary.
+
+    accelerate launch -m train.autoencoder --config train/configs/tiny.yaml --data tiles \
+        --out runs/ae
+
+Trained on high-resolution crops and, in equal measure, on blurred ones (low resolution resized
+back), since stage 2 encodes restored images too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+from torch import Tensor, nn
+
+from train.command import parse
+from train.data import TileSet, batch_rng, load_tiles, random_crops, to_tensor
+from train.degradation import upsample
+from train.loop import LoopConfig, Losses, train
+from train.losses import (
+    PatchDiscriminator,
+    gradient_l1,
+    hinge_discriminator,
+    hinge_generator,
+    psnr,
+    texture_l1,
+)
+from wsisr.models.restoration import channels_last
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Section `autoencoder` of a config.
+
+    Attributes:
+        model: arguments of diffusers' `AutoencoderTiny`.
+        batch, crop: crops an iteration and process, side in px.
+        blurred: probability that a crop is a blurred one.
+        gradient, texture, adversarial: weights beside L1.
+        adversarial_from: iteration at which the adversary sets in.
+        latent: weight of the pull of latents towards unit scale.
+        loop: see `LoopConfig`.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    batch: int = 8
+    crop: int = 128
+    blurred: float = 0.25
+    gradient: float = 1.0
+    texture: float = 0.5
+    adversarial: float = 0.02
+    adversarial_from: int = 10**9
+    latent: float = 1e-4
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def make_batch(config: AutoencoderConfig, tiles: TileSet, iteration: int, rank: int) -> Tensor:
+    """(B, 3, crop, crop) in [-1, 1]."""
+    rng = batch_rng(config.loop.seed, iteration, rank)
+    hr = random_crops(tiles, rng, config.batch, config.crop)
+    soft = upsample(F.avg_pool2d(hr, 4), 4).clamp(0, 1)
+    choice = torch.from_numpy(rng.random(config.batch) < config.blurred).view(-1, 1, 1, 1)
+    return torch.where(choice, soft, hr) * 2 - 1
+
+
+class Autoencode(nn.Module):
+    """Encode and decode in one forward pass, so that a data-parallel wrapper sees one call."""
+
+    def __init__(self, vae: AutoencoderTiny) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> (reconstruction, latents)."""
+        z = self.vae.encode(x).latents
+        return self.vae.decode(z).sample, z
+
+
+def initialise(vae: AutoencoderTiny) -> None:
+    """Variance-keeping start (He et al. 2015): these networks have no normalisation layers, and
+    with PyTorch's default the signal fades on its way through the strided convolutions."""
+    for module in vae.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in vae.modules():
+        if isinstance(module, AutoencoderTinyBlock):
+            # residual branches start small, so that depth does not add variance
+            with torch.no_grad():
+                module.conv[-1].weight.mul_(0.1)
+    with torch.no_grad():
+        # latents of about unit scale, where the decoder's tanh is still linear
+        vae.encoder.layers[-1].weight.mul_(0.7)
+        vae.decoder.layers[-1].weight.mul_(0.3)
+
+
+def latent_scale(vae: AutoencoderTiny, tiles: TileSet) -> float:
+    """The factor that gives latents unit variance over the tiles."""
+    squares, count = 0.0, 0
+    for tile in tiles.pixels[:: max(1, len(tiles.pixels) // 32)]:
+        z = vae.encode(to_tensor(tile[None]) * 2 - 1).latents
+        squares, count = squares + float(z.square().sum()), count + z.numel()
+    return float((squares / count) ** -0.5)
+
+
+def main() -> None:
+    """Run the stage."""
+    args, config = parse(__doc__ or "", "autoencoder", AutoencoderConfig)
+    tiles = load_tiles(args.data / "train", args.limit)
+    val = load_tiles(args.data / "val", min(args.limit or 16, 16))
+    torch.manual_seed(config.loop.seed)
+    vae = AutoencoderTiny(**config.model)
+    initialise(vae)
+    model = channels_last(Autoencode(vae))
+    rival = channels_last(PatchDiscriminator())
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    pair: dict[str, Tensor] = {}
+
+    def step(module: nn.Module, iteration: int) -> Losses:
+        device = next(module.parameters()).device
+        x = make_batch(config, tiles, iteration, rank)
+        x = x.to(device, memory_format=torch.channels_last)
+        y, z = module(x)
+        losses = {
+            "l1": (y - x).abs().mean(),
+            "gradient": gradient_l1(y, x),
+            "texture": texture_l1(y, x),
+            "latent": z.square().mean(),
+        }
+        total = (
+            losses["l1"]
+            + config.gradient * losses["gradient"]
+            + config.texture * losses["texture"]
+            + config.latent * losses["latent"]
+        )
+        if iteration >= config.adversarial_from:
+            losses["adversarial"] = hinge_generator(rival(y))
+            total = total + config.adversarial * losses["adversarial"]
+        else:
+            losses["adversarial"] = torch.zeros((), device=device)
+        pair.update(real=x, fake=y.detach())
+        return {"loss": total} | losses
+
+    def rival_loss(module: nn.Module, iteration: int) -> Tensor:
+        if iteration < config.adversarial_from - 100:
+            return torch.zeros(())
+        return hinge_discriminator(module(pair["real"]), module(pair["fake"]))
+
+    def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
+        averaged = Autoencode(AutoencoderTiny(**config.model)).eval()
+        averaged.load_state_dict(state)
+        values = []
+        with torch.inference_mode():
+            for tile in val.pixels:
+                hr = to_tensor(tile[None])
+                values.append(psnr((averaged(hr * 2 - 1)[0] / 2 + 0.5).clamp(0, 1), hr))
+            scale = latent_scale(averaged.vae, tiles)
+        averaged.vae.register_to_config(scaling_factor=scale)
+        averaged.vae.save_pretrained(args.out / "vae")
+        return {"psnr": round(sum(values) / len(values), 3), "scaling_factor": round(scale, 4)}
+
+    train(
+        config.loop,
+        model,
+        args.out,
+        step,
+        validate=validate,
+        minutes=args.minutes,
+        adversary=(rival, rival_loss),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The command line the stages share: `python -m train.STAGE --config FILE --data DIR --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+
+T = TypeVar("T")
+
+
+def parse(description: str, section: str, config_type: type[T]) -> tuple[argparse.Namespace, T]:
+    """Read arguments and one section of the YAML config into its dataclass.
+
+    Raises:
+        SystemExit: wrong arguments, or a config key that the dataclass does not have.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
+    parser.add_argument("--out", type=Path, required=True, help="folder of this run; resumed")
+    parser.add_argument("--minutes", type=float, help="stop with a checkpoint after so long")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch")
+    parser.add_argument("--limit", type=int, help="use at most so many tiles of each split")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    values = yaml.safe_load(args.config.read_text())[section]
+    values |= dict(yaml.safe_load(item.replace("=", ": ", 1)).popitem() for item in args.set)
+    try:
+        return args, build(config_type, values)
+    except TypeError as error:
+        parser.error(f"{args.config}, section {section}: {error}")
+
+
+def build(config_type: type[T], values: dict[str, Any]) -> T:
+    """A dataclass from plain values, nested ones included.
+
+    Raises:
+        TypeError: an unknown or missing key.
+    """
+    factories: dict[str, Any] = {
+        f.name: f.default_factory
+        for f in dataclasses.fields(config_type)  # type: ignore[arg-type]
+    }
+    nested: dict[str, Any] = {
+        name: made for name, made in factories.items() if dataclasses.is_dataclass(made)
+    }
+    return config_type(**{k: build(nested[k], v) if k in nested else v for k, v in values.items()})

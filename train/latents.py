@@ -1,0 +1,131 @@
+"""A bank of latent pairs for stage 2, encoded once: (z_HR, c_RM) of every training tile.
+
+    python -m train.latents --config train/configs/tiny.yaml --data tiles --out runs/bank
+
+Stage 1 and the autoencoder do not change while stage 2 trains, and they cost more than the small
+UNet itself; so each tile is degraded, restored and encoded once, at a scale and with a flip of
+its own. Written in shards, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from train.command import parse
+from train.data import batch_rng, load_tiles, to_tensor
+from train.degradation import agree, degrade, upsample
+from wsisr.models.diffusion import encode
+from wsisr.models.loading import load_module
+from wsisr.models.restoration import SwinIR, channels_last
+
+SHARD = 64
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """Section `latents` of a config.
+
+    Attributes:
+        restoration, vae: folders of the trained parts.
+        scales, scale_weights: one scale is drawn for each tile.
+        degradation: see `train.degradation.degrade`.
+        passes: how often each tile is encoded, each time anew degraded and flipped.
+        seed: of the draws.
+    """
+
+    restoration: str = ""
+    vae: str = ""
+    scales: tuple[int, ...] = (4,)
+    scale_weights: tuple[float, ...] = field(default=(1.0,))
+    degradation: str = "scanner"
+    passes: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Latents of all tiles: clean and condition, each (n, C, h, w) float16."""
+
+    clean: Tensor
+    condition: Tensor
+
+    def crops(self, rng: np.random.Generator, batch: int, side: int) -> tuple[Tensor, Tensor]:
+        """Random crops of pairs, (batch, C, side, side) float32 each."""
+        n, _, height, width = self.clean.shape
+        pairs = []
+        for _ in range(batch):
+            i = int(rng.integers(n))
+            y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+            cut = (i, slice(None), slice(y, y + side), slice(x, x + side))
+            pairs.append((self.clean[cut], self.condition[cut]))
+        clean, condition = zip(*pairs, strict=True)
+        return torch.stack(clean).float(), torch.stack(condition).float()
+
+
+def load_bank(folder: Path) -> Bank:
+    """All shards of a bank.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    files = sorted(folder.glob("bank-*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: no bank-*.safetensors; run `python -m train.latents`")
+    shards = [load_file(f) for f in files]
+    return Bank(
+        torch.cat([s["clean"] for s in shards]), torch.cat([s["condition"] for s in shards])
+    )
+
+
+def main() -> None:
+    """Write the bank."""
+    args, config = parse(__doc__ or "", "latents", BankConfig)
+    tiles = load_tiles(args.data / "train", args.limit)
+    args.out.mkdir(parents=True, exist_ok=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    stage1 = load_module(Path(config.restoration), SwinIR).eval().to(device)
+    vae = cast(AutoencoderTiny, load_module(Path(config.vae), AutoencoderTiny)).eval().to(device)
+    channels_last(stage1)
+    channels_last(vae)
+    total = len(tiles.pixels) * config.passes
+    order = np.random.default_rng(config.seed).permutation(total) % len(tiles.pixels)
+    weights = np.asarray(config.scale_weights) / sum(config.scale_weights)
+    for first in range(0, total, SHARD):
+        file = args.out / f"bank-{first // SHARD:04d}.safetensors"
+        if file.exists():
+            continue
+        clean, condition = [], []
+        for item in range(first, min(first + SHARD, total)):
+            rng = batch_rng(config.seed, item)
+            scale = int(rng.choice(config.scales, p=weights))
+            tile = np.rot90(tiles.pixels[order[item]], int(rng.integers(4)))
+            hr = to_tensor(np.ascontiguousarray(tile[:, ::-1] if rng.integers(2) else tile)[None])
+            lr = degrade(hr, scale, rng, config.degradation)
+            with torch.inference_mode():
+                resized = upsample(lr, scale).to(device, memory_format=torch.channels_last)
+                restored = stage1(resized).clamp(0, 1)
+                restored = agree(restored, lr).clamp(0, 1)
+                condition.append(encode(vae, restored).half().cpu())
+                clean.append(encode(vae, hr.to(device)).half().cpu())
+        partial = file.with_suffix(".partial")
+        save_file(
+            {
+                "clean": torch.cat(clean).contiguous(),
+                "condition": torch.cat(condition).contiguous(),
+            },
+            partial,
+        )
+        partial.replace(file)
+        print(f"{file.name}: {min(first + SHARD, total)} of {total}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Stage 2: train the controllable diffusion module (Histo-Diffusion 2024, equation 2).
+
+    accelerate launch -m train.stage2 --config train/configs/tiny.yaml --data tiles --out runs/s2
+
+With a pretrained UNet (`base`) only the ControlNet learns, as in the paper. Without one there is
+no prior to keep, so UNet and ControlNet learn together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from train.command import parse
+from train.data import batch_rng
+from train.latents import Bank, load_bank
+from train.loop import LoopConfig, Losses, train
+from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet
+from wsisr.models.restoration import channels_last
+from wsisr.models.sampling import Schedule, make_schedule
+
+
+@dataclass(frozen=True)
+class Stage2Config:
+    """Section `stage2` of a config.
+
+    Attributes:
+        bank: folder of latent pairs (`train.latents`).
+        base: folder of a pretrained UNet, frozen; empty to train one from scratch.
+        unet: arguments of diffusers' `UNet2DConditionModel` where there is no `base`.
+        prompt_tokens: tokens of the blank prompt (77 for Stable Diffusion).
+        batch, crop: pairs an iteration and process, side in latents.
+        held_out: the last so many pairs of the bank are for the validation loss.
+        largest_timestep: noise levels above it are never used at inference (start from the
+            condition), so they need not be learnt.
+        loop: see `LoopConfig`.
+    """
+
+    bank: str = ""
+    base: str = ""
+    unet: dict[str, Any] = field(default_factory=dict)
+    prompt_tokens: int = 1
+    batch: int = 16
+    crop: int = 32
+    held_out: int = 16
+    largest_timestep: int = 999
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def make_model(config: Stage2Config) -> ControllableDiffusion:
+    """UNet (pretrained and frozen, or new), its ControlNet, and the blank prompt."""
+    if config.base:
+        unet = UNet2DConditionModel.from_pretrained(config.base, use_safetensors=True)
+        unet.requires_grad_(False)
+    else:
+        unet = UNet2DConditionModel(**config.unet)
+    prompt = torch.zeros(config.prompt_tokens, unet.config.cross_attention_dim)
+    return ControllableDiffusion(unet, LatentControlNet.of_unet(unet), prompt)
+
+
+def diffusion_loss(
+    module: nn.Module,
+    schedule: Schedule,
+    pair: tuple[Tensor, Tensor],
+    draw: torch.Generator,
+    top: int,
+) -> Tensor:
+    """Mean squared error of the predicted noise at random timesteps 0..top."""
+    clean, condition = pair
+    timestep = torch.randint(0, top + 1, (clean.shape[0],), generator=draw)
+    noise = torch.randn(clean.shape, generator=draw).to(clean.device)
+    noisy = schedule.q_sample(clean, timestep.to(clean.device), noise)
+    return F.mse_loss(module(noisy, timestep.to(clean.device), condition), noise)
+
+
+def main() -> None:
+    """Run the stage."""
+    args, config = parse(__doc__ or "", "stage2", Stage2Config)
+    everything = load_bank(Path(config.bank))
+    split = len(everything.clean) - config.held_out
+    bank = Bank(everything.clean[:split], everything.condition[:split])
+    held = (everything.clean[split:].float(), everything.condition[split:].float())
+    torch.manual_seed(config.loop.seed)
+    model = channels_last(make_model(config))
+    schedule = make_schedule()
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+    def step(module: nn.Module, iteration: int) -> Losses:
+        device = next(module.parameters()).device
+        rng = batch_rng(config.loop.seed, iteration, rank)
+        pair = bank.crops(rng, config.batch, config.crop)
+        draw = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        on_device = (pair[0].to(device), pair[1].to(device))
+        top = config.largest_timestep
+        return {"loss": diffusion_loss(module, schedule, on_device, draw, top)}
+
+    def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
+        averaged = make_model(config).eval()
+        averaged.load_state_dict(state)
+        averaged.unet.save_pretrained(args.out / "unet")
+        averaged.controlnet.save_pretrained(args.out / "controlnet")
+        save_file({"prompt": averaged.prompt}, args.out / "prompt.safetensors")
+        draw = torch.Generator().manual_seed(0)
+        with torch.inference_mode():
+            loss = diffusion_loss(averaged, schedule, held, draw, config.largest_timestep)
+        return {"loss": round(float(loss), 5)}
+
+    train(config.loop, model, args.out, step, validate=validate, minutes=args.minutes)
+
+
+if __name__ == "__main__":
+    main()

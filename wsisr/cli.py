@@ -1,0 +1,268 @@
+"""The command line: options in, one call, messages out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from wsisr import __version__
+from wsisr.errors import UsageError, WsisrError
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+INTERRUPTED = 130
+
+
+class RegionType(click.ParamType):
+    """X,Y,W,H as four whole numbers."""
+
+    name = "X,Y,W,H"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the text. Raises click's usage error."""
+        try:
+            x, y, width, height = (int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not four whole numbers X,Y,W,H", param, ctx)
+        from wsisr.plan import Rect
+
+        return Rect(x, y, width, height)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="wsisr")
+@click.option("--debug", is_flag=True, help="Show tracebacks and debug messages.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Super-resolution of whole-slide histology images. Not for primary diagnosis."""
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    context.obj = debug
+
+
+@cli.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--scale", type=float, help="Factor, > 1. [default: what leads to 40x]")
+@click.option("--input-mag", type=float, metavar="M", help="Magnification of IN to start from.")
+@click.option("--input-mpp", type=float, metavar="X", help="Its um/px instead.")
+@click.option("--level", type=int, metavar="L", help="Its pyramid level instead.")
+@click.option("--region", type=RegionType(), help="Part of IN in level-0 px. [default: all]")
+@click.option("--model", default="tiny", show_default=True, help="Name or folder.")
+@click.option("--steps", type=int, help="Denoising steps. [default: the model's]")
+@click.option("--sampler", help="spaced-ddpm, ddim or dpm-solver++. [default: the model's]")
+@click.option("--tile", type=int, default=512, show_default=True, help="Window side, output px.")
+@click.option("--overlap", type=int, default=64, show_default=True, help="Of windows, output px.")
+@click.option("--batch", type=click.IntRange(1), help="Windows at once. [default: by device]")
+@click.option("--device", help="cpu, cuda, cuda:1 … [default: first GPU, else CPU]")
+@click.option("--precision", help="fp32, bf16 or fp16. [default: bf16 on a GPU, else fp32]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise field.")
+@click.option("--color-fix", help="wavelet, adain or none. [default: wavelet]")
+@click.option("--consistency", help="soft or off. [default: soft]")
+@click.option("--fidelity", type=float, help="0 generated … 1 stage 1 only. [default: the model's]")
+@click.option("--tissue", default="auto", show_default=True, help="auto, off or a mask file.")
+@click.option("--tissue-out", type=click.Path(path_type=Path), help="Write the mask: GeoJSON.")
+@click.option(
+    "--on-tile-error",
+    type=click.Choice(["fail", "blank"]),
+    default="fail",
+    show_default=True,
+    help="Damaged tiles of IN: stop, or take them for glass and list them.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["jpeg", "deflate", "zstd", "jpeg2000"]),
+    default="jpeg",
+    show_default=True,
+)
+@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True)
+@click.option(
+    "--subsampling", type=click.Choice(["420", "422", "444"]), default="420", show_default=True
+)
+@click.option("--layout", type=click.Choice(["ome", "hybrid"]), default="ome", show_default=True)
+@click.option("--zarr-version", type=click.Choice(["0.4", "0.5"]), default="0.4", show_default=True)
+@click.option("--associated", is_flag=True, help="Carry label and macro (patient data).")
+@click.option("--overwrite", is_flag=True, help="Replace an existing OUT and start anew.")
+@click.option(
+    "--resume/--no-resume", default=None, help="Go on from an unfinished run. [default: if any]"
+)
+@click.option("--force", is_flag=True, help="Allow more than 80x.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout when done.")
+def upscale(source: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Upscale IN into the pyramid OUT (.ome.tif, .ome.tiff or .ome.zarr)."""
+    from wsisr.engine import NOTICE, Job
+    from wsisr.engine import upscale as run
+
+    names = ("steps", "sampler", "precision", "seed", "color_fix", "consistency", "fidelity")
+    settings = {name: options.pop(name) for name in names}
+    given = {name: value for name, value in settings.items() if value is not None}
+    job = Job(source, output, settings=given, **options)
+    with tqdm(unit="tile", disable=None, file=sys.stderr) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = run(job, progress)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(result)))
+    else:
+        click.echo(
+            f"{result.output}: {result.width}x{result.height} px, {result.magnification:g}x "
+            f"({result.mpp:.4g} um/px), {result.seconds:.0f} s. {NOTICE}",
+            err=True,
+        )
+
+
+@cli.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--mpp", type=float, help="um/px of IN, where it records none.")
+@click.option("--magnification", type=float, help="Of IN, instead.")
+@click.option("--tile", type=int, default=512, show_default=True)
+@click.option(
+    "--compression",
+    type=click.Choice(["jpeg", "deflate", "zstd", "jpeg2000"]),
+    default="jpeg",
+    show_default=True,
+)
+@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True)
+@click.option(
+    "--subsampling", type=click.Choice(["420", "422", "444"]), default="420", show_default=True
+)
+@click.option("--layout", type=click.Choice(["ome", "hybrid"]), default="ome", show_default=True)
+@click.option("--zarr-version", type=click.Choice(["0.4", "0.5"]), default="0.4", show_default=True)
+@click.option("--associated", is_flag=True, help="Carry label and macro (patient data).")
+@click.option("--reencode", is_flag=True, help="Do not copy JPEG tiles as they are.")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace an existing OUT and start anew.")
+@click.option(
+    "--resume/--no-resume", default=None, help="Go on from an unfinished run. [default: if any]"
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout when done.")
+def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Convert a slide to OME-TIFF or OME-Zarr without a model."""
+    from wsisr.convert import convert as run
+
+    result = run(source, output, **options)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(result), default=str))
+    else:
+        click.echo(f"{result.output}: {result.width}x{result.height} px", err=True)
+
+
+@cli.command(name="eval")
+@click.argument("sr", type=click.Path(path_type=Path))
+@click.argument("hr", type=click.Path(path_type=Path), required=False)
+@click.option("--lr", type=click.Path(path_type=Path), help="The slide that was upscaled.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
+@click.option("--tiles", is_flag=True, help="SR and HR are folders of tiles of the same names.")
+@click.option("--scale", type=int, help="With --tiles: make LR from HR by this factor.")
+@click.option("--transform", type=click.Path(path_type=Path), help="JSON matrix, SR to HR px.")
+@click.option("--sr-mpp", type=float, help="um/px of SR, where it records none.")
+@click.option("--hr-mpp", type=float, help="um/px of HR, where it records none.")
+@click.option("--metrics", help="Comma-separated names. [default: all that can run]")
+@click.option("--count", type=int, default=200, show_default=True, help="Tissue tiles; 0 is all.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of tiles.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--force", is_flag=True, help="Full-reference measures despite a bad registration.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def evaluate(
+    sr: Path,
+    hr: Path | None,
+    lr: Path | None,
+    out: Path | None,
+    metrics: str | None,
+    count: int,
+    seed: int,
+    workers: int,
+    force: bool,
+    as_json: bool,
+    **rest: Any,
+) -> None:
+    """Judge SR against the real scan HR, or alone."""
+    from wsisr.evaluation.command import as_table, judge
+    from wsisr.evaluation.evaluate import Options
+
+    options = Options(
+        only=metrics.split(",") if metrics else None,
+        count=count or None,
+        out=out,
+        show_progress=True,
+        seed=seed,
+        workers=workers,
+        force=force,
+    )
+    evaluation = judge(sr, hr, lr, options=options, **rest)
+    click.echo(evaluation.json() if as_json else as_table(evaluation))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def info(file: Path, as_json: bool) -> None:
+    """Show size, levels, resolution and associated images of a slide."""
+    from wsisr.slides.describe import describe
+
+    facts = describe(file)
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            click.echo(f"{name + ':':16}{'not recorded' if value is None else value}")
+
+
+@cli.command()
+def doctor() -> None:
+    """Check versions, devices and libraries, and say how to get what is missing."""
+    from wsisr.doctor import examine
+
+    checks = examine()
+    for check in checks:
+        click.echo(f"{check.state:8}{check.subject:24}{check.detail}")
+    if any(check.state == "missing" for check in checks):
+        raise SystemExit(1)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: turns expected failures into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    debug = "--debug" in sys.argv
+    try:
+        code = cli(standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = _fail("interrupted; the same command goes on where this one stopped", INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        code = UsageError.exit_code
+    except WsisrError as error:
+        if debug:
+            raise
+        code = _fail(str(error), error.exit_code)
+    except MemoryError:
+        if debug:
+            raise
+        code = _fail("out of memory; give a smaller --batch or --tile", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"wsisr: {' '.join(message.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,544 @@
+"""The way of a pixel: open, plan, read, restore, sample, blend, encode, write.
+
+`upscale` is the whole run in one process. Reading, the model, and blending with encoding work in
+threads of their own, joined by bounded queues, so memory does not grow with the slide's height.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wsisr import __version__
+from wsisr.band import Band
+from wsisr.blend import CellBlender
+from wsisr.errors import ModelError, SlideError, UsageError
+from wsisr.models import Upscaler, WindowInput, load_upscaler, pick_device
+from wsisr.models.consistency import Sampling
+from wsisr.plan import (
+    LARGEST_MAGNIFICATION,
+    Plan,
+    Rect,
+    Window,
+    default_scale,
+    make_plan,
+    nominal_magnification,
+    scaled_region,
+)
+from wsisr.pyramid import PyramidSpec, PyramidWriter, open_writer
+from wsisr.slides import View, open_slide, select_view
+from wsisr.stream import Prefetch, Stopwatch
+from wsisr.tissue import TissueMask, load_mask, tissue_mask
+
+NOTICE = "Computer-generated pixels: not for primary diagnosis."
+ENCODING_THREADS = 2
+QUEUED_BATCHES = 2
+
+Pixels = NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+"""(windows done, windows in all), called after each window."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `wsisr upscale` is asked to do; the fields are the options of the command line.
+
+    Attributes:
+        source, output: input slide; output path, whose suffix picks the format.
+        scale: output px for each input px; None leads to 40x.
+        input_mag, input_mpp, level: which resolution of the input to upscale.
+        region: x, y, width, height in level-0 px of the input; None is the whole slide.
+        model: name or folder. settings: overrides of the model's own settings.
+        tile, overlap: window side and overlap in output px.
+        batch: windows computed at once; None picks by the device.
+        device: torch device; None is the first GPU and else the CPU.
+        tissue: `auto`, `off` (the model runs everywhere) or a mask file.
+        tissue_out: write the mask there as GeoJSON for QuPath.
+        on_tile_error: `fail`, or `blank`: damaged tiles of the input count as glass and are listed
+            in the provenance.
+        compression, quality, subsampling, layout, zarr_version: see `PyramidSpec`.
+        associated: carry label, macro and thumbnail, which may hold patient data.
+        overwrite: replace an existing output and discard an unfinished run.
+        resume: go on from an unfinished run of the same job; None does so if there is one.
+        force: allow more than 80x.
+    """
+
+    source: Path
+    output: Path
+    scale: float | None = None
+    input_mag: float | None = None
+    input_mpp: float | None = None
+    level: int | None = None
+    region: Rect | None = None
+    model: str = "tiny"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tile: int = 512
+    overlap: int = 64
+    batch: int | None = None
+    device: str | None = None
+    tissue: str = "auto"
+    tissue_out: Path | None = None
+    on_tile_error: str = "fail"
+    compression: str = "jpeg"
+    quality: int = 90
+    subsampling: str = "420"
+    layout: str = "ome"
+    zarr_version: str = "0.4"
+    associated: bool = False
+    overwrite: bool = False
+    resume: bool | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run; `wsisr upscale --json` prints these fields.
+
+    `seconds_by_stage` counts how long each stage was busy; stages overlap, so the sum can exceed
+    `seconds`. `sha256_pixels` is over the level-0 pixels before lossy coding, top to bottom; None
+    where a run was resumed, since the pixels of the tiles written before are gone. `resumed_rows`:
+    rows of tiles taken over from the interrupted run.
+    """
+
+    output: str
+    width: int
+    height: int
+    mpp: float
+    magnification: float
+    levels: int
+    tiles: int
+    tissue_tiles: int
+    model: str
+    steps: int | None
+    seed: int | None
+    seconds: float
+    seconds_by_stage: Mapping[str, float]
+    peak_rss_mb: float
+    sha256_pixels: str | None
+    resumed_rows: int = 0
+    unreadable_tiles: int = 0
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Scale of a run and the resolution it leads to."""
+
+    scale: float
+    mpp: float
+    magnification: float
+
+
+@dataclass(frozen=True)
+class ReadWindow:
+    """A window with its pixels read: glass is resized already, tissue is ready for the model."""
+
+    window: Window
+    glass: Pixels | None
+    tissue: WindowInput | None
+
+
+class Readable(Protocol):
+    """Anything low-resolution pixels can be read from."""
+
+    def read(self, x: int, y: int, width: int, height: int) -> Pixels:
+        """uint8 RGB (height, width, 3)."""
+        ...
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    pixels: Pixels
+
+    def read(self, x: int, y: int, width: int, height: int) -> Pixels:
+        return self.pixels[y : y + height, x : x + width]
+
+
+def upscale(job: Job, progress: Progress | None = None) -> Result:
+    """Upscale a slide into a pyramid.
+
+    The output appears under its name when it is complete. After an interruption, a full disk or a
+    damaged input, `<output>.partial` and its journal wait for the same job to be run again; after
+    a mistake in the options or the model nothing is left.
+
+    Raises:
+        WsisrError: what is wrong with which file or option, and what to do.
+    """
+    began = time.monotonic()
+    clock = Stopwatch()
+    with ExitStack() as stack:
+        unreadable: set[tuple[str, int, int]] | None = (
+            set() if job.on_tile_error == "blank" else None
+        )
+        slide = stack.enter_context(open_slide(job.source, unreadable=unreadable))
+        view = select_view(slide, input_mag=job.input_mag, input_mpp=job.input_mpp, level=job.level)
+        resolution = find_resolution(job, view)
+        plan = plan_run(job, view, resolution.scale)
+        model = load_upscaler(job.model, device=pick_device(job.device), settings=job.settings)
+        tissue = find_tissue(job, view)
+        provenance = describe_run(job, view, plan, resolution, model)
+        spec = describe_output(job, view, plan, resolution, provenance)
+        writer = stack.enter_context(
+            open_writer(
+                job.output,
+                spec,
+                threads=ENCODING_THREADS,
+                overwrite=job.overwrite,
+                resume=job.resume,
+                fingerprint=fingerprint(spec),
+            )
+        )
+        stack.push(partial(discard_after_mistake, writer))
+        rows_done = finished_rows(writer, spec)
+        rest = remaining(plan, rows_done * spec.tile)
+        batch = job.batch or default_batch(model.device)
+        reading = stack.enter_context(
+            Prefetch(read_windows(rest, view, tissue, clock), QUEUED_BATCHES * batch, "read")
+        )
+        images = stack.enter_context(
+            Prefetch(run_model(reading, model, batch, clock), QUEUED_BATCHES * batch, "model")
+        )
+        band = Band(rest.region, spec.tile)
+        tissue_tiles = write_windows(rest, images, band, writer, rows_done, clock, progress)
+        # known only now; the metadata are written last
+        provenance["unreadable_tiles"] = sorted(unreadable or ())
+        with clock("finishing"):
+            writer.finish()
+        clock.seconds["encoding"] = writer.busy_seconds
+    settings = model.describe().get("settings", {})
+    return Result(
+        output=str(job.output),
+        width=spec.width,
+        height=spec.height,
+        mpp=spec.mpp,
+        magnification=spec.magnification,
+        levels=len(spec.levels),
+        tiles=len(plan),
+        tissue_tiles=tissue_tiles,
+        model=job.model,
+        steps=settings.get("steps"),
+        seed=settings.get("seed"),
+        seconds=round(time.monotonic() - began, 3),
+        seconds_by_stage={k: round(v, 3) for k, v in sorted(clock.seconds.items())},
+        peak_rss_mb=peak_rss_mb(),
+        sha256_pixels=None if rows_done else band.sha256(),
+        resumed_rows=rows_done,
+        unreadable_tiles=len(unreadable or ()),
+    )
+
+
+def upscale_array(
+    lr: Pixels,
+    scale: float,
+    *,
+    model: str | Upscaler = "tiny",
+    device: str | None = None,
+    tile: int = 512,
+    overlap: int = 64,
+    **settings: Any,
+) -> Pixels:
+    """Upscale an image in memory by the same windows, model and blending as a slide.
+
+    Args:
+        lr: uint8 RGB (h, w, 3).
+        scale: > 1.
+        model, device, tile, overlap: see `Job`; a model that is loaded already is taken as it is.
+        settings: overrides of the model's own settings.
+
+    Returns:
+        uint8 RGB (round(h * scale), round(w * scale), 3).
+
+    Raises:
+        WsisrError: what is wrong with which option.
+    """
+    plan = make_plan(lr.shape[1], lr.shape[0], scale, tile=tile, overlap=overlap)
+    if isinstance(model, str):
+        model = load_upscaler(model, device=pick_device(device), settings=settings)
+    clock = Stopwatch()
+    out = np.empty((plan.region.height, plan.region.width, 3), np.uint8)
+    blender = CellBlender(plan)
+    reading = (read_window(plan, _InMemory(lr), None, window) for window in plan.windows())
+    for item, pixels in run_model(reading, model, default_batch(model.device), clock):
+        cell = blender.push(item.window.row, item.window.column, pixels)
+        if cell is not None:
+            height, width = cell.pixels.shape[:2]
+            out[cell.y : cell.y + height, cell.x : cell.x + width] = cell.pixels
+    return out
+
+
+def find_resolution(job: Job, view: View) -> Resolution:
+    """Scale, mpp and magnification of the output.
+
+    Raises:
+        SlideError: the input records no resolution and none is given.
+        UsageError: a scale that is not greater than 1, or leads past 80x without --force.
+    """
+    if view.mpp is None:
+        raise SlideError(
+            f"{job.source}: records no resolution; give it as --input-mpp X (um/px) or "
+            "--input-mag M"
+        )
+    scale = default_scale(view.mpp) if job.scale is None else job.scale
+    if not scale > 1:
+        remedy = "give --scale N, or --input-mag M to start from a lower resolution"
+        if job.scale is None:
+            raise UsageError(f"{job.source}: has 40x ({view.mpp:.4g} um/px) already; {remedy}")
+        raise UsageError(f"--scale {scale:g}: must be greater than 1")
+    mpp = view.mpp / scale
+    magnification = nominal_magnification(mpp)
+    if magnification > LARGEST_MAGNIFICATION and not job.force:
+        raise UsageError(
+            f"--scale {scale:g}: leads to {magnification:g}x ({mpp:.3g} um/px), past what a light "
+            f"microscope resolves; at most {LARGEST_MAGNIFICATION:g}x without --force"
+        )
+    return Resolution(scale, mpp, magnification)
+
+
+def plan_run(job: Job, view: View, scale: float) -> Plan:
+    """The windows of this run. Raises UsageError."""
+    region = job.region
+    if region is not None:
+        region = scaled_region(region, view.downsample, view.width, view.height)
+    return make_plan(
+        view.width, view.height, scale, region=region, tile=job.tile, overlap=job.overlap
+    )
+
+
+def find_tissue(job: Job, view: View) -> TissueMask | None:
+    """Where the model runs; None is everywhere. Raises UsageError or SlideError."""
+    if job.tissue == "off":
+        return None
+    mask = tissue_mask(view) if job.tissue == "auto" else load_mask(Path(job.tissue), view)
+    if job.tissue_out is not None:
+        mask.to_geojson(job.tissue_out)
+    return mask
+
+
+def describe_run(
+    job: Job, view: View, plan: Plan, resolution: Resolution, model: Upscaler
+) -> dict[str, Any]:
+    """What makes the pixels, in plain JSON values: input, model and weights, seed, settings."""
+    return {
+        "software": f"wsisr {__version__}",
+        "notice": NOTICE,
+        "input": {
+            "name": job.source.name,
+            "sha256": file_sha256(job.source),
+            "mpp": view.mpp,
+            "magnification": view.magnification,
+        },
+        "region": [plan.region.x, plan.region.y, plan.region.width, plan.region.height],
+        "scale": resolution.scale,
+        "tile": plan.tile,
+        "overlap": plan.overlap,
+        "tissue": job.tissue,
+        **model.describe(),
+    }
+
+
+def describe_output(
+    job: Job, view: View, plan: Plan, resolution: Resolution, provenance: Mapping[str, Any]
+) -> PyramidSpec:
+    """Geometry, codec and metadata of the pyramid. Raises UsageError."""
+    return PyramidSpec(
+        width=plan.region.width,
+        height=plan.region.height,
+        mpp=resolution.mpp,
+        magnification=resolution.magnification,
+        compression=job.compression,
+        quality=job.quality,
+        subsampling=job.subsampling,
+        layout=job.layout,
+        zarr_version=job.zarr_version,
+        associated=dict(view.slide.associated) if job.associated else {},
+        icc_profile=view.icc_profile,
+        background=view.background,
+        name=job.source.stem,
+        provenance=provenance,
+    )
+
+
+def read_windows(
+    plan: Plan, view: View, tissue: TissueMask | None, clock: Stopwatch
+) -> Iterator[ReadWindow]:
+    """Read the low-resolution pixels under each window, in the plan's order."""
+    for window in plan.windows():
+        with clock("reading"):
+            item = read_window(plan, view, tissue, window)
+        yield item
+
+
+def read_window(
+    plan: Plan, view: Readable, tissue: TissueMask | None, window: Window
+) -> ReadWindow:
+    """One window: resized at once where there is only glass, else made ready for the model."""
+    left, right = plan.view_span(window.x, plan.columns)
+    top, bottom = plan.view_span(window.y, plan.rows)
+    pixels = view.read(left, top, right - left, bottom - top)
+    up_rows, down_rows = plan.sampling(window.y, plan.rows)
+    up_columns, down_columns = plan.sampling(window.x, plan.columns)
+    if tissue is not None and not tissue.overlaps(left, top, right - left, bottom - top):
+        return ReadWindow(window, resize_glass(pixels, up_rows, up_columns), None)
+    lr = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
+    rows = Sampling(torch.from_numpy(up_rows), torch.from_numpy(down_rows))
+    columns = Sampling(torch.from_numpy(up_columns), torch.from_numpy(down_columns))
+    return ReadWindow(window, None, WindowInput(window.x, window.y, lr, rows, columns))
+
+
+def resize_glass(pixels: Pixels, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Pixels:
+    """Bicubic with the weights (H, h) and (W, w): uint8 (h, w, 3) -> uint8 (H, W, 3)."""
+    first = pixels[0, 0]
+    if (pixels == first).all():
+        return np.broadcast_to(first, (len(rows), len(columns), 3))
+    planes = pixels.transpose(2, 0, 1).astype(np.float32)
+    resized = rows @ planes @ columns.T
+    glass: Pixels = np.rint(resized.clip(0, 255)).astype(np.uint8).transpose(1, 2, 0)
+    return glass
+
+
+def run_model(
+    windows: Iterable[ReadWindow], model: Upscaler, batch: int, clock: Stopwatch
+) -> Iterator[tuple[ReadWindow, NDArray[Any]]]:
+    """Pixels of every window, in the order they came.
+
+    Tissue windows are gathered into batches of one fixed shape (the last is filled up by
+    repetition), since libraries may pick other kernels, with other rounding, for other shapes.
+    """
+    waiting: list[ReadWindow] = []
+    gathered: list[WindowInput] = []
+
+    def flush() -> Iterator[tuple[ReadWindow, NDArray[Any]]]:
+        images: Iterator[NDArray[np.float32]] = iter(())
+        if gathered:
+            with clock("model"):
+                filled = gathered + [gathered[-1]] * (batch - len(gathered))
+                images = iter(to_pixels(model(filled)))
+        for item in waiting:
+            yield item, next(images) if item.glass is None else item.glass
+        waiting.clear()
+        gathered.clear()
+
+    for item in windows:
+        waiting.append(item)
+        if item.tissue is not None:
+            gathered.append(item.tissue)
+        # glass alone is passed on at once; behind tissue it waits for its turn, within bounds
+        if len(gathered) == batch or not gathered or len(waiting) >= 4 * batch + 16:
+            yield from flush()
+    yield from flush()
+
+
+def to_pixels(images: torch.Tensor) -> NDArray[np.float32]:
+    """(B, 3, H, W) in [0, 1] on any device -> (B, H, W, 3) float32 in [0, 255]."""
+    levels = (images.clamp(0, 1) * 255).permute(0, 2, 3, 1).contiguous().cpu()
+    pixels: NDArray[np.float32] = levels.numpy()
+    return pixels
+
+
+def fingerprint(spec: PyramidSpec) -> str:
+    """What makes the pixels, as a short text: an unfinished run goes on only if it is the same."""
+    made_by = json.dumps(dict(spec.provenance), sort_keys=True)
+    return hashlib.sha256(made_by.encode()).hexdigest()
+
+
+def discard_after_mistake(
+    writer: PyramidWriter,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    """Leave nothing of a run that would only fail again."""
+    if isinstance(error, (ModelError, UsageError)):
+        writer.abort(keep=False)
+
+
+def finished_rows(writer: PyramidWriter, spec: PyramidSpec) -> int:
+    """Rows of tiles, from the top, that an interrupted run has written whole; never the last."""
+    rows, columns = spec.grid(0)
+    for row in range(rows - 1):
+        if not all(writer.done(row, column) for column in range(columns)):
+            return row
+    return rows - 1
+
+
+def remaining(plan: Plan, rows: int) -> Plan:
+    """The plan without the first `rows` rows of output pixels."""
+    region = plan.region
+    return replace(plan, region=Rect(region.x, region.y + rows, region.width, region.height - rows))
+
+
+def write_windows(
+    plan: Plan,
+    images: Iterable[tuple[ReadWindow, NDArray[Any]]],
+    band: Band,
+    writer: PyramidWriter,
+    rows_done: int,
+    clock: Stopwatch,
+    progress: Progress | None,
+) -> int:
+    """Blend windows into cells, cut cells into tiles, hand tiles to the writer.
+
+    Returns:
+        How many windows the model was run on.
+    """
+    blender = CellBlender(plan)
+    tissue_tiles = 0
+    for done, (item, pixels) in enumerate(images, 1):
+        tissue_tiles += item.tissue is not None
+        with clock("blending"):
+            cell = blender.push(item.window.row, item.window.column, pixels)
+            tiles = list(band.put(cell.x, cell.y, cell.pixels)) if cell is not None else []
+        with clock("waiting to encode"):
+            for row, column, tile in tiles:
+                place = (rows_done + row, column)
+                if writer.done(*place):
+                    continue
+                if (tile == writer.spec.background).all():
+                    writer.write_blank(*place)
+                else:
+                    writer.write_tile(*place, tile)
+        if progress is not None:
+            progress(done, len(plan))
+    return tissue_tiles
+
+
+def default_batch(device: torch.device) -> int:
+    """Windows computed at once: one on a CPU, on a GPU as many as a quarter of its memory holds.
+
+    A Stable Diffusion-sized model needs about 1.5 GiB a window of 512 px in bf16.
+    """
+    if device.type != "cuda":
+        return 1
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return int(max(1, min(32, memory // 4 // int(1.5 * 2**30))))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder in the order of their names."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        with file.open("rb") as handle:
+            while block := handle.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def peak_rss_mb() -> float:
+    """Largest resident set of this process so far, MB."""
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, Linux kilobytes
+    return round(usage / (1e6 if sys.platform == "darwin" else 1e3), 1)

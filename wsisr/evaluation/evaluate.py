@@ -1,0 +1,298 @@
+"""`wsisr eval`: slide against slide, folder against folder, or a slide alone.
+
+Open -> register -> choose tissue tiles -> measure them in threads -> summarize with intervals ->
+write the report. Memory is bounded by the tiles in flight (two a worker) and an overview.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from wsisr.errors import SlideError, WsisrError
+from wsisr.evaluation import metrics
+from wsisr.evaluation.metrics import Measurement, Metric, Sample
+from wsisr.evaluation.nuclei import ClassicalSegmenter, Segmenter
+from wsisr.evaluation.registration import (
+    ACCEPTED_RESIDUAL,
+    Alignment,
+    load_transform,
+    pixel_size,
+    register,
+)
+from wsisr.evaluation.report import write_report
+from wsisr.evaluation.results import Evaluation, TileResult
+from wsisr.evaluation.sources import FolderSource, Place, SlideSource, Source, Views
+from wsisr.slides import open_slide
+
+BOOTSTRAP_DRAWS = 1000
+LEAST_GROUPS = 3
+"""Slides from which on intervals are drawn over slides instead of tiles."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all three kinds of evaluation share."""
+
+    only: Sequence[str] | None = None
+    """Names of measures; None for all that can run."""
+    tile: int = 512
+    count: int | None = 200
+    """Tissue tiles drawn by `seed`; None for all."""
+    seed: int = 0
+    workers: int = 1
+    out: Path | None = None
+    """Folder for report.html, tiles.csv, summary.json, tiles.geojson."""
+    force: bool = False
+    """Give full-reference measures whatever the registration's residual."""
+    segmenter: Segmenter = field(default_factory=ClassicalSegmenter)
+    show_progress: bool = False
+
+
+def evaluate_slides(
+    sr: Path,
+    hr: Path,
+    lr: Path | None = None,
+    *,
+    options: Options = Options(),
+    transform: Path | None = None,
+    sr_mpp: float | None = None,
+    hr_mpp: float | None = None,
+    method: str = "sr",
+) -> Evaluation:
+    """Compare a super-resolved slide with a real scan of the same glass.
+
+    `transform` is a JSON file with a matrix from SR's to HR's level-0 pixels, instead of
+    registration. With `lr`, the slide that was upscaled, LR consistency and a bicubic baseline
+    join. Raises `UsageError` for options that do not fit, `SlideError` for slides that cannot be
+    read or do not show the same tissue.
+    """
+    matrix = load_transform(transform) if transform is not None else None
+    with ExitStack() as stack:
+        sr_slide, hr_slide = (stack.enter_context(open_slide(path)) for path in (sr, hr))
+        lr_slide = stack.enter_context(open_slide(lr)) if lr is not None else None
+        alignment = register(sr_slide, hr_slide, sr_mpp, hr_mpp, matrix)
+        source = SlideSource(
+            sr_slide,
+            pixel_size(sr_slide, sr_mpp, "sr"),
+            hr_slide,
+            lr_slide,
+            np.array(alignment.matrix),
+            options.tile,
+            options.count,
+            options.seed,
+        )
+        inputs = {"sr": sr, "hr": hr, "lr": lr, "transform": transform}
+        return _evaluate(source, method, options, inputs, alignment)
+
+
+def evaluate_alone(
+    sr: Path,
+    lr: Path | None = None,
+    *,
+    options: Options = Options(),
+    sr_mpp: float | None = None,
+    method: str = "sr",
+) -> Evaluation:
+    """Judge a super-resolved slide without a reference: no-reference measures and consistency.
+
+    Raises as `evaluate_slides`; a missing pixel size counts as 0.25 um/px.
+    """
+    with ExitStack() as stack:
+        slide = stack.enter_context(open_slide(sr))
+        lr_slide = stack.enter_context(open_slide(lr)) if lr is not None else None
+        mpp = sr_mpp or slide.mpp or 0.25
+        source = SlideSource(
+            slide, mpp, None, lr_slide, None, options.tile, options.count, options.seed
+        )
+        return _evaluate(source, method, options, {"sr": sr, "lr": lr}, None)
+
+
+def evaluate_tiles(
+    sr: Path,
+    hr: Path,
+    lr: Path | None = None,
+    *,
+    scale: int | None = None,
+    mpp: float = 0.25,
+    options: Options = Options(),
+    method: str = "sr",
+) -> Evaluation:
+    """Compare two folders of tiles that pair by relative name; sub-folders count as slides.
+
+    LR tiles come from the folder `lr`, or from HR by an area average by `scale`. Raises
+    `UsageError` naming the tiles that have no partner, `SlideError` where no tile can be read.
+    """
+    source = FolderSource(sr, hr, lr, scale, mpp)
+    return _evaluate(source, method, options, {"sr": sr, "hr": hr, "lr": lr}, None)
+
+
+def _evaluate(
+    source: Source,
+    method: str,
+    options: Options,
+    inputs: Mapping[str, Path | None],
+    alignment: Alignment | None,
+) -> Evaluation:
+    chosen, not_run = metrics.available(options.only)
+    chosen = _leave_out_misaligned(chosen, not_run, alignment, options.force)
+    results, failed = _measure(source, method, chosen, options)
+    if not results:
+        raise SlideError(f"no tile of {inputs['sr']} could be read: {next(iter(failed.values()))}")
+    names = list(dict.fromkeys(name for tile in results for name in tile.values))
+    _note_unmet(chosen, not_run, results)
+    rows = {name: [tile.values[name] for tile in results if name in tile.values] for name in names}
+    if method != "bicubic" and "bicubic" not in rows:
+        not_run["bicubic"] = "no low-resolution input to enlarge; give it with --lr"
+    intervals, unit = bootstrap(results, names, options.seed)
+    conventions = metrics.conventions(chosen)
+    conventions["intervals"] = f"95 % percentile bootstrap over {unit}, {BOOTSTRAP_DRAWS} draws"
+    conventions["nuclei"] = options.segmenter.convention
+    evaluation = Evaluation(
+        methods={name: metrics.summarize(values) for name, values in rows.items()},
+        intervals=intervals,
+        undefined={name: _count_undefined(values) for name, values in rows.items()},
+        not_run=not_run,
+        conventions=conventions,
+        alignment=alignment,
+        inputs={name: str(path) for name, path in inputs.items() if path is not None},
+        versions=versions(),
+        mpp=source.mpp,
+        tiles=tuple(results),
+        failed=failed,
+    )
+    if options.out is not None:
+        write_report(evaluation, source, options.out, chosen, options.segmenter)
+    return evaluation
+
+
+def _leave_out_misaligned(
+    chosen: Sequence[Metric],
+    not_run: dict[str, str],
+    alignment: Alignment | None,
+    force: bool,
+) -> list[Metric]:
+    if alignment is None or alignment.accepted or force:
+        return list(chosen)
+    reason = (
+        f"the slides are misaligned by {alignment.residual_px:.2f} px (median of "
+        f"{alignment.windows} windows; the limit is {ACCEPTED_RESIDUAL}); improve the "
+        "registration with --transform, or give --force"
+    )
+    not_run.update({metric.name: reason for metric in chosen if "hr" in metric.needs})
+    return [metric for metric in chosen if "hr" not in metric.needs]
+
+
+def _note_unmet(
+    chosen: Sequence[Metric], not_run: dict[str, str], results: Sequence[TileResult]
+) -> None:
+    measured = {name for tile in results for values in tile.values.values() for name in values}
+    wanted = {"hr": "a real high-resolution scan", "lr": "the low-resolution input (--lr)"}
+    for metric in chosen:
+        if metric.name not in measured:
+            needs = " and ".join(wanted[need] for need in sorted(metric.needs))
+            not_run[metric.name] = f"needs {needs}"
+
+
+def _measure(
+    source: Source, method: str, chosen: Sequence[Metric], options: Options
+) -> tuple[list[TileResult], dict[str, str]]:
+    def judge(place: Place) -> TileResult:
+        views = source.load(place)
+        values = {}
+        for name, image in _images(method, views):
+            sample = Sample(image, views.hr, views.lr, source.mpp, options.segmenter)
+            values[name] = metrics.measure_tile(sample, chosen)
+        return TileResult(place, values)
+
+    results, failed = [], {}
+    progress = tqdm(
+        total=len(source.places), unit="tile", desc="eval", disable=not options.show_progress
+    )
+    with progress, ThreadPoolExecutor(max_workers=options.workers) as pool:
+        for place, future in _in_flight(source.places, pool, judge, 2 * options.workers):
+            try:
+                results.append(future.result())
+            except WsisrError as error:
+                failed[place.name] = str(error)
+            progress.update()
+    return results, failed
+
+
+def _in_flight(
+    places: Sequence[Place],
+    pool: ThreadPoolExecutor,
+    judge: Callable[[Place], TileResult],
+    most: int,
+) -> Iterator[tuple[Place, Future[TileResult]]]:
+    """Yield tiles in order as they are begun, never holding more than `most` at a time."""
+    waiting: deque[tuple[Place, Future[TileResult]]] = deque()
+    for place in places:
+        waiting.append((place, pool.submit(judge, place)))
+        if len(waiting) >= most:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
+
+
+def _images(method: str, views: Views) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    yield method, views.sr
+    if views.bicubic is not None and method != "bicubic":
+        yield "bicubic", views.bicubic
+
+
+def _count_undefined(rows: Sequence[Mapping[str, Measurement]]) -> dict[str, int]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    counts = {n: sum(math.isnan(row[n].value) for row in rows if n in row) for n in names}
+    return {name: count for name, count in counts.items() if count}
+
+
+def bootstrap(
+    results: Sequence[TileResult], methods: Sequence[str], seed: int
+) -> tuple[dict[str, dict[str, tuple[float, float]]], str]:
+    """Return {method: {metric: 95 % interval of the weighted mean}} and what was drawn.
+
+    Slides are drawn where there are at least three, since tiles of one slide resemble each other;
+    else tiles. NaN where nothing is defined.
+    """
+    groups = sorted({tile.place.group for tile in results})
+    by_slide = len(groups) >= LEAST_GROUPS
+    units = [[i for i, tile in enumerate(results) if tile.place.group == group] for group in groups]
+    if not by_slide:
+        units = [[i] for i in range(len(results))]
+    random = np.random.default_rng(seed)
+    draws = random.integers(0, len(units), (BOOTSTRAP_DRAWS, len(units)))
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    for method in methods:
+        intervals[method] = {}
+        rows = [tile.values.get(method, {}) for tile in results]
+        for name in dict.fromkeys(name for row in rows for name in row):
+            pairs = [row.get(name, Measurement(math.nan)) for row in rows]
+            values = np.array([p.value for p in pairs])
+            weights = np.array([p.weight for p in pairs]) * np.isfinite(values)
+            products = np.where(np.isfinite(values), values, 0.0) * weights
+            sums = np.array([[products[u].sum(), weights[u].sum()] for u in units])
+            total = sums[draws].sum(axis=1)
+            means = total[total[:, 1] > 0, 0] / total[total[:, 1] > 0, 1]
+            low, high = np.percentile(means, [2.5, 97.5]) if means.size else (math.nan, math.nan)
+            intervals[method][name] = (float(low), float(high))
+    return intervals, "slides" if by_slide else "tiles"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that figures depend on."""
+    names = ("wsisr", "numpy", "scipy", "scikit-image")
+    found = {name: version(name) for name in names}
+    return {"python": platform.python_version(), "opencv": cv2.__version__, **found}

@@ -1,0 +1,351 @@
+"""Every measure in one table: name, direction, convention, what it needs, how to compute it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from wsisr.errors import UsageError
+from wsisr.evaluation import fidelity, naturalness, spectrum, stain, texture, weights
+from wsisr.evaluation.nuclei import (
+    ClassicalSegmenter,
+    Labels,
+    NucleiAgreement,
+    Segmenter,
+    agreement,
+)
+from wsisr.evaluation.pixels import Image
+
+Need = Literal["hr", "lr"]
+
+
+class Measurement(NamedTuple):
+    """A value and what it rests on: 1 for a whole tile, the number of nuclei for nuclear ones."""
+
+    value: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One tile to be judged. `hr` and `lr` are None where there is no reference or no input.
+
+    Nuclei are found once, when the first measure asks for them.
+    """
+
+    sr: Image
+    hr: Image | None = None
+    lr: Image | None = None
+    mpp: float = 0.25
+    """Micrometres per pixel of `sr` and `hr`."""
+    segmenter: Segmenter = field(default_factory=ClassicalSegmenter)
+
+    @property
+    def reference(self) -> Image:
+        """Return `hr`; `UsageError` where the sample has none."""
+        if self.hr is None:
+            raise UsageError("this measure needs a real high-resolution image; none was given")
+        return self.hr
+
+    @property
+    def source(self) -> Image:
+        """Return `lr`; `UsageError` where the sample has none."""
+        if self.lr is None:
+            raise UsageError("this measure needs the low-resolution input; give it with --lr")
+        return self.lr
+
+    @cached_property
+    def nuclei(self) -> tuple[Labels, Labels]:
+        """Return the label images of SR and HR."""
+        return self.segmenter.segment_pair(self.sr, self.reference, self.mpp)
+
+    @cached_property
+    def nuclei_agreement(self) -> NucleiAgreement:
+        """Return how SR's nuclei match HR's."""
+        return agreement(*self.nuclei)
+
+    @cached_property
+    def nuclear_l1(self) -> tuple[float, float]:
+        """Return (L1 texture, L1 intensity) over HR's nuclei."""
+        return texture.nuclear_l1(self.sr, self.reference, self.nuclei[1])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of one tile."""
+
+    name: str
+    label: str
+    better: Literal["higher", "lower", "zero"]
+    convention: str
+    compute: Callable[[Sample], float]
+    needs: frozenset[Need] = frozenset({"hr"})
+    missing: Callable[[], str | None] = lambda: None
+    """Returns why the measure cannot run here (with the remedy), or None."""
+    weight: Callable[[Sample], float] = lambda _: 1.0
+    """Returns what the tile counts in a mean: nuclear measures count nuclei, not tiles."""
+
+
+def all_metrics() -> tuple[Metric, ...]:
+    """Return every measure, in the order of reports."""
+    return (*_PIXEL, *_LEARNED, *_NUCLEAR, *_DRIFT)
+
+
+def available(only: Sequence[str] | None = None) -> tuple[list[Metric], dict[str, str]]:
+    """Return the measures that can run and {name: reason} for those that cannot.
+
+    `only` picks by name. Raises `UsageError` for a name that is not a measure.
+    """
+    table = {metric.name: metric for metric in all_metrics()}
+    unknown = [name for name in only or () if name not in table]
+    if set(unknown) & NOT_BUILT.keys():
+        name = next(name for name in unknown if name in NOT_BUILT)
+        raise UsageError(f"measure {name}: {NOT_BUILT[name]}; leave it out")
+    if unknown:
+        raise UsageError(f"unknown measure {', '.join(unknown)}; known: {', '.join(table)}")
+    chosen, not_run = [], {}
+    for name in only or table:
+        reason = table[name].missing()
+        if reason is None:
+            chosen.append(table[name])
+        else:
+            not_run[name] = reason
+    if only is None:
+        not_run.update(NOT_BUILT)
+    return chosen, not_run
+
+
+def measure_tile(sample: Sample, chosen: Iterable[Metric]) -> dict[str, Measurement]:
+    """Return {metric: (value, weight)} for the measures whose needs the sample meets."""
+    given = {name for name in ("hr", "lr") if getattr(sample, name) is not None}
+    return {
+        metric.name: Measurement(metric.compute(sample), metric.weight(sample))
+        for metric in chosen
+        if metric.needs <= given
+    }
+
+
+def summarize(rows: Sequence[Mapping[str, Measurement]]) -> dict[str, float]:
+    """Return the weighted mean over tiles of each measure; NaN tiles left out, NaN where all are.
+
+    With nuclei as weights, precision, recall, PQ and the L1 metrics are those of all nuclei
+    pooled: a tile with two nuclei does not weigh as much as one with two hundred.
+    """
+    summary = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        valid = [row[name] for row in rows if name in row and not math.isnan(row[name].value)]
+        total = sum(item.weight for item in valid)
+        summary[name] = sum(i.value * i.weight for i in valid) / total if total else math.nan
+    return summary
+
+
+def conventions(chosen: Iterable[Metric]) -> dict[str, str]:
+    """Return {metric: convention}, with what holds for all under `all`."""
+    shared = (
+        "values are means over tiles, nuclear ones over nuclei, undefined ones left out; "
+        "images are 8-bit RGB; LR test tiles are area averages rounded to 8 bit; bicubic is "
+        "a = -0.75, rounded to 8 bit; infinite and undefined values are null in JSON"
+    )
+    return {"all": shared, **{metric.name: metric.convention for metric in chosen}}
+
+
+def to_json(value: object) -> str:
+    """Return strict JSON text: NaN and infinities become null."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+_PIXEL = (
+    Metric(
+        "psnr",
+        "PSNR (dB)",
+        "higher",
+        "dB, peak 255, all pixels and channels at once, no border cut; infinite for equal images",
+        lambda s: fidelity.psnr(s.sr, s.reference),
+    ),
+    Metric(
+        "ssim",
+        "SSIM",
+        "higher",
+        "Gaussian window 11, sigma 1.5, population covariance, RGB channels averaged, 5 px border "
+        "left out (scikit-image with gaussian_weights=True, use_sample_covariance=False)",
+        lambda s: fidelity.ssim(s.sr, s.reference),
+    ),
+    Metric(
+        "ms_ssim",
+        "MS-SSIM",
+        "higher",
+        "five scales with the exponents of Wang et al. 2003 on the SSIM above, 2x2 averages",
+        lambda s: fidelity.ms_ssim(s.sr, s.reference),
+    ),
+)
+
+
+def _st_lpips(sample: Sample) -> float:
+    # torch takes seconds to import, and most runs have no use for it
+    from wsisr.evaluation.perceptual import st_lpips
+
+    return st_lpips(sample.sr, sample.reference)
+
+
+_ALONE: frozenset[Need] = frozenset()
+_LEARNED = (
+    Metric(
+        "st_lpips",
+        "ST-LPIPS",
+        "lower",
+        "shift-tolerant LPIPS, AlexNet, weights vST0.0, input scaled to -1..1, float32 on the CPU",
+        _st_lpips,
+        missing=lambda: weights.missing("st_lpips"),
+    ),
+    Metric(
+        "niqe",
+        "NIQE",
+        "lower",
+        "authors' pristine model, MATLAB luma rounded, 96 px blocks, as BasicSR; exactly flat "
+        "places have no sign",
+        lambda s: naturalness.niqe(s.sr),
+        _ALONE,
+        lambda: weights.missing("niqe"),
+    ),
+    Metric(
+        "brisque",
+        "BRISQUE",
+        "lower",
+        "published support vectors, grey 0..1, zero-padded 7x7 window, as the package brisque",
+        lambda s: naturalness.brisque(s.sr),
+        _ALONE,
+        lambda: weights.missing("brisque"),
+    ),
+    Metric(
+        "sharpness",
+        "sharpness",
+        "higher",
+        "log variance of the Laplacian of the 8-bit luma: an offline stand-in for a learned blur "
+        "score, also raised by noise",
+        lambda s: naturalness.sharpness(s.sr),
+        _ALONE,
+    ),
+    Metric(
+        "comb_level_db",
+        "comb level of SR (dB)",
+        "lower",
+        "strongest grid of 8, 16, 32 or 64 px over the image's own texture; needs no reference",
+        lambda s: spectrum.comb_level_db(s.sr),
+        _ALONE,
+    ),
+)
+NOT_BUILT = dict.fromkeys(
+    ("lpips", "dists", "clip_iqa", "musiq", "nrqm", "uni", "plip"),
+    "this version of wsisr has no implementation of it",
+)
+"""Measures of the field that a report names as absent, so that their lack is seen."""
+_NUCLEI = ClassicalSegmenter().convention
+_NUCLEAR = (
+    Metric(
+        "l1_texture",
+        "L1 texture",
+        "lower",
+        "nuclei of HR; contrast, dissimilarity, homogeneity, energy of the co-occurrence matrix: "
+        "256 grey levels, distance 1, four angles averaged, symmetric, inside the nucleus; "
+        f"summed absolute differences, mean over nuclei. Nuclei: {_NUCLEI}",
+        lambda s: s.nuclear_l1[0],
+        weight=lambda s: s.nuclei_agreement.hr_count,
+    ),
+    Metric(
+        "l1_intensity",
+        "L1 intensity",
+        "lower",
+        "nuclei of HR; mean, standard deviation, skewness, kurtosis of grey levels; summed "
+        "absolute differences, mean over nuclei. Nuclei as for l1_texture",
+        lambda s: s.nuclear_l1[1],
+        weight=lambda s: s.nuclei_agreement.hr_count,
+    ),
+    Metric(
+        "nuclei_precision",
+        "nuclei precision",
+        "higher",
+        "share of SR's nuclei that match one of HR (IoU > 0.5); the rest is invented",
+        lambda s: s.nuclei_agreement.precision,
+        weight=lambda s: s.nuclei_agreement.sr_count,
+    ),
+    Metric(
+        "nuclei_recall",
+        "nuclei recall",
+        "higher",
+        "share of HR's nuclei that match one of SR (IoU > 0.5); the rest is lost",
+        lambda s: s.nuclei_agreement.recall,
+        weight=lambda s: s.nuclei_agreement.hr_count,
+    ),
+    Metric(
+        "nuclei_pq",
+        "nuclei PQ",
+        "higher",
+        "panoptic quality: summed IoU of matches over the mean of both counts",
+        lambda s: s.nuclei_agreement.pq,
+        weight=lambda s: (s.nuclei_agreement.sr_count + s.nuclei_agreement.hr_count) / 2,
+    ),
+    Metric(
+        "nuclei_count_difference",
+        "nuclei count difference",
+        "zero",
+        "(count in SR - count in HR) / count in HR",
+        lambda s: s.nuclei_agreement.count_difference,
+        weight=lambda s: s.nuclei_agreement.hr_count,
+    ),
+    Metric(
+        "nuclei_area_difference",
+        "nuclei area difference",
+        "zero",
+        "(nuclear area in SR - in HR) / in HR",
+        lambda s: s.nuclei_agreement.area_difference,
+        weight=lambda s: s.nuclei_agreement.hr_area,
+    ),
+)
+_DRIFT = (
+    Metric(
+        "hed_shift",
+        "stain shift (OD)",
+        "lower",
+        "mean Wasserstein-1 distance of the haematoxylin, eosin and residual distributions, in "
+        "optical density (log10), Ruifrok and Johnston vectors",
+        lambda s: stain.hed_shift(s.sr, s.reference),
+    ),
+    Metric(
+        "hf_db",
+        "high frequencies (dB)",
+        "zero",
+        "energy of SR over HR between 1/8 and 1/2 cycles/px (radial), BT.601 luma, Hann window; "
+        "negative = blur",
+        lambda s: spectrum.hf_db(s.sr, s.reference),
+    ),
+    Metric(
+        "comb_db",
+        "comb (dB)",
+        "zero",
+        "energy of SR over HR at the harmonics of 8, 16, 32 and 64 px in the profile of mean "
+        "absolute luma differences; largest of periods and directions; positive = grid",
+        lambda s: spectrum.comb_db(s.sr, s.reference),
+    ),
+    Metric(
+        "lr_rmse",
+        "LR RMSE",
+        "lower",
+        "grey levels, area average of SR (not rounded) against LR; 0.29 is LR's rounding alone",
+        lambda s: fidelity.lr_rmse(s.sr, s.source),
+        frozenset({"lr"}),
+    ),
+)

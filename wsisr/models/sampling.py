@@ -1,0 +1,168 @@
+"""Noise schedules and samplers: one short function a sampler, a denoiser is a callable.
+
+All samplers work on any latents (B, C, h, w) and get their noise from a callable, so that noise
+can be addressed by position instead of drawn in some order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, int], Tensor]
+"""(z_t, t) -> the predicted noise epsilon."""
+
+NoiseSource = Callable[[int], Tensor]
+"""Index of the step -> standard normal noise of the latents' shape. Index 0 is the start."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How noise grows with the timestep, and what the network predicts.
+
+    Attributes:
+        alphas_cumprod: (T,) float64, the products of 1 - beta.
+        prediction: `epsilon` or `v`.
+    """
+
+    alphas_cumprod: Tensor
+    prediction: str = "epsilon"
+
+    def epsilon(self, output: Tensor, z: Tensor, t: int) -> Tensor:
+        """The noise in z_t according to the network's output."""
+        if self.prediction == "epsilon":
+            return output
+        a = float(self.alphas_cumprod[t])
+        return math.sqrt(a) * output + math.sqrt(1 - a) * z
+
+    def q_sample(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
+        """z_t of clean latents x0; t is one number or (B,) of them."""
+        a = self.alphas_cumprod.to(x0.device)[torch.as_tensor(t, device=x0.device)].to(x0.dtype)
+        a = a.view(-1, 1, 1, 1)
+        return a.sqrt() * x0 + (1 - a).sqrt() * noise
+
+
+def make_schedule(
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    steps: int = 1000,
+    prediction: str = "epsilon",
+    zero_terminal_snr: bool = False,
+) -> Schedule:
+    """Stable Diffusion's schedule: betas linear in their square root.
+
+    Args:
+        beta_start, beta_end: first and last beta.
+        steps: number of training timesteps.
+        prediction: `epsilon` or `v`.
+        zero_terminal_snr: shift and scale so that no signal is left at the last timestep
+            (Lin et al. 2024, algorithm 1).
+
+    Raises:
+        ValueError: unknown prediction.
+    """
+    if prediction not in ("epsilon", "v"):
+        raise ValueError(f"prediction {prediction!r} is neither epsilon nor v")
+    roots = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
+    alphas_cumprod = torch.cumprod(1 - roots**2, 0)
+    if zero_terminal_snr:
+        root = alphas_cumprod.sqrt()
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        alphas_cumprod = root**2
+    return Schedule(alphas_cumprod, prediction)
+
+
+def spaced_timesteps(steps: int, start: int = 999) -> list[int]:
+    """`steps` timesteps spread evenly from `start` down to 0 (Nichol and Dhariwal 2021).
+
+    50 steps from 999 are 999, 979, … 41, 20, 0, the paper's. A single step is `start` itself.
+    Fewer distinct timesteps than steps asked for are returned once each.
+    """
+    if steps < 1 or start < 0:
+        raise ValueError(f"{steps} steps from timestep {start}: need at least one step from 0")
+    if steps == 1:
+        return [start]
+    # round half to even, as the reference does; 999 / 49 never meets a half
+    return sorted({round(i * start / (steps - 1)) for i in range(steps)}, reverse=True)
+
+
+def predicted_x0(schedule: Schedule, z: Tensor, epsilon: Tensor, t: int) -> Tensor:
+    """The clean latents that z_t and its noise imply."""
+    a = float(schedule.alphas_cumprod[t])
+    # at zero terminal SNR nothing of x0 is left in z_t; the floor keeps the quotient finite
+    return (z - math.sqrt(1 - a) * epsilon) / math.sqrt(max(a, 1e-8))
+
+
+def spaced_ddpm(
+    denoise: Denoiser, z: Tensor, timesteps: Sequence[int], schedule: Schedule, noise: NoiseSource
+) -> Tensor:
+    """Ancestral sampling on a subset of the timesteps (Nichol and Dhariwal 2021, section 4).
+
+    The betas are those of the shortened chain and the variance is the posterior's
+    ("fixed small"). The last step returns the predicted x0 without noise.
+    """
+    for index, t in enumerate(timesteps):
+        last = index + 1 == len(timesteps)
+        a = float(schedule.alphas_cumprod[t])
+        a_next = 1.0 if last else float(schedule.alphas_cumprod[timesteps[index + 1]])
+        alpha = a / a_next
+        x0 = predicted_x0(schedule, z, denoise(z, t), t)
+        mean_x0 = a_next**0.5 * (1 - alpha) / (1 - a)
+        mean_z = alpha**0.5 * (1 - a_next) / (1 - a)
+        z = mean_x0 * x0 + mean_z * z
+        if not last:
+            z = z + ((1 - a_next) / (1 - a) * (1 - alpha)) ** 0.5 * noise(index + 1)
+    return z
+
+
+def ddim(
+    denoise: Denoiser, z: Tensor, timesteps: Sequence[int], schedule: Schedule, noise: NoiseSource
+) -> Tensor:
+    """Deterministic sampling (Song et al. 2021, eta 0); `noise` is not used."""
+    for index, t in enumerate(timesteps):
+        last = index + 1 == len(timesteps)
+        a_next = 1.0 if last else float(schedule.alphas_cumprod[timesteps[index + 1]])
+        epsilon = denoise(z, t)
+        x0 = predicted_x0(schedule, z, epsilon, t)
+        z = a_next**0.5 * x0 + (1 - a_next) ** 0.5 * epsilon
+    return z
+
+
+def dpm_solver_pp(
+    denoise: Denoiser, z: Tensor, timesteps: Sequence[int], schedule: Schedule, noise: NoiseSource
+) -> Tensor:
+    """DPM-Solver++ 2M, multistep second order in x0 (Lu et al. 2022); `noise` is not used."""
+    previous: tuple[Tensor, float] | None = None
+    for index, t in enumerate(timesteps):
+        a = float(schedule.alphas_cumprod[t])
+        x0 = predicted_x0(schedule, z, denoise(z, t), t)
+        if index + 1 == len(timesteps):
+            return x0
+        a_next = float(schedule.alphas_cumprod[timesteps[index + 1]])
+        h = _log_snr(a_next) - _log_snr(a)
+        target = x0
+        if previous is not None:
+            ratio = previous[1] / h
+            target = (1 + 0.5 / ratio) * x0 - 0.5 / ratio * previous[0]
+        shrink = ((1 - a_next) / (1 - a)) ** 0.5
+        z = shrink * z - a_next**0.5 * torch.expm1(torch.tensor(-h)).item() * target
+        previous = (x0, h)
+    return z
+
+
+def _log_snr(alpha_cumprod: float) -> float:
+    a = torch.tensor(max(alpha_cumprod, 1e-12), dtype=torch.float64)
+    return float(0.5 * (a.log() - (1 - a).log()))
+
+
+Sampler = Callable[[Denoiser, Tensor, Sequence[int], Schedule, NoiseSource], Tensor]
+
+SAMPLERS: dict[str, Sampler] = {
+    "spaced-ddpm": spaced_ddpm,
+    "ddim": ddim,
+    "dpm-solver++": dpm_solver_pp,
+}

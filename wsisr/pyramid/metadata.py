@@ -1,0 +1,108 @@
+"""OME-XML of a pyramid (Open Microscopy Environment schema 2016-06).
+
+Element order follows the schema: readers validate it, and QuPath takes the magnification only
+from an Instrument's Objective that the Image refers to. Lengths carry no unit attribute, since
+micrometre is the schema's default and an escaped micro sign makes Bio-Formats drop the document.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+from wsisr.pyramid.spec import PyramidSpec
+
+SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+PROVENANCE_NAMESPACE = "wsisr/provenance"
+CREATOR = "wsisr"
+
+# what XML 1.0 cannot carry, not even escaped
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def ome_xml(spec: PyramidSpec, *, tiff: bool = True) -> str:
+    """The OME-XML of `spec`: image 0 is the pyramid, then the associated images in order.
+
+    tiff: write TiffData elements (images stand in the main IFD chain in the same order); without,
+    the form that `OME/METADATA.ome.xml` of an OME-Zarr takes.
+    """
+    images = [_pyramid_image(spec, tiff)]
+    for number, (name, image) in enumerate(spec.associated.items(), start=1):
+        height, width = image.shape[:2]
+        images.append(
+            f'<Image ID="Image:{number}" Name={_attribute(name)}>'
+            f"{_pixels(number, width, height, '', tiff)}</Image>"
+        )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        f'<OME xmlns="{SCHEMA}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
+        f'xsi:schemaLocation="{SCHEMA} {SCHEMA}/ome.xsd" Creator="{CREATOR}">'
+        '<Instrument ID="Instrument:0"><Objective ID="Objective:0" '
+        f'NominalMagnification="{_number(spec.magnification)}"/></Instrument>'
+        f"{''.join(images)}{_annotations(spec.provenance)}</OME>"
+    )
+
+
+def provenance_json(provenance: Mapping[str, Any]) -> str:
+    """`provenance` as JSON text with sorted keys; what JSON cannot hold is written as its str()."""
+    return json.dumps(provenance, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _pyramid_image(spec: PyramidSpec, tiff: bool) -> str:
+    size = f'PhysicalSizeX="{_number(spec.mpp)}" PhysicalSizeY="{_number(spec.mpp)}" '
+    reference = '<AnnotationRef ID="Annotation:0"/>' if spec.provenance else ""
+    return (
+        f'<Image ID="Image:0" Name={_attribute(spec.name or "pyramid")}>'
+        '<InstrumentRef ID="Instrument:0"/><ObjectiveSettings ID="Objective:0"/>'
+        f"{_pixels(0, spec.width, spec.height, size, tiff)}{reference}</Image>"
+    )
+
+
+def _pixels(image: int, width: int, height: int, physical: str, tiff: bool) -> str:
+    place = f'<TiffData IFD="{image}" PlaneCount="1"/>' if tiff else "<MetadataOnly/>"
+    if tiff:
+        order = "XYCZT"
+        channels = f'<Channel ID="Channel:{image}:0" SamplesPerPixel="3"><LightPath/></Channel>'
+        interleaved = 'Interleaved="true" '
+    else:
+        order, interleaved = "XYCZT", ""
+        channels = "".join(
+            f'<Channel ID="Channel:{image}:{i}" Name="{name}" SamplesPerPixel="1" Color="{colour}">'
+            "<LightPath/></Channel>"
+            for i, (name, colour) in enumerate(_OME_COLOURS)
+        )
+    return (
+        f'<Pixels ID="Pixels:{image}" DimensionOrder="{order}" Type="uint8" '
+        f'SignificantBits="8" {interleaved}BigEndian="false" SizeX="{width}" SizeY="{height}" '
+        f'SizeZ="1" SizeC="3" SizeT="1" {physical}>{channels}{place}</Pixels>'
+    )
+
+
+# the schema's Color is a signed 32-bit RGBA
+_OME_COLOURS = (("Red", -16776961), ("Green", 16711935), ("Blue", 65535))
+
+
+def _annotations(provenance: Mapping[str, Any]) -> str:
+    if not provenance:
+        return ""
+    text = escape(_clean(provenance_json(provenance)))
+    return (
+        '<StructuredAnnotations><CommentAnnotation ID="Annotation:0" '
+        f'Namespace="{PROVENANCE_NAMESPACE}"><Value>{text}</Value></CommentAnnotation>'
+        "</StructuredAnnotations>"
+    )
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)
+
+
+def _attribute(text: str) -> str:
+    return quoteattr(_clean(text))
+
+
+def _number(value: float) -> str:
+    return repr(int(value)) if float(value).is_integer() else repr(float(value))

@@ -1,0 +1,113 @@
+"""OME-Zarr images (NGFF 0.4 on Zarr 2, 0.5 on Zarr 3) through zarr-python, an optional import."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsisr.errors import SlideError
+from wsisr.slides.base import RGB, SlideInfo, StoredSlide, mean_mpp
+from wsisr.slides.ome_xml import parse_ome
+
+MICROMETRES = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
+MAX_CHUNK_BYTES = 1 << 30
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr group."""
+    return any((path / name).is_file() for name in (".zattrs", ".zgroup", "zarr.json"))
+
+
+def open_zarr(path: Path) -> StoredSlide:
+    """Open an OME-Zarr image of three uint8 channels (or one) in one plane.
+
+    Nothing is cached; a read decodes the chunks it touches. A chunk that was not stored has the
+    array's fill value, as Zarr has it. Raises `SlideError`.
+    """
+    try:
+        import zarr
+    except ImportError as error:
+        raise SlideError(f"{path} is an OME-Zarr; to read it, pip install 'wsisr[zarr]'") from error
+    try:
+        group = zarr.open_group(str(path), mode="r")
+        attributes = dict(group.attrs)
+        attributes = attributes.get("ome", attributes)
+        multiscale = attributes["multiscales"][0]
+        axes = [str(axis["name"]).lower() for axis in multiscale["axes"]]
+        datasets = multiscale["datasets"]
+        levels = [ZarrLevel(path, group[entry["path"]], axes, entry["path"]) for entry in datasets]
+        mpp = pixel_size(path, multiscale)
+    except SlideError:
+        raise
+    except Exception as error:  # zarr's stores and codecs raise errors of any kind
+        raise SlideError(
+            f"{path} is not an OME-Zarr image that can be understood ({type(error).__name__}); "
+            "check that the folder is complete"
+        ) from error
+    info = SlideInfo(
+        vendor="ome-zarr",
+        mpp=mpp,
+        magnification=magnification(path),
+        properties={"ome-zarr.multiscales": json.dumps(multiscale)},
+    )
+    return StoredSlide(path, levels, info)
+
+
+def pixel_size(path: Path, multiscale: dict[str, Any]) -> float | None:
+    """um/px of the first level from its scale and the axes' units; None without units."""
+    sizes: dict[str, float] = {}
+    for index, axis in enumerate(multiscale["axes"]):
+        unit = MICROMETRES.get(str(axis.get("unit")))
+        for change in multiscale["datasets"][0].get("coordinateTransformations", []):
+            if change.get("type") == "scale" and unit is not None:
+                size = float(change["scale"][index]) * unit
+                if math.isfinite(size) and size > 0:
+                    sizes[str(axis["name"]).lower()] = size
+    return mean_mpp(path, sizes.get("x"), sizes.get("y"))
+
+
+def magnification(path: Path) -> float | None:
+    """That of the first image in `OME/METADATA.ome.xml`, where there is one."""
+    metadata = path / "OME" / "METADATA.ome.xml"
+    if not metadata.is_file():
+        return None
+    images = parse_ome(metadata.read_text(encoding="utf-8", errors="replace"))
+    return images[0].magnification if images else None
+
+
+class ZarrLevel:
+    """One array of an OME-Zarr as a `LevelPixels`."""
+
+    def __init__(self, path: Path, array: Any, axes: list[str], name: str) -> None:
+        shape = dict(zip(axes, array.shape, strict=True))
+        channels = shape.get("c", 1)
+        planes = [shape.get(axis, 1) for axis in "tz"]
+        if array.dtype != np.uint8 or channels not in (1, 3) or planes != [1, 1]:
+            raise SlideError(
+                f"{path} holds {array.dtype} {shape}; only uint8 images of one or three channels "
+                "in one plane can be read"
+            )
+        if math.prod(array.chunks) > MAX_CHUNK_BYTES:
+            raise SlideError(f"{path} has chunks too large to decode; store it in smaller ones")
+        self.width, self.height = shape["x"], shape["y"]
+        self._path, self._array, self._axes, self._name = path, array, axes, name
+
+    def read(self, x: int, y: int, width: int, height: int) -> RGB:
+        """See `LevelPixels.read`."""
+        spans = {"x": slice(x, x + width), "y": slice(y, y + height), "c": slice(None)}
+        kept = [axis for axis in self._axes if axis in spans]
+        try:
+            pixels = np.asarray(self._array[tuple(spans.get(axis, 0) for axis in self._axes)])
+        except Exception as error:  # zarr's stores and codecs raise errors of any kind
+            raise SlideError(
+                f"{self._path}: level {self._name}, {width}x{height} pixels at ({x}, {y}) cannot "
+                f"be decoded ({type(error).__name__}); copy the folder again"
+            ) from error
+        if "c" not in kept:
+            pixels, kept = pixels[np.newaxis], ["c", *kept]
+        pixels = pixels.transpose([kept.index(axis) for axis in "yxc"])
+        return np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3)))

@@ -1,0 +1,82 @@
+"""Which reader takes a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openslide
+
+from wsisr.errors import SlideError
+from wsisr.slides.base import Slide
+from wsisr.slides.ngff import is_zarr, open_zarr
+from wsisr.slides.pieces import NotDirectError
+from wsisr.slides.plain import open_plain
+from wsisr.slides.tiff import open_tiff
+from wsisr.slides.vendor import open_vendor
+
+READABLE = "SVS, NDPI, MRXS, SCN, BIF, DICOM, TIFF, OME-TIFF, OME-Zarr, PNG, JPEG"
+PNG = b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8\xff"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+DIRECT = ("aperio", "generic-tiff", None)
+"""What openslide calls the TIFF files that are decoded here; None: those it does not know."""
+CACHE_BYTES = 64 << 20
+
+
+def open_slide(
+    path: str | Path,
+    *,
+    cache_bytes: int = CACHE_BYTES,
+    unreadable: set[tuple[str, int, int]] | None = None,
+) -> Slide:
+    """Open a slide of any readable format; close it, or use it in a `with` statement.
+
+    openslide's formats (SVS, NDPI, MRXS, SCN, BIF, DICOM, ...), OME-TIFF and other TIFF files,
+    OME-Zarr, PNG and JPEG. cache_bytes bounds the decoded tiles that are kept.
+
+    unreadable: where given, tiles of directly decoded TIFF files that are damaged are recorded in
+    it as (`level N`, column, row) and read as background; other formats, and None, raise.
+
+    Raises `SlideError`, naming the file and the remedy, for a file that is missing, empty,
+    damaged, of an unknown format, or whose declared size its bytes cannot hold.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError as error:
+        raise SlideError(f"{path} does not exist; check the path") from error
+    except OSError as error:
+        raise SlideError(
+            f"{path} cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    if not head:
+        raise SlideError(f"{path} is empty (0 bytes); copy or download it again")
+    if head.startswith((PNG, JPEG)):
+        return open_plain(path)
+    vendor = openslide.OpenSlide.detect_format(str(path))
+    if head.startswith(TIFF) and vendor in DIRECT:
+        try:
+            return open_tiff(path, cache_bytes=cache_bytes, unreadable=unreadable)
+        except NotDirectError as reason:
+            if vendor is None:
+                raise SlideError(
+                    f"{path} cannot be decoded: {reason}; convert it to a tiled TIFF with JPEG"
+                ) from reason
+    if vendor is not None:
+        return open_vendor(path, cache_bytes=cache_bytes)
+    raise SlideError(
+        f"{path} is not a slide this can read ({READABLE}), or it is damaged; "
+        "check the file or convert it to one of these"
+    )
+
+
+def _open_folder(path: Path) -> Slide:
+    if is_zarr(path):
+        return open_zarr(path)
+    for candidate in sorted(path.iterdir()):
+        if candidate.suffix.lower() == ".dcm":
+            return open_vendor(candidate)
+    raise SlideError(f"{path} is a folder, and no OME-Zarr or DICOM slide; give a slide file")
