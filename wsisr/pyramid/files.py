@@ -27,7 +27,7 @@ def _explain(path: Path, error: OSError) -> str:
         return f"{path}: the disk is full; make room on {path.parent} and run again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{path}: cannot be written ({reason}); choose a folder you may write to"
-    if error.errno == errno.ENOENT:
+    if error.errno == errno.ENOENT and not path.parent.is_dir():
         return f"{path}: the folder {path.parent} does not exist; create it first"
     return f"{path}: cannot be written ({reason})"
 
