@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from train.command import parse
 from train.data import TileSet, batch_rng, load_tiles, random_crops, to_tensor
 from train.degradation import agree, degrade, upsample
 from train.loop import LoopConfig, Losses, train
+from wsisr.models.loading import load_state
 from wsisr.models.restoration import SwinIR, channels_last
 
 
@@ -34,6 +36,7 @@ class Stage1Config:
         consistent: take the loss after the projection onto agreement with the input, as inference
             does with soft consistency: the network then spends itself on what the input leaves
             open. Off in the paper.
+        init: folder with weights to start from (a `restoration` part); empty to start anew.
         loop: see `LoopConfig`.
     """
 
@@ -45,6 +48,7 @@ class Stage1Config:
     degradation: str = "scanner"
     loss: str = "mse"
     consistent: bool = False
+    init: str = ""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -91,7 +95,10 @@ def main() -> None:
     tiles = load_tiles(args.data / "train", args.limit)
     val = load_tiles(args.data / "val", min(args.limit or 16, 16))
     torch.manual_seed(config.loop.seed)
-    model = channels_last(SwinIR(**config.model))
+    network = SwinIR(**config.model)
+    if config.init:
+        network.load_state_dict(load_state(Path(config.init)))
+    model = channels_last(network)
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
     def step(module: nn.Module, iteration: int) -> Losses:
