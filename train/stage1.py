@@ -107,7 +107,9 @@ def main() -> None:
         resized = upsample(lr, config.crop // lr.shape[2])
         restored = module(resized.to(device, memory_format=torch.channels_last))
         if config.consistent:
-            restored = agree(restored, lr)
+            # half precision would leave a grey level of disagreement
+            with torch.autocast(device.type, enabled=False):
+                restored = agree(restored.float(), lr)
         loss = F.l1_loss if config.loss == "l1" else F.mse_loss
         return {"loss": loss(restored, hr.to(device))}
 
