@@ -6,7 +6,7 @@ addressed by global position, so a window has the same pixels whatever it is com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,6 +81,58 @@ class SecondStage:
     schedule: Schedule
 
 
+def generate(
+    second: SecondStage,
+    settings: Settings,
+    restored: Tensor,
+    noise: Callable[[int, torch.Size], Tensor],
+) -> Tensor:
+    """Stage 2 from restored image to generated image: encode, sample, decode.
+
+    Differentiable, so that few-step students train on the very path of inference.
+
+    Args:
+        second: the networks.
+        settings: sampler, steps and start.
+        restored: (B, 3, H, W) in [0, 1].
+        noise: (index of the step, shape of the latents) -> standard normal noise.
+
+    Returns:
+        (B, 3, H, W), about [0, 1] and not clipped.
+    """
+    condition = encode(second.vae, restored)
+    shape, dtype = condition.shape, condition.dtype
+
+    def denoise(z: Tensor, t: int) -> Tensor:
+        output = second.diffusion(z.to(dtype), t, condition).float()
+        return second.schedule.epsilon(output, z, t)
+
+    def draw(step: int) -> Tensor:
+        return noise(step, shape).to(dtype).float()
+
+    timesteps = spaced_timesteps(settings.steps, settings.start_timestep)
+    z = draw(0)
+    if settings.start_from == "condition":
+        z = second.schedule.q_sample(condition.float(), timesteps[0], z)
+    z = SAMPLERS[settings.sampler](denoise, z, timesteps, second.schedule, draw)
+    return decode(second.vae, z.to(dtype))
+
+
+def add_detail(settings: Settings, restored: Tensor, generated: Tensor) -> Tensor:
+    """Colour fix and fidelity: the restored image with the wanted share of generated detail.
+
+    Args:
+        settings: colour fix and fidelity.
+        restored, generated: (B, 3, H, W) float32.
+
+    Returns:
+        (B, 3, H, W), not clipped and not yet in agreement with the input.
+    """
+    if settings.color_fix != "none":
+        generated = COLOR_FIXES[settings.color_fix](generated, restored)
+    return restored + (1 - settings.fidelity) * (generated - restored)
+
+
 class DualStage(nn.Module):
     """A loaded model with its settings; an `Upscaler`.
 
@@ -122,13 +174,9 @@ class DualStage(nn.Module):
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             restored = self._agree(self.restoration(resized).clamp(0, 1), windows).clamp(0, 1)
             generated = self._generate(restored, windows) if self._second_wanted else None
-        image = restored = restored.float()
+        image = restored.float()
         if generated is not None:
-            generated = generated.float()
-            if settings.color_fix != "none":
-                generated = COLOR_FIXES[settings.color_fix](generated, restored)
-            image = restored + (1 - settings.fidelity) * (generated - restored)
-            image = self._agree(image, windows)
+            image = self._agree(add_detail(settings, image, generated.float()), windows)
         return image
 
     def describe(self) -> Mapping[str, Any]:
@@ -141,28 +189,16 @@ class DualStage(nn.Module):
 
     def _generate(self, restored: Tensor, windows: Sequence[WindowInput]) -> Tensor:
         assert self.second is not None
-        second, settings = self.second, self.settings
-        condition = encode(second.vae, restored)
-        factor = latent_factor(second.vae)
+        factor = latent_factor(self.second.vae)
         origins = [(window.y // factor, window.x // factor) for window in windows]
 
-        def noise(step: int) -> Tensor:
-            channels, height, width = condition.shape[1:]
+        def noise(step: int, shape: torch.Size) -> Tensor:
+            channels, height, width = shape[1:]
             return philox_normal_batch(
-                settings.seed, step, origins, height, width, channels, str(self.device)
-            ).to(condition.dtype)
+                self.settings.seed, step, origins, height, width, channels, str(self.device)
+            )
 
-        def denoise(z: Tensor, t: int) -> Tensor:
-            output = second.diffusion(z.to(condition.dtype), t, condition).float()
-            return second.schedule.epsilon(output, z, t)
-
-        timesteps = spaced_timesteps(settings.steps, settings.start_timestep)
-        z = noise(0).float()
-        if settings.start_from == "condition":
-            z = second.schedule.q_sample(condition.float(), timesteps[0], z)
-        sampler = SAMPLERS[settings.sampler]
-        z = sampler(denoise, z, timesteps, second.schedule, lambda step: noise(step).float())
-        return decode(second.vae, z.to(condition.dtype))
+        return generate(self.second, self.settings, restored, noise)
 
     def _agree(self, images: Tensor, windows: Sequence[WindowInput]) -> Tensor:
         """With soft consistency, the images brought into agreement with their inputs."""
