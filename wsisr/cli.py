@@ -221,6 +221,43 @@ def info(file: Path, as_json: bool) -> None:
             click.echo(f"{name + ':':16}{'not recorded' if value is None else value}")
 
 
+@cli.group()
+def models() -> None:
+    """List, describe and convert models."""
+
+
+@models.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def list_models(as_json: bool) -> None:
+    """List the models that ship with wsisr."""
+    from wsisr.models.catalogue import shipped_models
+
+    found = shipped_models()
+    if as_json:
+        click.echo(json.dumps({m.name: {"scales": m.scales, "bytes": m.bytes} for m in found}))
+        return
+    for model in found:
+        scales = ", ".join(f"{scale:g}" for scale in model.scales)
+        size = f"{model.parameters / 1e6:.2f} M parameters, {model.bytes / 2**20:.1f} MiB"
+        click.echo(f"{model.name:12}scales {scales:12}{size}")
+
+
+@models.command()
+@click.argument("name", metavar="NAME_OR_PATH")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def show(name: str, as_json: bool) -> None:
+    """Show a model's parts, sizes, settings, hashes and card."""
+    from wsisr.models.catalogue import as_lines, summarise
+
+    model = summarise(name)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(model)))
+    else:
+        click.echo("\n".join(as_lines(model)))
+        if model.card:
+            click.echo("\n" + model.card)
+
+
 @cli.command()
 def doctor() -> None:
     """Check versions, devices and libraries, and say how to get what is missing."""

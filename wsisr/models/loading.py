@@ -93,11 +93,16 @@ def load_upscaler(
         return from_pretrained(
             SHIPPED[DEFAULT_MODEL], device=device, settings=overrides | {"fidelity": 1.0}
         )
+    return from_pretrained(find_folder(name), device=device, settings=overrides)
+
+
+def find_folder(name: str) -> Path:
+    """Where a model that ships, or a folder, is. Raises ModelError if there is none."""
     folder = SHIPPED.get(name, Path(name))
     if not folder.exists():
         known = ", ".join((*SHIPPED, "restore", "bicubic"))
         raise ModelError(f"--model {name}: neither a known model ({known}) nor an existing folder")
-    return from_pretrained(folder, device=device, settings=overrides)
+    return folder
 
 
 def from_pretrained(

@@ -1,0 +1,123 @@
+"""What models there are and what a model folder holds, read without running anything."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from wsisr.errors import ModelError
+from wsisr.models.loading import SHIPPED, find_folder, read_card
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """One part of a model.
+
+    Attributes:
+        cls: class name in model.json.
+        parameters: numbers in its weight files.
+        bytes: size of its weight files.
+        sha256: file name -> SHA-256.
+    """
+
+    cls: str
+    parameters: int
+    bytes: int
+    sha256: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model folder: who it is, its parts, how it is run, its card (README.md) or None."""
+
+    name: str
+    place: str
+    scales: tuple[float, ...]
+    parts: Mapping[str, PartSummary]
+    schedule: Mapping[str, Any]
+    sampling: Mapping[str, Any]
+    card: str | None
+
+    @property
+    def parameters(self) -> int:
+        """Of all parts."""
+        return sum(part.parameters for part in self.parts.values())
+
+    @property
+    def bytes(self) -> int:
+        """Size of all weight files."""
+        return sum(part.bytes for part in self.parts.values())
+
+
+def shipped_models() -> list[ModelSummary]:
+    """Summaries of the models in the package."""
+    return [summarise(name) for name in SHIPPED]
+
+
+def summarise(name: str) -> ModelSummary:
+    """Describe a shipped model or a model folder; weights are counted and hashed, not loaded.
+
+    Raises:
+        ModelError: no such model, or a broken one.
+    """
+    folder = find_folder(name)
+    card = read_card(folder)
+    parts = {part: _part(folder / part, cls) for part, cls in card.parts.items()}
+    if (folder / "prompt").is_dir():
+        parts["prompt"] = _part(folder / "prompt", "Tensor")
+    readme = folder / "README.md"
+    return ModelSummary(
+        name=card.name,
+        place=str(folder),
+        scales=card.scales,
+        parts=parts,
+        schedule=card.schedule,
+        sampling=card.sampling,
+        card=readme.read_text() if readme.is_file() else None,
+    )
+
+
+def as_lines(model: ModelSummary) -> list[str]:
+    """The summary as text for people, without the card."""
+    lines = [f"{model.name}: {model.parameters / 1e6:.2f} M parameters, {model.place}"]
+    if model.scales:
+        lines.append(f"scales: {', '.join(f'{scale:g}' for scale in model.scales)}")
+    for part, facts in model.parts.items():
+        lines.append(f"{part}: {facts.cls}, {facts.parameters / 1e6:.2f} M parameters")
+        lines += [f"  {file} sha256 {digest}" for file, digest in facts.sha256.items()]
+    for title, values in (("schedule", model.schedule), ("settings", model.sampling)):
+        if values:
+            lines.append(f"{title}: {', '.join(f'{k} {v}' for k, v in values.items())}")
+    return lines
+
+
+def _part(folder: Path, cls: str) -> PartSummary:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder}: no *.safetensors weights in it")
+    return PartSummary(
+        cls=cls,
+        parameters=sum(_count(file) for file in files),
+        bytes=sum(file.stat().st_size for file in files),
+        sha256={file.name: _sha256(file) for file in files},
+    )
+
+
+def _count(file: Path) -> int:
+    try:
+        with safe_open(file, "pt") as tensors:
+            names = tensors.keys()
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
