@@ -92,12 +92,12 @@ def measure(
         height, width = (side // scale * scale for side in hr.shape[:2])
         hr = np.ascontiguousarray(hr[:height, :width])
         lr = area_downsample(hr, scale)
+        scan = metrics.Scan(hr)
         for name, method in methods.items():
             sr = method(lr, path)
             if sr.shape != hr.shape:
                 sr = np.ascontiguousarray(sr[:height, :width])
-            sample = metrics.Sample(sr=sr, hr=hr, lr=lr)
-            rows[name].append(metrics.measure_tile(sample, chosen))
+            rows[name].append(metrics.measure_tile(metrics.Sample(sr, scan, lr), chosen))
     return {name: metrics.summarize(values) for name, values in rows.items()}
 
 

@@ -160,10 +160,10 @@ def run(folder: Path, limit: int | None = 20, seed: int = 0, progress: bool = Tr
         if nuclei.max() < 1 / SHARE:
             continue
         other = read_image(paths[(index + len(paths) // 2) % len(paths)])
-        lr = area_downsample(hr, SCALE)
+        lr, scan = area_downsample(hr, SCALE), metrics.Scan(hr)
         for name, make in FAULTS.items():
             tile = Tile(hr, nuclei, other, np.random.default_rng([seed, index]))
-            sample = metrics.Sample(make(tile), hr, lr)
+            sample = metrics.Sample(make(tile), scan, lr)
             rows[name].append(metrics.measure_tile(sample, chosen))
     methods = {name: metrics.summarize(values) for name, values in rows.items()}
     caught = {

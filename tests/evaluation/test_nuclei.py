@@ -26,6 +26,11 @@ def field(
     return image, labels
 
 
+def segment_pair(sr: Image, hr: Image) -> tuple[Labels, Labels]:
+    reference = ClassicalSegmenter().against(hr, 0.25)
+    return reference.find(sr), reference.labels
+
+
 def test_separate_and_touching_discs_are_each_found() -> None:
     centres = [(40, 40), (150, 60), (178, 60), (250, 180), (60, 200)]
     image, truth = field(centres)
@@ -47,7 +52,7 @@ def test_an_empty_field_has_no_nuclei_in_either_image() -> None:
     flat = np.full((128, 128, 3), STROMA, np.uint8)
     glass = np.random.default_rng(0).integers(238, 244, (128, 128, 3)).astype(np.uint8)
     for image in (flat, glass):
-        own, reference = ClassicalSegmenter().segment_pair(image, image, 0.25)
+        own, reference = segment_pair(image, image)
         result = agreement(own, reference)
         assert result.sr_count == result.hr_count == 0
         assert np.isnan([result.precision, result.recall, result.pq, result.area_difference]).all()
@@ -56,7 +61,7 @@ def test_an_empty_field_has_no_nuclei_in_either_image() -> None:
 def test_invented_and_lost_nuclei_are_told_apart() -> None:
     hr_image, _ = field([(40, 40), (150, 60), (250, 180)])
     sr_image, _ = field([(40, 40), (150, 60), (60, 200), (200, 120), (100, 120)])
-    own, reference = ClassicalSegmenter().segment_pair(sr_image, hr_image, 0.25)
+    own, reference = segment_pair(sr_image, hr_image)
     result = agreement(own, reference)
     assert result.precision == pytest.approx(2 / 5)
     assert result.recall == pytest.approx(2 / 3)
@@ -68,7 +73,7 @@ def test_invented_and_lost_nuclei_are_told_apart() -> None:
 def test_a_uniformly_paler_image_does_not_gain_nuclei(tiles: list[Image]) -> None:
     for hr in tiles:
         pale = np.clip(255 - (255 - hr.astype(float)) * 0.7, 0, 255).astype(np.uint8)
-        own, reference = ClassicalSegmenter().segment_pair(pale, hr, 0.25)
+        own, reference = segment_pair(pale, hr)
         assert own.max() <= reference.max()
 
 
@@ -76,9 +81,9 @@ def test_bicubic_keeps_most_nuclei_of_real_tiles(tiles: list[Image]) -> None:
     matched = expected = 0
     for hr in tiles:
         sr = bicubic_upsample(area_downsample(hr, 4), 4)
-        result = agreement(*ClassicalSegmenter().segment_pair(sr, hr, 0.25))
+        result = agreement(*segment_pair(sr, hr))
         matched, expected = matched + len(result.iou), expected + result.hr_count
-        same = agreement(*ClassicalSegmenter().segment_pair(hr, hr, 0.25))
+        same = agreement(*segment_pair(hr, hr))
         assert same.hr_count == 0 or same.pq == 1.0
     assert expected > 100
     assert 0.85 < matched / expected < 1.0

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from wsisr.errors import SlideError, WsisrError
 from wsisr.evaluation import metrics
-from wsisr.evaluation.metrics import Measurement, Metric, Sample
+from wsisr.evaluation.metrics import Measurement, Metric, Sample, Scan
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Segmenter
 from wsisr.evaluation.registration import (
     ACCEPTED_RESIDUAL,
@@ -211,10 +211,11 @@ def _measure(
 ) -> tuple[list[TileResult], dict[str, str]]:
     def judge(place: Place) -> TileResult:
         views = source.load(place)
-        values = {}
-        for name, image in _images(method, views):
-            sample = Sample(image, views.hr, views.lr, source.mpp, options.segmenter)
-            values[name] = metrics.measure_tile(sample, chosen)
+        scan = None if views.hr is None else Scan(views.hr, source.mpp, options.segmenter)
+        values = {
+            name: metrics.measure_tile(Sample(image, scan, views.lr), chosen)
+            for name, image in _images(method, views)
+        }
         return TileResult(place, values)
 
     results, failed = [], {}

@@ -14,6 +14,8 @@ Conventions (they move results more than models do, so they are stated here once
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numba
 import numpy as np
@@ -24,6 +26,14 @@ from wsisr.evaluation.pixels import Image, check_image, check_pair
 
 Channels = npt.NDArray[np.float64]
 """Contiguous planes, (channels, rows, columns), or one value a channel."""
+
+
+class SsimMeans(NamedTuple):
+    """Means over all windows for each channel, (3,): SSIM, its contrast-structure factor."""
+
+    full: Channels
+    structure: Channels
+
 
 WINDOW_RADIUS = 5
 WINDOW_SIGMA = 1.5
@@ -49,17 +59,23 @@ def ssim(sr: Image, hr: Image) -> float:
 
     Both sides must be at least 11 px. Raises `UsageError` otherwise or where sizes differ.
     """
+    return float(ssim_means(sr, hr).full.mean())
+
+
+def ssim_means(sr: Image, hr: Image) -> SsimMeans:
+    """Return the means that `ssim` and the finest scale of `ms_ssim` rest on; errors as `ssim`."""
     check_pair(sr, hr)
     if min(sr.shape[:2]) < 2 * WINDOW_RADIUS + 1:
         raise UsageError("SSIM needs images of at least 11x11 px; leave smaller tiles out")
-    return float(_ssim_means(_planes(sr), _planes(hr))[0].mean())
+    return _ssim_means(_planes(sr), _planes(hr))
 
 
-def ms_ssim(sr: Image, hr: Image) -> float:
+def ms_ssim(sr: Image, hr: Image, finest: SsimMeans | None = None) -> float:
     """Return multi-scale SSIM of two (h, w, 3) uint8 RGB images, 0..1.
 
     Per channel, then averaged; a negative contrast-structure mean counts as 0. Both sides must
-    be at least 176 px (11 px at the fifth scale). Raises `UsageError` otherwise.
+    be at least 176 px (11 px at the fifth scale). `finest` is `ssim_means` of the pair, where it
+    is known already. Raises `UsageError` otherwise.
     """
     check_pair(sr, hr)
     if min(sr.shape[:2]) < (2 * WINDOW_RADIUS + 1) * 16:
@@ -67,7 +83,7 @@ def ms_ssim(sr: Image, hr: Image) -> float:
     a, b = _planes(sr), _planes(hr)
     product = np.ones(3)
     for scale, exponent in enumerate(MS_SSIM_EXPONENTS):
-        full, structure = _ssim_means(a, b)
+        full, structure = finest if finest and scale == 0 else _ssim_means(a, b)
         coarsest = scale == len(MS_SSIM_EXPONENTS) - 1
         product *= np.maximum(full if coarsest else structure, 0.0) ** exponent
         if not coarsest:
@@ -122,13 +138,12 @@ def _planes(image: Image) -> Channels:
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float64)
 
 
-def _ssim_means(a: Channels, b: Channels) -> tuple[Channels, Channels]:
-    """Return the means of SSIM and of its contrast-structure factor, each (channels,)."""
+def _ssim_means(a: Channels, b: Channels) -> SsimMeans:
     offsets = np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1)
     taps = np.exp(-0.5 * (offsets / WINDOW_SIGMA) ** 2)
     sums = np.array([_ssim_sums(x, y, taps / taps.sum()) for x, y in zip(a, b, strict=True)])
     count = (a.shape[1] - 2 * WINDOW_RADIUS) * (a.shape[2] - 2 * WINDOW_RADIUS)
-    return sums[:, 0] / count, sums[:, 1] / count
+    return SsimMeans(sums[:, 0] / count, sums[:, 1] / count)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)

@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from wsisr.errors import UsageError
 from wsisr.evaluation import fidelity, naturalness, spectrum, stain, texture, weights
 from wsisr.evaluation.nuclei import (
     ClassicalSegmenter,
     Labels,
     NucleiAgreement,
+    ReferenceNuclei,
     Segmenter,
     agreement,
 )
@@ -31,25 +35,62 @@ class Measurement(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Scan:
+    """A real tile. What measures need of it alone is found once, for all methods it judges."""
+
+    image: Image
+    mpp: float = 0.25
+    """Micrometres per pixel."""
+    segmenter: Segmenter = field(default_factory=ClassicalSegmenter)
+
+    @cached_property
+    def nuclei(self) -> ReferenceNuclei:
+        """Return its nuclei, and how to find those of other images of the field."""
+        return self.segmenter.against(self.image, self.mpp)
+
+    @cached_property
+    def nuclear_features(self) -> tuple[texture.Features, texture.Features]:
+        """Return intensity and texture of each nucleus."""
+        return texture.nuclear_features(self.image, self.nuclei.labels)
+
+    @cached_property
+    def stains(self) -> npt.NDArray[np.float64]:
+        """Return the histograms of haematoxylin, eosin and residual."""
+        return stain.hed_histograms(self.image)
+
+    @cached_property
+    def detail(self) -> float:
+        """Return the energy of the high frequencies."""
+        return spectrum.band_energy(self.image)
+
+    @cached_property
+    def combs(self) -> spectrum.Combs:
+        """Return the energy at the harmonics of regular grids."""
+        return spectrum.comb_energies(self.image)
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One tile to be judged. `hr` and `lr` are None where there is no reference or no input.
 
-    Nuclei are found once, when the first measure asks for them.
+    What several measures need is found once, when the first of them asks for it.
     """
 
     sr: Image
-    hr: Image | None = None
+    hr: Scan | None = None
     lr: Image | None = None
-    mpp: float = 0.25
-    """Micrometres per pixel of `sr` and `hr`."""
-    segmenter: Segmenter = field(default_factory=ClassicalSegmenter)
 
     @property
-    def reference(self) -> Image:
+    def scan(self) -> Scan:
         """Return `hr`; `UsageError` where the sample has none."""
         if self.hr is None:
             raise UsageError("this measure needs a real high-resolution image; none was given")
         return self.hr
+
+    @property
+    def reference(self) -> Image:
+        """Return the pixels of `hr`; `UsageError` where the sample has none."""
+        return self.scan.image
 
     @property
     def source(self) -> Image:
@@ -61,7 +102,8 @@ class Sample:
     @cached_property
     def nuclei(self) -> tuple[Labels, Labels]:
         """Return the label images of SR and HR."""
-        return self.segmenter.segment_pair(self.sr, self.reference, self.mpp)
+        reference = self.scan.nuclei
+        return reference.find(self.sr), reference.labels
 
     @cached_property
     def nuclei_agreement(self) -> NucleiAgreement:
@@ -71,7 +113,18 @@ class Sample:
     @cached_property
     def nuclear_l1(self) -> tuple[float, float]:
         """Return (L1 texture, L1 intensity) over HR's nuclei."""
-        return texture.nuclear_l1(self.sr, self.reference, self.nuclei[1])
+        own = texture.nuclear_features(self.sr, self.scan.nuclei.labels)
+        return texture.features_l1(own, self.scan.nuclear_features)
+
+    @cached_property
+    def combs(self) -> spectrum.Combs:
+        """Return SR's energy at the harmonics of regular grids."""
+        return spectrum.comb_energies(self.sr)
+
+    @cached_property
+    def ssim_means(self) -> fidelity.SsimMeans:
+        """Return the means of SSIM at full resolution, which MS-SSIM starts from."""
+        return fidelity.ssim_means(self.sr, self.reference)
 
 
 @dataclass(frozen=True)
@@ -182,14 +235,14 @@ _PIXEL = (
         "higher",
         "Gaussian window 11, sigma 1.5, population covariance, RGB channels averaged, 5 px border "
         "left out (scikit-image with gaussian_weights=True, use_sample_covariance=False)",
-        lambda s: fidelity.ssim(s.sr, s.reference),
+        lambda s: float(s.ssim_means.full.mean()),
     ),
     Metric(
         "ms_ssim",
         "MS-SSIM",
         "higher",
         "five scales with the exponents of Wang et al. 2003 on the SSIM above, 2x2 averages",
-        lambda s: fidelity.ms_ssim(s.sr, s.reference),
+        lambda s: fidelity.ms_ssim(s.sr, s.reference, s.ssim_means),
     ),
 )
 
@@ -244,7 +297,7 @@ _LEARNED = (
         "comb level of SR (dB)",
         "lower",
         "strongest grid of 8, 16, 32 or 64 px over the image's own texture; needs no reference",
-        lambda s: spectrum.comb_level_db(s.sr),
+        lambda s: spectrum.strongest_comb_db(s.combs),
         _ALONE,
     ),
 )
@@ -263,7 +316,7 @@ _NUCLEAR = (
         "256 grey levels, distance 1, four angles averaged, symmetric, inside the nucleus; "
         f"summed absolute differences, mean over nuclei. Nuclei: {_NUCLEI}",
         lambda s: s.nuclear_l1[0],
-        weight=lambda s: s.nuclei_agreement.hr_count,
+        weight=lambda s: s.scan.nuclei.count,
     ),
     Metric(
         "l1_intensity",
@@ -272,7 +325,7 @@ _NUCLEAR = (
         "nuclei of HR; mean, standard deviation, skewness, kurtosis of grey levels; summed "
         "absolute differences, mean over nuclei. Nuclei as for l1_texture",
         lambda s: s.nuclear_l1[1],
-        weight=lambda s: s.nuclei_agreement.hr_count,
+        weight=lambda s: s.scan.nuclei.count,
     ),
     Metric(
         "nuclei_precision",
@@ -322,7 +375,7 @@ _DRIFT = (
         "lower",
         "mean Wasserstein-1 distance of the haematoxylin, eosin and residual distributions, in "
         "optical density (log10), Ruifrok and Johnston vectors",
-        lambda s: stain.hed_shift(s.sr, s.reference),
+        lambda s: stain.distance(stain.hed_histograms(s.sr), s.scan.stains),
     ),
     Metric(
         "hf_db",
@@ -330,7 +383,7 @@ _DRIFT = (
         "zero",
         "energy of SR over HR between 1/8 and 1/2 cycles/px (radial), BT.601 luma, Hann window; "
         "negative = blur",
-        lambda s: spectrum.hf_db(s.sr, s.reference),
+        lambda s: spectrum.ratio_db(spectrum.band_energy(s.sr), s.scan.detail),
     ),
     Metric(
         "comb_db",
@@ -338,7 +391,7 @@ _DRIFT = (
         "zero",
         "energy of SR over HR at the harmonics of 8, 16, 32 and 64 px in the profile of mean "
         "absolute luma differences; largest of periods and directions; positive = grid",
-        lambda s: spectrum.comb_db(s.sr, s.reference),
+        lambda s: spectrum.combs_ratio_db(s.combs, s.scan.combs),
     ),
     Metric(
         "lr_rmse",

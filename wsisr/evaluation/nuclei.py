@@ -8,6 +8,7 @@ both counts. Border nuclei count like all others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -26,8 +27,22 @@ Labels = npt.NDArray[np.int32]
 MATCH_IOU = 0.5
 
 
+@dataclass(frozen=True)
+class ReferenceNuclei:
+    """The nuclei of a real tile, and how those of any other image of the field are found."""
+
+    labels: Labels
+    find: Callable[[Image], Labels]
+    """Returns the nuclei of an image of the same size by the criteria `labels` came from."""
+
+    @property
+    def count(self) -> int:
+        """Return how many there are."""
+        return int(self.labels.max(initial=0))
+
+
 class Segmenter(Protocol):
-    """Finds nuclei in one image, or comparably in the two images of a pair."""
+    """Finds nuclei in one image, or comparably in several images of one field."""
 
     @property
     def convention(self) -> str:
@@ -38,8 +53,8 @@ class Segmenter(Protocol):
         """Return the nuclei of a (h, w, 3) uint8 RGB image at `mpp` um/px."""
         ...
 
-    def segment_pair(self, sr: Image, hr: Image, mpp: float) -> tuple[Labels, Labels]:
-        """Return the nuclei of SR and of HR, found by the same criteria."""
+    def against(self, hr: Image, mpp: float) -> ReferenceNuclei:
+        """Return HR's nuclei, found once for all images that are judged against it."""
         ...
 
 
@@ -48,8 +63,8 @@ class ClassicalSegmenter:
     """Threshold on the haematoxylin density, then watershed: offline, no weights.
 
     The threshold is the larger of the local mean and Otsu's value, never under `density_floor`
-    (a field without nuclei has no second class for Otsu to find). For a pair it is taken from HR
-    and applied to both: SR is judged by HR's criterion, not by one that blur has moved.
+    (a field without nuclei has no second class for Otsu to find). Against a reference it is
+    taken from HR and applied to both: SR is judged by HR's criterion, not by one blur has moved.
     """
 
     blur_um: float = 0.5
@@ -80,13 +95,17 @@ class ClassicalSegmenter:
         density = self._density(image, mpp)
         return self._label(density > self._threshold(density, mpp), mpp)
 
-    def segment_pair(self, sr: Image, hr: Image, mpp: float) -> tuple[Labels, Labels]:
-        """Return the nuclei of SR and of HR by HR's threshold; errors as `segment`."""
-        check_pair(sr, hr)
-        reference = self._density(hr, mpp)
-        threshold = self._threshold(reference, mpp)
-        own = self._density(sr, mpp)
-        return self._label(own > threshold, mpp), self._label(reference > threshold, mpp)
+    def against(self, hr: Image, mpp: float) -> ReferenceNuclei:
+        """Return HR's nuclei; those of other images come by HR's threshold. As `segment`."""
+        check_image(hr, "the reference image")
+        density = self._density(hr, mpp)
+        threshold = self._threshold(density, mpp)
+
+        def find(image: Image) -> Labels:
+            check_pair(image, hr)
+            return self._label(self._density(image, mpp) > threshold, mpp)
+
+        return ReferenceNuclei(self._label(density > threshold, mpp), find)
 
     def _density(self, image: Image, mpp: float) -> npt.NDArray[np.float32]:
         if not 0 < mpp <= 2:

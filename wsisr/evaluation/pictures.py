@@ -42,9 +42,10 @@ def strip(views: Views, mpp: float, segmenter: Segmenter) -> tuple[Image, list[s
     invented: npt.NDArray[np.bool_] | None = None
     lost: npt.NDArray[np.bool_] | None = None
     if views.hr is not None:
-        own, reference = segmenter.segment_pair(views.sr, views.hr, mpp)
-        found = agreement(own, reference)
-        invented, lost = np.isin(own, found.invented()), np.isin(reference, found.lost())
+        reference = segmenter.against(views.hr, mpp)
+        own = reference.find(views.sr)
+        found = agreement(own, reference.labels)
+        invented, lost = np.isin(own, found.invented()), np.isin(reference.labels, found.lost())
     lr = None
     if views.lr is not None:
         lr = cv2.resize(views.lr, (width, height), interpolation=cv2.INTER_NEAREST)

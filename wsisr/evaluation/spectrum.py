@@ -9,7 +9,7 @@ difference between neighbouring rows and columns, at the harmonics of each perio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -27,6 +27,9 @@ MIN_COMB_REPEATS = 4
 """Periods that must fit into the image for its comb to be told from its texture."""
 _FLOOR = 1e-12
 
+Combs = Mapping[tuple[str, int], tuple[float, float]]
+"""{("rows" | "columns", period): (power at the harmonics, power between)}."""
+
 
 def hf_db(sr: Image, hr: Image, band: tuple[float, float] = HIGH_BAND) -> float:
     """Return the energy of SR over that of HR in the high radial band, in dB.
@@ -36,7 +39,11 @@ def hf_db(sr: Image, hr: Image, band: tuple[float, float] = HIGH_BAND) -> float:
     per pixel. NaN where HR has no energy there. Raises `UsageError` where sizes differ.
     """
     check_pair(sr, hr)
-    own, reference = band_energy(sr, band), band_energy(hr, band)
+    return ratio_db(band_energy(sr, band), band_energy(hr, band))
+
+
+def ratio_db(own: float, reference: float) -> float:
+    """Return an energy over another in dB; NaN where the reference has none."""
     if reference <= _FLOOR:
         return float("nan")
     return float(10.0 * np.log10(max(own, _FLOOR) / reference))
@@ -69,7 +76,11 @@ def comb_db(sr: Image, hr: Image, periods: Sequence[int] = COMB_PERIODS) -> floa
     `UsageError` where sizes differ.
     """
     check_pair(sr, hr)
-    own, reference = comb_energies(sr, periods), comb_energies(hr, periods)
+    return combs_ratio_db(comb_energies(sr, periods), comb_energies(hr, periods))
+
+
+def combs_ratio_db(own: Combs, reference: Combs) -> float:
+    """Return `comb_db` of two results of `comb_energies`."""
     if not own:
         return float("nan")
     ratios = [(own[key][0] + _FLOOR) / (reference[key][0] + _FLOOR) for key in own]
@@ -82,16 +93,18 @@ def comb_level_db(image: Image, periods: Sequence[int] = COMB_PERIODS) -> float:
     About 0 to 5 dB without a grid (slides stored as JPEG have one of 8 px themselves). NaN where
     no period fits. Raises `UsageError` for anything but uint8 RGB.
     """
+    return strongest_comb_db(comb_energies(image, periods))
+
+
+def strongest_comb_db(combs: Combs) -> float:
+    """Return `comb_level_db` of a result of `comb_energies`."""
     levels = [
-        (harmonics + _FLOOR) / (background + _FLOOR)
-        for harmonics, background in comb_energies(image, periods).values()
+        (harmonics + _FLOOR) / (background + _FLOOR) for harmonics, background in combs.values()
     ]
     return float(10.0 * np.log10(max(levels))) if levels else float("nan")
 
 
-def comb_energies(
-    image: Image, periods: Sequence[int] = COMB_PERIODS
-) -> dict[tuple[str, int], tuple[float, float]]:
+def comb_energies(image: Image, periods: Sequence[int] = COMB_PERIODS) -> Combs:
     """Return (power at the harmonics, power between) for each ("rows" | "columns", period).
 
     Both are means over frequency bins of the profile of mean absolute luma differences across

@@ -35,7 +35,11 @@ def hed_shift(sr: Image, hr: Image) -> float:
     In optical density units, 0 for equal colour distributions. Places do not matter, so the
     images may differ in size. Raises `UsageError` for anything but uint8 RGB.
     """
-    own, reference = hed_histograms(sr), hed_histograms(hr)
+    return distance(hed_histograms(sr), hed_histograms(hr))
+
+
+def distance(own: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> float:
+    """Return `hed_shift` of two results of `hed_histograms`."""
     difference = np.abs(np.cumsum(own - reference, axis=1)).sum(axis=1) / BINS_PER_UNIT
     return float(difference.mean())
 

@@ -58,9 +58,15 @@ def nuclear_l1(sr: Image, hr: Image, hr_labels: Labels) -> tuple[float, float]:
     NaN where there is no nucleus. Raises `UsageError` where sizes differ.
     """
     check_pair(sr, hr)
-    if not hr_labels.any():
+    return features_l1(nuclear_features(sr, hr_labels), nuclear_features(hr, hr_labels))
+
+
+def features_l1(
+    own: tuple[Features, Features], reference: tuple[Features, Features]
+) -> tuple[float, float]:
+    """Return `nuclear_l1` of the (intensity, texture) features of the same nuclei."""
+    if not len(reference[0]):
         return float("nan"), float("nan")
-    own, reference = nuclear_features(sr, hr_labels), nuclear_features(hr, hr_labels)
     intensity, texture = (
         float(np.abs(a - b).sum(axis=1).mean()) for a, b in zip(own, reference, strict=True)
     )
