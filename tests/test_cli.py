@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+
+from wsisr.pyramid.journal import journal_path
+from wsisr.pyramid.journal import read as read_journal
 
 WSISR = (sys.executable, "-m", "wsisr.cli")
 
@@ -80,6 +84,22 @@ def test_errors_are_one_line_with_the_right_code(
         assert len(done.stderr.strip().splitlines()) == 1
 
 
+def recorded_tiles(out: Path) -> int:
+    """Tiles of level 0 that the journal of an unfinished output holds."""
+    path = journal_path(out)
+    found = read_journal(path) if path.exists() else None
+    return len({r.place for r in found[1] if r.place[0] == 0}) if found else 0
+
+
+def wait_until(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    """Until `ready`; fails if the process ends before."""
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_goes_on_where_it_stopped(picture: Path, stop: signal.Signals) -> None:
     big, out = picture.with_name("big.png"), picture.with_name("out.ome.tif")
@@ -89,11 +109,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(picture: Path, stop: signal
     command = [*WSISR, *map(str, ("upscale", big, out, *options))]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     partial = picture.with_name("out.ome.tif.partial")
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if partial.exists() and partial.stat().st_size > 12e6:
-            break
-        time.sleep(0.02)
+    # the first row of 11 tiles, and more than the encoders may have in hand
+    wait_until(process, lambda: recorded_tiles(out) >= 11 + 7)
     process.send_signal(stop)
     _, messages = process.communicate(timeout=60)
     assert not out.exists()
@@ -117,15 +134,13 @@ def test_an_interrupted_run_goes_on_where_it_stopped(picture: Path, stop: signal
 
 def test_another_job_does_not_go_on_from_it(picture: Path) -> None:
     out = picture.with_name("out.ome.tif")
-    partial = picture.with_name("out.ome.tif.partial")
     big = picture.with_name("big.png")
     pixels = np.random.default_rng(0).integers(80, 200, (700, 700, 3), np.uint8)
     Image.fromarray(pixels).save(big)
     options = ("--input-mag", 5, "--model", "bicubic", "--scale", 8)
     command = [*WSISR, *map(str, ("upscale", big, out, *options))]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (partial.exists() and partial.stat().st_size > 4e6):
-        time.sleep(0.02)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
+    wait_until(process, lambda: recorded_tiles(out) > 0)
     process.kill()
     process.wait()
     other = wsisr("upscale", big, out, *options, "--overlap", 128)

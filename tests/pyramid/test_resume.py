@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -142,6 +143,39 @@ def test_only_tiles_in_flight_are_done_again(kind: str, tmp_path: Path) -> None:
     assert not out.exists()
     assert complete(out, spec, pixels) == len(places(spec)) - 100
     assert leftovers(out) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kill_after_a_burst_loses_nothing(kind: str, tmp_path: Path) -> None:
+    """What the files hold while the writer waits for its next tile is what SIGKILL leaves."""
+    name, version = KINDS[kind]
+    spec = PyramidSpec(1000, 700, 0.25, 40, tile=64, zarr_version=version)
+    pixels = picture(1000, 700)
+    out, copy = tmp_path / "a" / name, tmp_path / "b" / name
+    out.parent.mkdir()
+    with open_writer(out, spec, threads=2, fingerprint=child.FINGERPRINT) as writer:
+        feed(writer, pixels, places(spec)[:71])
+        wait_for_records(out, 71)
+        shutil.copytree(out.parent, copy.parent)
+        writer.abort(keep=False)
+    with open_writer(copy, spec, fingerprint=child.FINGERPRINT) as writer:
+        assert [writer.done(*place) for place in places(spec)] == [i < 71 for i in range(176)]
+        feed(writer, pixels)
+        writer.finish()
+    complete(out, spec, pixels)
+    for got, whole in zip(decode(copy), decode(out), strict=True):
+        assert np.array_equal(got, whole)
+
+
+def wait_for_records(out: Path, count: int) -> None:
+    """Until the journal holds `count` tiles of level 0."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = read(journal_path(out))
+        if found and len({r.place for r in found[1] if r.place[0] == 0}) >= count:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"{count} tiles were not recorded within a minute")
 
 
 def small(**options: object) -> PyramidSpec:

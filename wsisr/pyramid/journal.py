@@ -4,12 +4,13 @@ Two files stand beside `<OUT>.partial`. `<OUT>.journal` is a header (what is bei
 fingerprint of what makes it) and one record a stored tile, appended after the tile's bytes, with
 their checksum and its own. `<OUT>.pieces` is a file of equal slots that hold the pieces of
 incomplete tiles as they are before encoding, because a level made from decoded JPEG would differ
-from one made without interruption. A slot is used again once the tile above is recorded.
-Where tiles come fast, the piece of a level-0 tile is kept only if it still waits after a quarter
-of a second: most never do, and a kill costs that much work at the most.
+from one made without interruption. A slot is used again once the tile above is recorded. Every stored
+tile is recorded with its piece at once, however soon the tile above may follow: a producer that
+pauses after a burst would otherwise leave the burst unrecorded, and copying a piece costs a fiftieth
+of encoding its tile.
 
-What is durable when: after `kill -9` everything recorded is there, for the page cache outlives the
-process. Against power loss, the data, the pieces and the journal are flushed (`fdatasync`) in the
+What is durable when: after `kill -9` every tile that a worker has finished is there, for the page
+cache outlives the process; those in the workers' hands or queue are lost. Against power loss, the data, the pieces and the journal are flushed (`fdatasync`) in the
 background every five seconds, or sooner after 16 MB or when 64 slots wait to be used again; slots
 that stand for more than one tile wait for that flush, so a power loss costs the tiles since the
 last one and no more. A resume checks every checksum, and takes nothing on trust.
@@ -44,7 +45,6 @@ NO_PIECE, BLANK_PIECE = -1, -2
 FLUSH_SECONDS = 5.0
 FLUSH_SLOTS = 64
 FLUSH_BYTES = 16 << 20
-SOON = 0.25
 MAX_HEADER = 1 << 20
 
 # level, state, row, column, offset, length, checksum, slot, checksum of the piece
@@ -155,8 +155,6 @@ class Journal:
         taken = set(self._slots.values())
         self._free = [slot for slot in range(self._slot_count) if slot not in taken]
         self._retired: list[int] = []
-        self._young: dict[Place, tuple[Record, NDArray[np.uint8], float]] = {}
-        self._committed_at = 0.0
         self._unflushed = 0
         self._free_lock = Lock()
         self._lock_fd = lock_fd
@@ -179,21 +177,13 @@ class Journal:
         used: Iterable[Place],
     ) -> None:
         """See `Log.commit`; one write, so that the records of a chain are torn only by power."""
-        now = time.monotonic()
         rows = [(record, NO_PIECE, 0) for record in records]
         if piece is not None:
-            place, pixels = piece
-            if place[0] == 0 and pixels is not None and now - self._committed_at < SOON:
-                self._young[place] = (records[-1], pixels, now)
-            else:
-                rows[-1] = (records[-1], *self._keep(place, pixels))
-        self._committed_at = now
-        consumed = [place for place in used if self._young.pop(place, None) is None]
-        rows += self._grown_up(now - SOON)
+            rows[-1] = (records[-1], *self._keep(*piece))
         self._append(rows)
         self._unflushed += sum(record.length for record in records)
         # only now, for until the records stand the old pieces are what a resume needs
-        for place in consumed:
+        for place in used:
             self._release(place)
         self._flush_if_due()
 
@@ -203,17 +193,6 @@ class Journal:
         for record, slot, piece_checksum in rows:
             packed += pack(record, slot, piece_checksum, position + len(packed))
         self._file.append(bytes(packed))
-
-    def _grown_up(self, before: float) -> list[tuple[Record, int, int]]:
-        """Keep the pieces that have waited since `before`; their records, to be written anew."""
-        rows = []
-        while self._young:
-            place, (record, pixels, since) = next(iter(self._young.items()))
-            if since > before:
-                break
-            del self._young[place]
-            rows.append((record, *self._keep(place, pixels)))
-        return rows
 
     def _keep(self, place: Place, piece: NDArray[np.uint8] | None) -> tuple[int, int]:
         if piece is None:
@@ -264,7 +243,6 @@ class Journal:
         """Make all durable, close, keep."""
         try:
             self.settle()
-            self._append(self._grown_up(time.monotonic()))
             self._flush([])
         finally:
             self._close_files()
