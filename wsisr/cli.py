@@ -229,7 +229,8 @@ def models() -> None:
 @models.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def list_models(as_json: bool) -> None:
-    """List the models that ship with wsisr."""
+    """List the models that ship with wsisr and the weights that measures need."""
+    from wsisr.evaluation.weights import overview
     from wsisr.models.catalogue import shipped_models
 
     found = shipped_models()
@@ -240,6 +241,7 @@ def list_models(as_json: bool) -> None:
         scales = ", ".join(f"{scale:g}" for scale in model.scales)
         size = f"{model.parameters / 1e6:.2f} M parameters, {model.bytes / 2**20:.1f} MiB"
         click.echo(f"{model.name:12}scales {scales:12}{size}")
+    click.echo("\nWeights of `wsisr eval`:\n" + "\n".join(overview()))
 
 
 @models.command()
@@ -256,6 +258,17 @@ def show(name: str, as_json: bool) -> None:
         click.echo("\n".join(as_lines(model)))
         if model.card:
             click.echo("\n" + model.card)
+
+
+@models.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+def fetch(names: tuple[str, ...]) -> None:
+    """Download weights of measures, check them, and put them where `eval` looks."""
+    from wsisr.evaluation import weights
+
+    for name in names:
+        for path in weights.fetch(name).values():
+            click.echo(f"{name}: {path} (licence: {weights.REGISTRY[name].licence})")
 
 
 @cli.command()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from wsisr.evaluation import weights
 from wsisr.evaluation.pixels import Image
+
+# `make test` fetches the small weights into the virtual environment
+os.environ.setdefault(weights.VARIABLE, str(Path(sys.prefix) / "weights"))
 
 
 @pytest.fixture(scope="session")

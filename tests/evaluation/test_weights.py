@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from pathlib import Path
 
@@ -17,13 +18,18 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_missing_weights_say_how_to_get_them_and_stand_in_not_run(store: Path) -> None:
-    with pytest.raises(ModelError, match=r"weights missing: .*pip download --no-deps brisque=="):
+    with pytest.raises(
+        ModelError, match=r"weights missing: .*wsisr models fetch brisque.*--no-deps brisque=="
+    ):
         weights.find("brisque")
     chosen, not_run = metrics.available()
-    assert not {"niqe", "brisque", "st_lpips"} & {metric.name for metric in chosen}
-    for name in ("niqe", "brisque", "st_lpips"):
+    needy = {metric.name for metric in metrics.all_metrics() if metric.weights}
+    assert needy >= {"lpips", "dists", "uni", "plip", "musiq", "clip_iqa", "niqe"}
+    assert not needy & {metric.name for metric in chosen}
+    for name in needy:
         assert not_run[name].startswith("weights missing")
-    assert "musiq" in not_run
+        assert len(not_run[name].splitlines()) == 1
+    assert "no implementation" in not_run["nrqm"]
 
 
 def test_another_file_is_refused(store: Path) -> None:
@@ -34,7 +40,8 @@ def test_another_file_is_refused(store: Path) -> None:
 
 def registered(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     digest = hashlib.sha256(content).hexdigest()
-    entry = weights.Weights("toy", {"a.bin": digest}, "toy==1", {"a.bin": "toy/a.bin"}, "MIT")
+    source = weights.Wheel("toy==1", {"a.bin": "toy/a.bin"})
+    entry = weights.Weights("toy", {"a.bin": digest}, source, "MIT")
     monkeypatch.setitem(weights.REGISTRY, "toy", entry)
 
 
@@ -48,7 +55,7 @@ def test_install_takes_only_the_registered_content(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered(monkeypatch, b"right")
-    with pytest.raises(ModelError, match="holds another"):
+    with pytest.raises(ModelError, match="gave another"):
         weights.install("toy", wheel(tmp_path / "w.whl", b"wrong"))
     with pytest.raises(ModelError, match="is not the wheel of toy==1"):
         weights.install("toy", wheel(tmp_path / "v.whl", b"right", "other/b.bin"))
@@ -63,5 +70,74 @@ def test_install_takes_only_the_registered_content(
 def test_unknown_names_are_refused(store: Path) -> None:
     with pytest.raises(UsageError, match="no weights registered as nope"):
         weights.find("nope")
-    with pytest.raises(UsageError, match="measure musiq: this version"):
-        metrics.available(["musiq"])
+    with pytest.raises(UsageError, match="measure nrqm: this version"):
+        metrics.available(["nrqm"])
+
+
+def test_every_entry_has_a_licence_a_remedy_and_known_files() -> None:
+    for name, entry in weights.REGISTRY.items():
+        assert entry.name == name
+        assert entry.licence
+        assert str(weights.folder(name)) in entry.remedy
+        for expected in entry.files.values():
+            assert expected is None or (len(expected) in (8, 64) and int(expected, 16))
+    used = {needed for metric in metrics.all_metrics() for needed in metric.weights}
+    assert used <= weights.REGISTRY.keys()
+
+
+def test_a_file_without_a_published_digest_is_pinned_at_first_use(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = weights.Weights("toy", {"a.bin": None}, weights.ByHand("a.bin", "make it"), "yours")
+    monkeypatch.setitem(weights.REGISTRY, "toy", entry)
+    assert "make it and put it at" in (weights.missing("toy") or "")
+    (store / "toy").mkdir(parents=True)
+    (store / "toy" / "a.bin").write_bytes(b"first")
+    assert weights.missing("toy") is None
+    digest = hashlib.sha256(b"first").hexdigest()
+    assert digest in caplog.text
+    assert json.loads((store / weights.MANIFEST).read_text()) == {"toy/a.bin": digest}
+    assert weights.digests("toy") == {"toy/a.bin": digest}
+    (store / "toy" / "a.bin").write_bytes(b"second!")
+    assert "not the registered file" in (weights.missing("toy") or "")
+    (store / weights.MANIFEST).write_text("{")
+    assert "repair or delete" in (weights.missing("toy") or "")
+
+
+def test_fetch_checks_what_a_download_brings(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "served.bin").write_bytes(b"right")
+    source = weights.Web("a.bin", (tmp_path / "served.bin").as_uri())
+    digest = hashlib.sha256(b"right").hexdigest()
+    for expected in (digest, digest[:8]):
+        entry = weights.Weights("toy", {"a.bin": expected}, source, "MIT")
+        monkeypatch.setitem(weights.REGISTRY, "toy", entry)
+        assert weights.fetch("toy")["a.bin"].read_bytes() == b"right"
+    (tmp_path / "served.bin").write_bytes(b"wrong")
+    assert weights.fetch("toy")["a.bin"].read_bytes() == b"right"  # what is there stays
+    (store / "toy" / "a.bin").unlink()
+    with pytest.raises(ModelError, match=r"another a\.bin; download file:"):
+        weights.fetch("toy")
+    (tmp_path / "served.bin").unlink()
+    with pytest.raises(ModelError, match=r"cannot be reached: .*; download file:.* put it at"):
+        weights.fetch("toy")
+    assert not (store / "toy" / "a.bin").exists()
+
+
+def test_the_command_line_lists_and_fetches(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from wsisr.cli import cli
+
+    entry = weights.Weights("toy", {"a.bin": None}, weights.ByHand("a.bin", "make it"), "yours")
+    monkeypatch.setitem(weights.REGISTRY, "toy", entry)
+    listed = CliRunner().invoke(cli, ["models", "list"])
+    assert "toy" in listed.output
+    assert "missing" in listed.output
+    fetched = CliRunner().invoke(cli, ["models", "fetch", "toy"])
+    assert isinstance(fetched.exception, ModelError)
+    (store / "toy").mkdir(parents=True)
+    (store / "toy" / "a.bin").write_bytes(b"mine")
+    fetched = CliRunner().invoke(cli, ["models", "fetch", "toy"])
+    assert fetched.output.startswith(f"toy: {store / 'toy' / 'a.bin'}")

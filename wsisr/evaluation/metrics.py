@@ -137,8 +137,8 @@ class Metric:
     convention: str
     compute: Callable[[Sample], float]
     needs: frozenset[Need] = frozenset({"hr"})
-    missing: Callable[[], str | None] = lambda: None
-    """Returns why the measure cannot run here (with the remedy), or None."""
+    weights: tuple[str, ...] = ()
+    """Entries of `weights.REGISTRY` that it needs."""
     weight: Callable[[Sample], float] = lambda _: 1.0
     """Returns what the tile counts in a mean: nuclear measures count nuclei, not tiles."""
 
@@ -162,7 +162,7 @@ def available(only: Sequence[str] | None = None) -> tuple[list[Metric], dict[str
         raise UsageError(f"unknown measure {', '.join(unknown)}; known: {', '.join(table)}")
     chosen, not_run = [], {}
     for name in only or table:
-        reason = table[name].missing()
+        reason = weights.missing(*table[name].weights)
         if reason is None:
             chosen.append(table[name])
         else:
@@ -203,7 +203,12 @@ def conventions(chosen: Iterable[Metric]) -> dict[str, str]:
         "images are 8-bit RGB; LR test tiles are area averages rounded to 8 bit; bicubic is "
         "a = -0.75, rounded to 8 bit; infinite and undefined values are null in JSON"
     )
-    return {"all": shared, **{metric.name: metric.convention for metric in chosen}}
+    return {"all": shared, **{metric.name: _convention(metric) for metric in chosen}}
+
+
+def _convention(metric: Metric) -> str:
+    files = weights.digests(*metric.weights)
+    return "; ".join([metric.convention, *(f"{f} SHA-256 {hash}" for f, hash in files.items())])
 
 
 def to_json(value: object) -> str:
@@ -247,22 +252,127 @@ _PIXEL = (
 )
 
 
+# torch takes seconds to import, and most runs have no use for it: the modules of learned measures
+# are imported when the first of them runs
+
+
 def _st_lpips(sample: Sample) -> float:
-    # torch takes seconds to import, and most runs have no use for it
     from wsisr.evaluation.perceptual import st_lpips
 
     return st_lpips(sample.sr, sample.reference)
 
 
+def _lpips(sample: Sample) -> float:
+    from wsisr.evaluation.perceptual import lpips
+
+    return lpips(sample.sr, sample.reference)
+
+
+def _dists(sample: Sample) -> float:
+    from wsisr.evaluation.perceptual import dists
+
+    return dists(sample.sr, sample.reference)
+
+
+def _clip_iqa(sample: Sample, kind: str | None = None) -> float:
+    from wsisr.evaluation.clip_iqa import clip_iqa
+
+    return clip_iqa(sample.sr, kind)
+
+
+def _musiq(sample: Sample) -> float:
+    from wsisr.evaluation.musiq import musiq
+
+    return musiq(sample.sr)
+
+
+def _similarity(sample: Sample, model: str) -> float:
+    from wsisr.evaluation.embedding import similarity
+
+    return similarity(sample.sr, sample.reference, model)
+
+
 _ALONE: frozenset[Need] = frozenset()
 _LEARNED = (
+    Metric(
+        "lpips",
+        "LPIPS",
+        "lower",
+        "version 0.1, AlexNet of torchvision, input scaled to -1..1, float32",
+        _lpips,
+        weights=("lpips", "alexnet"),
+    ),
     Metric(
         "st_lpips",
         "ST-LPIPS",
         "lower",
-        "shift-tolerant LPIPS, AlexNet, weights vST0.0, input scaled to -1..1, float32 on the CPU",
+        "shift-tolerant LPIPS, AlexNet, weights vST0.0, input scaled to -1..1, float32",
         _st_lpips,
-        missing=lambda: weights.missing("st_lpips"),
+        weights=("st_lpips",),
+    ),
+    Metric(
+        "dists",
+        "DISTS",
+        "lower",
+        "VGG16 of torchvision with Hann pooling, published weights, full size (not reduced to "
+        "256 px), float32",
+        _dists,
+        weights=("dists", "vgg16"),
+    ),
+    Metric(
+        "uni",
+        "UNI cosine",
+        "higher",
+        "cosine of the class tokens of SR and HR, each reduced to 224 px by an antialiased "
+        "bilinear filter, ImageNet mean and deviation, float32",
+        lambda s: _similarity(s, "uni"),
+        weights=("uni",),
+    ),
+    Metric(
+        "plip",
+        "PLIP cosine",
+        "higher",
+        "cosine of the projected image vectors of SR and HR, each reduced to 224 px by an "
+        "antialiased bicubic filter, CLIP mean and deviation, float32",
+        lambda s: _similarity(s, "plip"),
+        weights=("plip",),
+    ),
+    Metric(
+        "clip_iqa",
+        "CLIP-IQA",
+        "higher",
+        "CLIP RN50 without positional embedding, full size, `Good photo.` against `Bad photo.`, "
+        "0..1, float32",
+        _clip_iqa,
+        _ALONE,
+        ("clip_rn50",),
+    ),
+    Metric(
+        "clip_iqa_boxblur",
+        "CLIP-IQA (boxblur)",
+        "higher",
+        "as clip_iqa with prompts learnt on box-blurred histology, 0..1",
+        lambda s: _clip_iqa(s, "boxblur"),
+        _ALONE,
+        ("clip_rn50", "clip_iqa_boxblur"),
+    ),
+    Metric(
+        "clip_iqa_gaussian",
+        "CLIP-IQA (Gaussian)",
+        "higher",
+        "as clip_iqa with prompts learnt on Gaussian-blurred histology, 0..1",
+        lambda s: _clip_iqa(s, "gaussian"),
+        _ALONE,
+        ("clip_rn50", "clip_iqa_gaussian"),
+    ),
+    Metric(
+        "musiq",
+        "MUSIQ",
+        "higher",
+        "KonIQ-10k weights, three scales (full size, 384, 224 px), float32",
+        _musiq,
+        _ALONE,
+        ("musiq",),
     ),
     Metric(
         "niqe",
@@ -272,7 +382,7 @@ _LEARNED = (
         "places have no sign",
         lambda s: naturalness.niqe(s.sr),
         _ALONE,
-        lambda: weights.missing("niqe"),
+        ("niqe",),
     ),
     Metric(
         "brisque",
@@ -281,7 +391,7 @@ _LEARNED = (
         "published support vectors, grey 0..1, zero-padded 7x7 window, as the package brisque",
         lambda s: naturalness.brisque(s.sr),
         _ALONE,
-        lambda: weights.missing("brisque"),
+        ("brisque",),
     ),
     Metric(
         "sharpness",
@@ -301,10 +411,10 @@ _LEARNED = (
         _ALONE,
     ),
 )
-NOT_BUILT = dict.fromkeys(
-    ("lpips", "dists", "clip_iqa", "musiq", "nrqm", "uni", "plip"),
-    "this version of wsisr has no implementation of it",
-)
+NOT_BUILT = {
+    "nrqm": "this version of wsisr has no implementation of it: its features are defined only by "
+    "MATLAB code whose results cannot be checked here"
+}
 """Measures of the field that a report names as absent, so that their lack is seen."""
 _NUCLEI = ClassicalSegmenter().convention
 _NUCLEAR = (

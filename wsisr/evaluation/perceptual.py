@@ -1,51 +1,123 @@
-"""ST-LPIPS: perceptual distance that tolerates small shifts (Ghildyal and Liu 2022).
+"""Perceptual distances: LPIPS, ST-LPIPS and DISTS, on the CPU in float32.
 
-An AlexNet whose strides are blurred subsampling, five levels of features, unit length along
-channels, squared differences weighed by learnt 1x1 weights, means over places summed.
+LPIPS (Zhang et al. 2018): five levels of AlexNet's features, unit length along channels, squared
+differences weighed by learnt 1x1 weights, means over places summed. ST-LPIPS (Ghildyal and Liu
+2022) is the same on an AlexNet whose strides are blurred subsampling, and so tolerates small
+shifts. DISTS (Ding et al. 2020) compares the means (texture) and the covariance (structure) of
+the channels of a VGG16 and of the image itself, weighed by learnt weights.
 """
 
 from __future__ import annotations
 
-import pickle
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from wsisr.errors import ModelError
 from wsisr.evaluation import weights
+from wsisr.evaluation.networks.states import State, load_state
+from wsisr.evaluation.networks.vgg import alexnet_levels, vgg16_levels
 from wsisr.evaluation.pixels import Image, check_pair
 
-State = dict[str, torch.Tensor]
+LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+"""Of input scaled to -1..1."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DISTS_FLOOR = 1e-6
+
+_load = lru_cache(maxsize=8)(load_state)
+
+
+def lpips(sr: Image, hr: Image) -> float:
+    """Return LPIPS 0.1 (AlexNet) of two (h, w, 3) uint8 RGB images; 0 for equal ones.
+
+    Raises `ModelError` where the weights are missing or wrong, `UsageError` where sizes differ.
+    """
+    check_pair(sr, hr)
+    heads, backbone = _state("lpips", "alex.pth"), _state("alexnet", "alexnet.pth")
+    with torch.inference_mode():
+        own, reference = (
+            alexnet_levels(_normalized(_pixels(x) * 2 - 1, LPIPS_SHIFT, LPIPS_SCALE), backbone)
+            for x in (sr, hr)
+        )
+        return _summed_distance(own, reference, heads)
 
 
 def st_lpips(sr: Image, hr: Image) -> float:
     """Return ST-LPIPS (AlexNet) of two (h, w, 3) uint8 RGB images; 0 for equal ones.
 
-    Runs on the CPU in float32. Raises `ModelError` where the weights are missing or wrong,
-    `UsageError` where sizes differ.
+    Raises `ModelError` where the weights are missing or wrong, `UsageError` where sizes differ.
     """
     check_pair(sr, hr)
-    state = _load(weights.find("st_lpips")["alex_shift_tolerant.pth"])
+    state = _state("st_lpips", "alex_shift_tolerant.pth")
     with torch.inference_mode():
-        levels = zip(_features(sr, state), _features(hr, state), strict=True)
-        distance = torch.zeros(())
-        for number, (own, reference) in enumerate(levels):
-            difference = (_unit(own) - _unit(reference)) ** 2
-            weighed = F.conv2d(difference, state[f"lin{number}.model.1.weight"])
-            distance = distance + weighed.mean()
+        return _summed_distance(_blurred_levels(sr, state), _blurred_levels(hr, state), state)
+
+
+def dists(sr: Image, hr: Image) -> float:
+    """Return DISTS of two (h, w, 3) uint8 RGB images at their full size; 0 for equal ones.
+
+    Raises `ModelError` where the weights are missing or wrong, `UsageError` where sizes differ.
+    """
+    check_pair(sr, hr)
+    learnt, backbone = _state("dists", "weights.pt"), _state("vgg16", "vgg16.pth")
+    with torch.inference_mode():
+        own, reference = (
+            [x, *vgg16_levels(_normalized(x, IMAGENET_MEAN, IMAGENET_STD), backbone)]
+            for x in (_pixels(sr), _pixels(hr))
+        )
+        similarities = [_similarities(a, b) for a, b in zip(own, reference, strict=True)]
+        texture, structure = (torch.cat(parts) for parts in zip(*similarities, strict=True))
+        alpha, beta = learnt["alpha"].flatten(), learnt["beta"].flatten()
+        total = (alpha @ texture + beta @ structure) / (alpha.sum() + beta.sum())
+    return float(1 - total)
+
+
+def _state(name: str, file: str) -> State:
+    return _load(weights.find(name)[file])
+
+
+def _pixels(image: Image) -> Tensor:
+    """Return (1, 3, h, w) float32, 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255.0
+
+
+def _normalized(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    return (x - x.new_tensor(mean).view(3, 1, 1)) / x.new_tensor(std).view(3, 1, 1)
+
+
+def _summed_distance(own: list[Tensor], reference: list[Tensor], heads: State) -> float:
+    distance = torch.zeros(())
+    for number, (a, b) in enumerate(zip(own, reference, strict=True)):
+        weighed = F.conv2d((_unit(a) - _unit(b)) ** 2, heads[f"lin{number}.model.1.weight"])
+        distance = distance + weighed.mean()
     return float(distance)
 
 
-def _features(image: Image, state: State) -> list[torch.Tensor]:
-    def conv(x: torch.Tensor, name: str, padding: int) -> torch.Tensor:
+def _unit(x: Tensor) -> Tensor:
+    return x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+
+
+def _similarities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the similarity of means and of variation, one value a channel each."""
+    a, b = a[0].flatten(1), b[0].flatten(1)
+    mean_a, mean_b = a.mean(dim=1), b.mean(dim=1)
+    covariance = (a * b).mean(dim=1) - mean_a * mean_b
+    variances = a.var(dim=1, correction=0) + b.var(dim=1, correction=0)
+    texture = (2 * mean_a * mean_b + DISTS_FLOOR) / (mean_a**2 + mean_b**2 + DISTS_FLOOR)
+    return texture, (2 * covariance + DISTS_FLOOR) / (variances + DISTS_FLOOR)
+
+
+def _blurred_levels(image: Image, state: State) -> list[Tensor]:
+    """Return the levels of the AlexNet with blurred subsampling."""
+
+    def conv(x: Tensor, name: str, padding: int) -> Tensor:
         layer = f"net.{name}"
         return F.conv2d(x, state[f"{layer}.weight"], state[f"{layer}.bias"], padding=padding)
 
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-    x = (pixels / 127.5 - 1 - state["scaling_layer.shift"]) / state["scaling_layer.scale"]
+    x = _pixels(image) * 2 - 1
+    x = (x - state["scaling_layer.shift"]) / state["scaling_layer.scale"]
     levels = [F.relu(_blurred(conv(x, "slice1.0", 2)))]
     for name, padding in (("slice2.5", 2), ("slice3.9", 1)):
         pooled = _blurred(F.max_pool2d(levels[-1], 3, stride=1))
@@ -55,21 +127,8 @@ def _features(image: Image, state: State) -> list[torch.Tensor]:
     return levels
 
 
-def _blurred(x: torch.Tensor) -> torch.Tensor:
+def _blurred(x: Tensor) -> Tensor:
     """Return every second sample after a 1-2-1 blur, borders reflected by two."""
     taps = torch.tensor([1.0, 2.0, 1.0]) / 4
     kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=x.shape[1])
-
-
-def _unit(x: torch.Tensor) -> torch.Tensor:
-    return x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
-
-
-@lru_cache(maxsize=2)
-def _load(path: Path) -> State:
-    try:
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{path} cannot be read as plain weights: {error}") from error
-    return state
