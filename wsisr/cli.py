@@ -126,8 +126,8 @@ def upscale(source: Path, output: Path, as_json: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--mpp", type=float, help="um/px of IN, where it records none.")
-@click.option("--magnification", type=float, help="Of IN, instead.")
+@click.option("--input-mpp", "--mpp", "mpp", type=float, help="um/px of IN, if not recorded.")
+@click.option("--input-mag", "--magnification", "magnification", type=float, help="It instead.")
 @click.option("--tile", type=int, default=512, show_default=True)
 @click.option(
     "--compression",
@@ -143,6 +143,13 @@ def upscale(source: Path, output: Path, as_json: bool, **options: Any) -> None:
 @click.option("--zarr-version", type=click.Choice(["0.4", "0.5"]), default="0.4", show_default=True)
 @click.option("--associated", is_flag=True, help="Carry label and macro (patient data).")
 @click.option("--reencode", is_flag=True, help="Do not copy JPEG tiles as they are.")
+@click.option(
+    "--on-tile-error",
+    type=click.Choice(["fail", "blank"]),
+    default="fail",
+    show_default=True,
+    help="Damaged tiles of IN: stop, or leave them blank and list them.",
+)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace an existing OUT and start anew.")
 @click.option(
@@ -153,7 +160,13 @@ def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Convert a slide to OME-TIFF or OME-Zarr without a model."""
     from wsisr.convert import convert as run
 
-    result = run(source, output, **options)
+    with tqdm(unit="tile", disable=None, file=sys.stderr) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = run(source, output, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), default=str))
     else:

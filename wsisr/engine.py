@@ -41,6 +41,7 @@ from wsisr.plan import (
 )
 from wsisr.pyramid import PyramidSpec, PyramidWriter, open_writer
 from wsisr.slides import View, open_slide, select_view
+from wsisr.slides.digest import file_sha256
 from wsisr.stream import Prefetch, Stopwatch
 from wsisr.tissue import TissueMask, load_mask, tissue_mask
 
@@ -524,17 +525,6 @@ def default_batch(device: torch.device) -> int:
         return 1
     memory = torch.cuda.get_device_properties(device).total_memory
     return int(max(1, min(32, memory // 4 // int(1.5 * 2**30))))
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder in the order of their names."""
-    digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in files:
-        with file.open("rb") as handle:
-            while block := handle.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def peak_rss_mb() -> float:

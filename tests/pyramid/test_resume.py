@@ -222,6 +222,20 @@ def test_another_run_is_refused_with_the_reason(tmp_path: Path) -> None:
         open_writer(out, small(), fingerprint="something else")
     with pytest.raises(UsageError, match="unfinished run"):
         open_writer(out, small())
+    made = {"input": {"sha256": "a"}, "seed": 0}
+    other = tmp_path / "other.ome.tif"
+    with (
+        suppress(InterruptedRunError),
+        open_writer(other, small(provenance=made), fingerprint="0") as writer,
+    ):
+        feed(writer, pixels, places(writer.spec)[:9])
+        raise InterruptedRunError
+    for change, reason in (
+        ({**made, "seed": 1}, r"\(seed 0, now 1\)"),
+        ({**made, "input": {"sha256": "b"}}, 'input.sha256 "a", now "b"'),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            open_writer(other, small(provenance=change), fingerprint="1")
     # a refusal harms nothing
     assert complete(out, small(), pixels) == len(places(small())) - 10
 

@@ -4,16 +4,17 @@ Two files stand beside `<OUT>.partial`. `<OUT>.journal` is a header (what is bei
 fingerprint of what makes it) and one record a stored tile, appended after the tile's bytes, with
 their checksum and its own. `<OUT>.pieces` is a file of equal slots that hold the pieces of
 incomplete tiles as they are before encoding, because a level made from decoded JPEG would differ
-from one made without interruption. A slot is used again once the tile above is recorded. Every stored
-tile is recorded with its piece at once, however soon the tile above may follow: a producer that
-pauses after a burst would otherwise leave the burst unrecorded, and copying a piece costs a fiftieth
-of encoding its tile.
+from one made without interruption. A slot is used again once the tile above is recorded. Every
+stored tile is recorded with its piece at once, however soon the tile above may follow: a producer
+that pauses after a burst would otherwise leave the burst unrecorded, and copying a piece costs a
+fiftieth of encoding its tile.
 
 What is durable when: after `kill -9` every tile that a worker has finished is there, for the page
-cache outlives the process; those in the workers' hands or queue are lost. Against power loss, the data, the pieces and the journal are flushed (`fdatasync`) in the
-background every five seconds, or sooner after 16 MB or when 64 slots wait to be used again; slots
-that stand for more than one tile wait for that flush, so a power loss costs the tiles since the
-last one and no more. A resume checks every checksum, and takes nothing on trust.
+cache outlives the process; those in the workers' hands or queue are lost. Against power loss, the
+data, the pieces and the journal are flushed (`fdatasync`) in the background every five seconds, or
+sooner after 16 MB or when 64 slots wait to be used again; slots that stand for more than one tile
+wait for that flush, so a power loss costs the tiles since the last one and no more. A resume checks
+every checksum, and takes nothing on trust.
 """
 
 from __future__ import annotations
@@ -80,7 +81,15 @@ def describe(spec: PyramidSpec, kind: str, fingerprint: str) -> dict[str, Any]:
     plain["icc_profile"] = sha256(spec.icc_profile or b"").hexdigest()
     plain["background"] = list(spec.background)
     plain["associated"] = sorted(spec.associated)
-    return {"journal": 1, "format": kind, "fingerprint": fingerprint, "spec": plain}
+    # told apart by the fingerprint; kept to say what differs
+    made_by = json.loads(json.dumps(dict(spec.provenance), default=str))
+    return {
+        "journal": 1,
+        "format": kind,
+        "fingerprint": fingerprint,
+        "made_by": made_by,
+        "spec": plain,
+    }
 
 
 class Log(Protocol):
@@ -367,6 +376,26 @@ def check_match(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Non
             values = f"{old.get(key)}, now {new[key]}"
             raise UsageError(f"{out}: the unfinished run has {key} {values}; {remedy}")
     if found.get("fingerprint") != wanted["fingerprint"]:
+        changes = "; ".join(differences(found.get("made_by"), wanted["made_by"])[:3])
         raise UsageError(
-            f"{out}: the unfinished run was of another input, model or settings; {remedy}"
+            f"{out}: the unfinished run was of another input, model or settings"
+            f"{f' ({changes})' if changes else ''}; {remedy}"
         )
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """What differs between two JSON values, a text for each entry."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            text
+            for key in sorted({*old, *new})
+            for text in differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        ]
+    if old == new:
+        return []
+    return [f"{name} {_short(old)}, now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 24 else text[:20] + "..."

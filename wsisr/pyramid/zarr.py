@@ -32,6 +32,8 @@ from wsisr.pyramid.levels import EMPTY, Place, TileIndex
 from wsisr.pyramid.metadata import ome_xml
 from wsisr.pyramid.spec import PyramidSpec
 
+ICC_PROFILE = Path("OME") / "profile.icc"
+"""NGFF has no place for a colour profile; beside the OME-XML it harms nobody, and is not lost."""
 AXES = (
     {"name": "t", "type": "time"},
     {"name": "c", "type": "channel"},
@@ -155,6 +157,8 @@ class ZarrSink:
             _write_metadata(self._partial, self._spec, self._fill)
             xml = self._partial / "OME" / "METADATA.ome.xml"
             xml.write_text(ome_xml(self._spec, tiff=False), encoding="utf-8")
+            if self._spec.icc_profile:
+                (self._partial / ICC_PROFILE).write_bytes(self._spec.icc_profile)
             self._touched.update(p for p in self._partial.rglob("*") if _is_metadata(p))
         self.sync()
         with os_errors(self._path):
@@ -227,7 +231,8 @@ def _stored(index: TileIndex) -> Iterator[tuple[Place, int, int]]:
 
 
 def _is_metadata(path: Path) -> bool:
-    return path.name in (".zgroup", ".zattrs", ".zarray", "zarr.json", "METADATA.ome.xml")
+    names = (".zgroup", ".zattrs", ".zarray", "zarr.json", "METADATA.ome.xml", "profile.icc")
+    return path.name in names
 
 
 def _zarr() -> Any:

@@ -48,9 +48,11 @@ def open_zarr(path: Path) -> StoredSlide:
             f"{path} is not an OME-Zarr image that can be understood ({type(error).__name__}); "
             "check that the folder is complete"
         ) from error
+    profile = path / "OME" / "profile.icc"
     info = SlideInfo(
         vendor="ome-zarr",
         mpp=mpp,
+        icc_profile=profile.read_bytes() if profile.is_file() else None,
         magnification=magnification(path),
         properties={"ome-zarr.multiscales": json.dumps(multiscale)},
     )
