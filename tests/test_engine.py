@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from PIL import Image
 
 from tests.models.conftest import model_folder  # noqa: F401  (a fixture)
 from wsisr import engine
-from wsisr.engine import Job, default_batch, upscale
+from wsisr.engine import Job, Missing, default_batch, upscale
 from wsisr.errors import ModelError, OutputError, SlideError, UsageError
-from wsisr.plan import Rect
+from wsisr.plan import Rect, Window
+from wsisr.pyramid import PyramidSpec
 
 
 def tissue_like(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -320,6 +322,78 @@ def test_damaged_tiles_stop_the_run_or_are_listed(tmp_path: Path) -> None:
     xml = tifffile.TiffFile(result.output).ome_metadata
     assert xml is not None
     assert '"unreadable_tiles": [["level 0", 1, 1]]' in xml.replace("&quot;", '"')
+
+
+class StoppedError(Exception):
+    pass
+
+
+def interrupted(run: Job, after: int) -> None:
+    """Start a job and fail once `after` windows are done."""
+
+    def stop(done: int, total: int) -> None:
+        if done == after:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        upscale(run, stop)
+
+
+@pytest.mark.parametrize("after", [3, 9, 16, 24])
+def test_a_resumed_run_computes_only_what_is_missing(
+    slide: Path,
+    model_folder: Path,  # noqa: F811
+    after: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Windows over finished tiles are not computed again, and the pixels are those of one run."""
+    # the output's tiles are as small as the windows, so that rows of tiles are begun and not done
+    monkeypatch.setattr(engine, "PyramidSpec", partial(PyramidSpec, tile=128))
+    settings = {"model": str(model_folder), "tissue": "off"}
+    whole = upscale(job(slide, output=slide.with_name("whole.ome.tif"), **settings))
+    interrupted(job(slide, **settings), after)
+    rest = upscale(job(slide, **settings))
+    np.testing.assert_array_equal(level0(Path(rest.output)), level0(Path(whole.output)))
+    assert rest.sha256_pixels is None or not rest.resumed_tiles
+    # a window is done when the tiles it completes are given; those it shares are made anew
+    assert rest.tissue_tiles <= whole.tissue_tiles
+    if after >= 9:
+        assert rest.resumed_tiles > 0
+        assert rest.tissue_tiles <= whole.tissue_tiles - rest.resumed_tiles // 2
+
+
+def test_damage_is_listed_whole_after_an_interruption(tmp_path: Path) -> None:
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, tissue_like(256, 192), photometric="rgb", tile=(64, 64), compression=8)
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[0].dataoffsets[0]
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\0" * 40)
+    run = job(path, tissue="off", on_tile_error="blank")
+    interrupted(run, 80)
+    result = upscale(run)
+    assert result.resumed_tiles > 0
+    assert result.unreadable_tiles == 1
+
+
+@given(
+    x=st.integers(0, 300),
+    y=st.integers(0, 300),
+    seed=st.integers(0, 99),
+    column=st.integers(0, 9),
+    row=st.integers(0, 9),
+)
+def test_a_window_is_needed_where_an_unwritten_tile_lies_under_it(
+    x: int, y: int, seed: int, column: int, row: int
+) -> None:
+    done = np.random.default_rng(seed).random((4, 5)) < 0.7
+    missing = Missing(Rect(x, y, 5 * 64 - 7, 4 * 64 - 9), 64, done)
+    window = Window(row, column, column * 48, row * 48)
+    pixels = np.zeros((900, 900), bool)
+    pixels[y : y + 256, x : x + 320] = np.kron(~done, np.ones((64, 64), bool))
+    side = slice(window.y, window.y + 80), slice(window.x, window.x + 80)
+    assert missing.needs(window, 80) == pixels[side].any()
 
 
 def test_the_mask_is_written_for_qupath(slide: Path) -> None:

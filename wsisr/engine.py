@@ -112,7 +112,7 @@ class Result:
     `seconds_by_stage` counts how long each stage was busy; stages overlap, so the sum can exceed
     `seconds`. `sha256_pixels` is over the level-0 pixels before lossy coding, top to bottom; None
     where a run was resumed, since the pixels of the tiles written before are gone. `resumed_rows`:
-    rows of tiles taken over from the interrupted run.
+    rows of tiles taken over whole from the interrupted run; `resumed_tiles`: tiles in all.
     """
 
     output: str
@@ -131,6 +131,7 @@ class Result:
     peak_rss_mb: float
     sha256_pixels: str | None
     resumed_rows: int = 0
+    resumed_tiles: int = 0
     unreadable_tiles: int = 0
 
 
@@ -150,6 +151,35 @@ class ReadWindow:
     window: Window
     glass: Pixels | None
     tissue: WindowInput | None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What of a pyramid an interrupted run has left to do.
+
+    Attributes:
+        region: the pyramid's place on the window grid, output px.
+        tile: side of the pyramid's tiles.
+        done: bool (rows, columns) of tiles.
+    """
+
+    region: Rect
+    tile: int
+    done: NDArray[np.bool_]
+
+    @property
+    def rows_done(self) -> int:
+        """Rows of tiles, from the top, that are written whole; never the last."""
+        whole = np.all(self.done[:-1], axis=1, keepdims=True)
+        return int(np.argmin(whole)) if not whole.all() else len(whole)
+
+    def needs(self, window: Window, side: int) -> bool:
+        """Whether a window of that side reaches into a tile that is not written."""
+        rows, columns = (
+            slice(max(0, start // self.tile), max(0, -(-(start + side) // self.tile)))
+            for start in (window.y - self.region.y, window.x - self.region.x)
+        )
+        return not self.done[rows, columns].all()
 
 
 class Readable(Protocol):
@@ -203,17 +233,22 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
             )
         )
         stack.push(partial(discard_after_mistake, writer))
-        rows_done = finished_rows(writer, spec)
+        missing = find_missing(writer, plan)
+        rows_done, resumed_tiles = missing.rows_done, int(np.count_nonzero(missing.done))
         rest = remaining(plan, rows_done * spec.tile)
         batch = job.batch or default_batch(model.device)
         reading = stack.enter_context(
-            Prefetch(read_windows(rest, view, tissue, clock), QUEUED_BATCHES * batch, "read")
+            Prefetch(
+                read_windows(rest, view, tissue, missing, clock), QUEUED_BATCHES * batch, "read"
+            )
         )
         images = stack.enter_context(
             Prefetch(run_model(reading, model, batch, clock), QUEUED_BATCHES * batch, "model")
         )
         band = Band(rest.region, spec.tile)
         tissue_tiles = write_windows(rest, images, band, writer, rows_done, clock, progress)
+        if unreadable is not None:
+            find_damage(plan, view, missing)
         # known only now; the metadata are written last
         provenance["unreadable_tiles"] = sorted(unreadable or ())
         with clock("finishing"):
@@ -235,8 +270,9 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
         seconds=round(time.monotonic() - began, 3),
         seconds_by_stage={k: round(v, 3) for k, v in sorted(clock.seconds.items())},
         peak_rss_mb=peak_rss_mb(),
-        sha256_pixels=None if rows_done else band.sha256(),
+        sha256_pixels=None if resumed_tiles else band.sha256(),
         resumed_rows=rows_done,
+        resumed_tiles=resumed_tiles,
         unreadable_tiles=len(unreadable or ()),
     )
 
@@ -373,13 +409,29 @@ def describe_output(
 
 
 def read_windows(
-    plan: Plan, view: View, tissue: TissueMask | None, clock: Stopwatch
+    plan: Plan, view: View, tissue: TissueMask | None, missing: Missing, clock: Stopwatch
 ) -> Iterator[ReadWindow]:
-    """Read the low-resolution pixels under each window, in the plan's order."""
+    """Read the low-resolution pixels under each window, in the plan's order.
+
+    A window that reaches into finished tiles alone is black: nothing is made of its pixels.
+    """
+    unused = np.broadcast_to(np.uint8(0), (plan.tile, plan.tile, 3))
     for window in plan.windows():
-        with clock("reading"):
-            item = read_window(plan, view, tissue, window)
-        yield item
+        if missing.needs(window, plan.tile):
+            with clock("reading"):
+                item = read_window(plan, view, tissue, window)
+            yield item
+        else:
+            yield ReadWindow(window, unused, None)
+
+
+def find_damage(plan: Plan, view: View, missing: Missing) -> None:
+    """Read what this run had no need of, so that the slide notes the damaged tiles there too."""
+    for window in plan.windows():
+        if not missing.needs(window, plan.tile):
+            left, right = plan.view_span(window.x, plan.columns)
+            top, bottom = plan.view_span(window.y, plan.rows)
+            view.read(left, top, right - left, bottom - top)
 
 
 def read_window(
@@ -466,13 +518,11 @@ def discard_after_mistake(
         writer.abort(keep=False)
 
 
-def finished_rows(writer: PyramidWriter, spec: PyramidSpec) -> int:
-    """Rows of tiles, from the top, that an interrupted run has written whole; never the last."""
-    rows, columns = spec.grid(0)
-    for row in range(rows - 1):
-        if not all(writer.done(row, column) for column in range(columns)):
-            return row
-    return rows - 1
+def find_missing(writer: PyramidWriter, plan: Plan) -> Missing:
+    """What the writer, which may go on from an interrupted run, lacks."""
+    rows, columns = writer.spec.grid(0)
+    done = [[writer.done(row, column) for column in range(columns)] for row in range(rows)]
+    return Missing(plan.region, writer.spec.tile, np.array(done, bool))
 
 
 def remaining(plan: Plan, rows: int) -> Plan:
