@@ -58,6 +58,7 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--level", type=int, metavar="L", help="Its pyramid level instead.")
 @click.option("--region", type=RegionType(), help="Part of IN in level-0 px. [default: all]")
 @click.option("--model", default="tiny", show_default=True, help="Name or folder.")
+@click.option("--base", help="Stable Diffusion 2.1 for a model without: folder, file or hub id.")
 @click.option("--steps", type=int, help="Denoising steps. [default: the model's]")
 @click.option("--sampler", help="spaced-ddpm, ddim or dpm-solver++. [default: the model's]")
 @click.option("--tile", type=int, default=512, show_default=True, help="Window side, output px.")
@@ -282,6 +283,31 @@ def fetch(names: tuple[str, ...]) -> None:
     for name in names:
         for path in weights.fetch(name).values():
             click.echo(f"{name}: {path} (licence: {weights.REGISTRY[name].licence})")
+
+
+@models.command(name="convert")
+@click.argument(
+    "checkpoints", metavar="CKPT...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--name", help="Of the model. [default: OUT's]")
+@click.option(
+    "--prediction",
+    type=click.Choice(["epsilon", "v"]),
+    default="epsilon",
+    show_default=True,
+    help="What the network was trained to predict; v for DiffBIR v2.1.",
+)
+@click.option("--zero-snr", is_flag=True, help="Noise schedule that ends without signal (v2.1).")
+@click.option("--base", help="Stable Diffusion 2.1: folder, .safetensors or hub id.")
+@click.option("--half", is_flag=True, help="Store weights in half precision.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing OUT.")
+def convert_model(checkpoints: tuple[Path, ...], output: Path, **options: Any) -> None:
+    """Make published checkpoints (DiffBIR: full, stage 1, ControlNet) into the model folder OUT."""
+    from wsisr.models.conversion import convert as run
+
+    report = run(checkpoints, output, **options)
+    click.echo("\n".join([f"{output}:", *report.lines()]), err=True)
 
 
 @cli.command()

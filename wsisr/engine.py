@@ -64,6 +64,7 @@ class Job:
         input_mag, input_mpp, level: which resolution of the input to upscale.
         region: x, y, width, height in level-0 px of the input; None is the whole slide.
         model: name or folder. settings: overrides of the model's own settings.
+        base: where a model without UNet and autoencoder takes them from; None is its own base.
         tile, overlap: window side and overlap in output px.
         batch: windows computed at once; None picks by the device.
         device: torch device; None is the first GPU and else the CPU.
@@ -86,6 +87,7 @@ class Job:
     level: int | None = None
     region: Rect | None = None
     model: str = "tiny"
+    base: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     tile: int = 512
     overlap: int = 64
@@ -218,7 +220,9 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
         view = select_view(slide, input_mag=job.input_mag, input_mpp=job.input_mpp, level=job.level)
         resolution = find_resolution(job, view)
         plan = plan_run(job, view, resolution.scale)
-        model = load_upscaler(job.model, device=pick_device(job.device), settings=job.settings)
+        model = load_upscaler(
+            job.model, device=pick_device(job.device), settings=job.settings, base=job.base
+        )
         tissue = find_tissue(job, view)
         provenance = describe_run(job, view, plan, resolution, model)
         spec = describe_output(job, view, plan, resolution, provenance)

@@ -7,14 +7,12 @@
     controlnet/   config.json, *.safetensors
     prompt/       prompt.safetensors             the blank prompt's embedding
 
-A folder with `restoration` alone is a stage-1 model. Weights are loaded strictly: a missing,
-unexpected or wrong-shaped tensor is an error, never a randomly initialised layer.
+A folder with `restoration` alone is a stage-1 model. One with `restoration` and `controlnet` takes
+what it lacks of `unet`, `vae` and `prompt` from its base, a published Stable Diffusion 2.1.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -22,14 +20,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wsisr.errors import ModelError, UsageError
+from wsisr.models.base import DEFAULT_BASE, Base, load_base
+from wsisr.models.checkpoint import PICKLES
 from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet, Vae
 from wsisr.models.dualstage import DualStage, SecondStage, Settings
+from wsisr.models.parts import PART_CLASSES, SECOND_STAGE, load_module, load_state
 from wsisr.models.restoration import SwinIR
 from wsisr.models.sampling import make_schedule
 from wsisr.models.windows import Bicubic, Upscaler
@@ -38,15 +38,6 @@ FORMAT = "wsisr-model"
 VERSION = 1
 SHIPPED = {"tiny": Path(__file__).parent / "weights" / "tiny"}
 DEFAULT_MODEL = "tiny"
-PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-
-PART_CLASSES: dict[str, dict[str, type[nn.Module]]] = {
-    "restoration": {"SwinIR": SwinIR},
-    "vae": {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny},
-    "unet": {"UNet2DConditionModel": UNet2DConditionModel},
-    "controlnet": {"LatentControlNet": LatentControlNet},
-}
-SECOND_STAGE = ("vae", "unet", "controlnet")
 
 
 @dataclass(frozen=True)
@@ -59,6 +50,7 @@ class ModelCard:
         scales: factors it was trained for.
         schedule: arguments of `make_schedule`.
         sampling: the model's own values of `Settings` fields.
+        base: where parts that the folder lacks come from (see `wsisr.models.base`).
     """
 
     name: str
@@ -66,6 +58,7 @@ class ModelCard:
     scales: tuple[float, ...] = ()
     schedule: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    base: str | None = None
 
 
 def load_upscaler(
@@ -73,6 +66,7 @@ def load_upscaler(
     *,
     device: str | torch.device = "cpu",
     settings: Mapping[str, Any] | None = None,
+    base: str | None = None,
 ) -> Upscaler:
     """Load what `--model` names.
 
@@ -80,6 +74,7 @@ def load_upscaler(
         name: `tiny`, `bicubic`, `restore` (stage 1 of the shipped model) or a model folder.
         device: where to put it.
         settings: fields of `Settings` that override the model's own.
+        base: where a model without UNet and autoencoder takes them from; None is its own base.
 
     Raises:
         ModelError: no such model, or a broken one.
@@ -93,7 +88,7 @@ def load_upscaler(
         return from_pretrained(
             SHIPPED[DEFAULT_MODEL], device=device, settings=overrides | {"fidelity": 1.0}
         )
-    return from_pretrained(find_folder(name), device=device, settings=overrides)
+    return from_pretrained(find_folder(name), device=device, settings=overrides, base=base)
 
 
 def find_folder(name: str) -> Path:
@@ -110,8 +105,9 @@ def from_pretrained(
     *,
     device: str | torch.device = "cpu",
     settings: Mapping[str, Any] | None = None,
+    base: str | None = None,
 ) -> DualStage:
-    """Load a model folder.
+    """Load a model folder; `base` as in `load_upscaler`.
 
     Raises:
         ModelError: names the file or part that is missing, of the wrong shape, not finite, of an
@@ -129,13 +125,13 @@ def from_pretrained(
     if not any(part in card.parts for part in SECOND_STAGE):
         chosen = replace(chosen, fidelity=1.0)
     hashes: dict[str, str] = {}
-    wanted = ["restoration"] if chosen.fidelity == 1 else ["restoration", *SECOND_STAGE]
-    loaded = {part: _load_part(folder, part, card, hashes) for part in wanted}
+    identity: dict[str, Any] = {"model": card.name, "weights_sha256": hashes}
+    restoration = cast(SwinIR, _load_part(folder, "restoration", card, hashes))
     second = None
     if chosen.fidelity < 1:
-        second = _second_stage(folder, loaded, card, hashes)
-    identity = {"model": card.name, "weights_sha256": hashes}
-    restoration = cast(SwinIR, loaded["restoration"])
+        second, base = _second_stage(folder, card, base, hashes)
+        if base is not None:
+            identity["base"] = base
     return DualStage(restoration, second, chosen, identity, torch.device(device))
 
 
@@ -158,6 +154,8 @@ def save_pretrained(
         "schedule": dict(card.schedule),
         "sampling": dict(card.sampling),
     }
+    if card.base is not None:
+        content["base"] = card.base
     (folder / "model.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -187,11 +185,12 @@ def read_card(folder: Path) -> ModelCard:
         raise ModelError(f"{file}: version {content.get('version')!r}, this wsisr reads {VERSION}")
     parts = content.get("parts")
     if not isinstance(parts, dict) or "restoration" not in parts:
-        raise ModelError(f"{file}: lists no part `restoration`")
-    present = [part for part in SECOND_STAGE if part in parts]
-    if present and len(present) < len(SECOND_STAGE):
-        missing = sorted(set(SECOND_STAGE) - set(present))
-        raise ModelError(f"{file}: stage 2 lacks {', '.join(missing)}")
+        raise ModelError(
+            f"{file}: lists no part `restoration`; convert the checkpoint of stage 1 together "
+            "with that of stage 2 (wsisr models convert CKPT CKPT OUT)"
+        )
+    if "controlnet" not in parts and ("unet" in parts or "vae" in parts):
+        raise ModelError(f"{file}: stage 2 lacks controlnet")
     for key in ("schedule", "sampling"):
         if not isinstance(content.get(key, {}), dict):
             raise ModelError(f"{file}: `{key}` is not an object")
@@ -201,64 +200,8 @@ def read_card(folder: Path) -> ModelCard:
         tuple(content.get("scales", ())),
         content.get("schedule", {}),
         content.get("sampling", {}),
+        content.get("base"),
     )
-
-
-def load_state(folder: Path, hashes: dict[str, str] | None = None) -> dict[str, Tensor]:
-    """All tensors of a part's safetensors files, float32 on the CPU.
-
-    Raises:
-        ModelError: no such file, an unreadable one, or weights that are not finite.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = [f.name for f in folder.glob("*") if f.suffix in PICKLES]
-        if pickled:
-            raise ModelError(
-                f"{folder / pickled[0]}: pickled weights are refused, since loading them can run "
-                "code; convert them to safetensors"
-            )
-        raise ModelError(f"{folder}: no *.safetensors weights in it")
-    state: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            tensors = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file}: not a readable safetensors file ({error})") from error
-        state |= tensors
-        if hashes is not None:
-            with file.open("rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256").hexdigest()
-            hashes[f"{folder.name}/{file.name}"] = digest
-    for key, value in state.items():
-        if value.is_floating_point():
-            if not torch.isfinite(value).all():
-                raise ModelError(f"{folder}: weights of {key} are not finite (NaN or infinite)")
-            state[key] = value.float()
-    return state
-
-
-def load_module(
-    place: Path, cls: type[nn.Module], hashes: dict[str, str] | None = None
-) -> nn.Module:
-    """A network of class `cls` from a folder with config.json and safetensors, in float32.
-
-    Raises:
-        ModelError: see `from_pretrained`.
-    """
-    if not (place / "config.json").is_file():
-        raise ModelError(f"{place}: part missing (no config.json)")
-    try:
-        content = json.loads((place / "config.json").read_text())
-        # what diffusers saves beside a class's own arguments is of no use to it
-        own = {k: v for k, v in content.items() if k in inspect.signature(cls.__init__).parameters}
-        module = cast(nn.Module, cast(Any, cls).from_config(own))
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise ModelError(f"{place / 'config.json'}: not a {cls.__name__} ({error})") from error
-    state = load_state(place, hashes)
-    _check(module, state, place)
-    module.load_state_dict(state)
-    return module
 
 
 def _load_part(folder: Path, part: str, card: ModelCard, hashes: dict[str, str]) -> nn.Module:
@@ -271,26 +214,56 @@ def _load_part(folder: Path, part: str, card: ModelCard, hashes: dict[str, str])
     return load_module(place, PART_CLASSES[part][class_name], hashes)
 
 
-def _check(module: nn.Module, state: Mapping[str, Tensor], place: Path) -> None:
-    own = module.state_dict()
-    if missing := sorted(set(own) - set(state)):
-        raise ModelError(f"{place}: {len(missing)} weights missing, the first is {missing[0]}")
-    if extra := sorted(set(state) - set(own)):
-        raise ModelError(f"{place}: {len(extra)} unknown weights, the first is {extra[0]}")
-    for key, value in state.items():
-        if value.shape != own[key].shape:
-            raise ModelError(
-                f"{place}: {key} has shape {tuple(value.shape)}, its config.json asks for "
-                f"{tuple(own[key].shape)}"
-            )
-
-
 def _second_stage(
-    folder: Path, loaded: Mapping[str, nn.Module], card: ModelCard, hashes: dict[str, str]
-) -> SecondStage:
-    unet = cast(UNet2DConditionModel, loaded["unet"])
-    controlnet = cast(LatentControlNet, loaded["controlnet"])
-    vae = cast(Vae, loaded["vae"])
+    folder: Path, card: ModelCard, base: str | None, hashes: dict[str, str]
+) -> tuple[SecondStage, str | None]:
+    """Stage 2, and the base that parts of it were taken from."""
+    own = [part for part in SECOND_STAGE if part in card.parts]
+    parts = {part: _load_part(folder, part, card, hashes) for part in own}
+    prompt = None
+    if (folder / "prompt").is_dir():
+        prompt = load_state(folder / "prompt", hashes).get("prompt")
+    lacking = {part for part in SECOND_STAGE if part not in own}
+    if prompt is None and lacking:
+        lacking.add("prompt")
+    used = None
+    if lacking:
+        used = base or card.base or DEFAULT_BASE
+        taken = load_base(used, lacking)
+        _check_prediction(folder, card, taken, used)
+        parts |= taken.modules
+        prompt = taken.prompt if prompt is None else prompt
+        hashes |= {f"base/{file.removeprefix('base/')}": h for file, h in taken.hashes.items()}
+    unet = cast(UNet2DConditionModel, parts["unet"])
+    controlnet = cast(LatentControlNet, parts["controlnet"])
+    vae = cast(Vae, parts["vae"])
+    _check_fit(folder, vae, unet, controlnet, prompt)
+    try:
+        schedule = make_schedule(**card.schedule)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{folder / 'model.json'}: schedule: {error}") from error
+    diffusion = ControllableDiffusion(unet, controlnet, cast(Tensor, prompt))
+    return SecondStage(vae, diffusion, schedule), used
+
+
+def _check_prediction(folder: Path, card: ModelCard, base: Base, name: str) -> None:
+    """Refuse a UNet that predicts something else than the ControlNet was trained with."""
+    wanted = card.schedule.get("prediction", "epsilon")
+    if base.prediction not in (None, wanted):
+        raise ModelError(
+            f"--base {name}: its UNet predicts {base.prediction}, the model {folder} was trained "
+            f"to predict {wanted}; give the base it was trained on as --base"
+        )
+
+
+def _check_fit(
+    folder: Path,
+    vae: Vae,
+    unet: UNet2DConditionModel,
+    controlnet: LatentControlNet,
+    prompt: Tensor | None,
+) -> None:
+    """Raise ModelError unless the parts of stage 2 fit together."""
     channels = vae.config.latent_channels
     if unet.config.in_channels != channels or controlnet.config.in_channels != 2 * channels:
         raise ModelError(
@@ -298,15 +271,14 @@ def _second_stage(
             f"{unet.config.in_channels}, controlnet {controlnet.config.in_channels} "
             f"(needs {channels} and {2 * channels})"
         )
-    prompt = load_state(folder / "prompt", hashes).get("prompt")
+    if tuple(unet.config.block_out_channels) != tuple(controlnet.config.block_out_channels):
+        raise ModelError(
+            f"{folder}: unet has {tuple(unet.config.block_out_channels)} channels, controlnet "
+            f"{tuple(controlnet.config.block_out_channels)}; the base is not the one it steers"
+        )
     width = unet.config.cross_attention_dim
     if prompt is None or prompt.ndim != 2 or prompt.shape[1] != width:
         raise ModelError(f"{folder / 'prompt'}: needs a tensor `prompt` of shape (tokens, {width})")
-    try:
-        schedule = make_schedule(**card.schedule)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{folder / 'model.json'}: schedule: {error}") from error
-    return SecondStage(vae, ControllableDiffusion(unet, controlnet, prompt), schedule)
 
 
 def pick_device(device: str | None) -> torch.device:

@@ -20,6 +20,10 @@ NoiseSource = Callable[[int], Tensor]
 """Index of the step -> standard normal noise of the latents' shape. Index 0 is the start."""
 
 
+SMALLEST_SIGNAL = 1e-8
+"""alpha_bar that stands for less: nothing of x0 is left in z_t at zero terminal SNR."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How noise grows with the timestep, and what the network predicts.
@@ -37,7 +41,8 @@ class Schedule:
         if self.prediction == "epsilon":
             return output
         a = float(self.alphas_cumprod[t])
-        return math.sqrt(a) * output + math.sqrt(1 - a) * z
+        # the floor of `predicted_x0`, so that at zero terminal SNR it finds x0 = -v, not 0 / 0
+        return math.sqrt(max(a, SMALLEST_SIGNAL)) * output + math.sqrt(1 - a) * z
 
     def q_sample(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
         """z_t of clean latents x0; t is one number or (B,) of them."""
@@ -94,7 +99,7 @@ def predicted_x0(schedule: Schedule, z: Tensor, epsilon: Tensor, t: int) -> Tens
     """The clean latents that z_t and its noise imply."""
     a = float(schedule.alphas_cumprod[t])
     # at zero terminal SNR nothing of x0 is left in z_t; the floor keeps the quotient finite
-    return (z - math.sqrt(1 - a) * epsilon) / math.sqrt(max(a, 1e-8))
+    return (z - math.sqrt(1 - a) * epsilon) / math.sqrt(max(a, SMALLEST_SIGNAL))
 
 
 def spaced_ddpm(
