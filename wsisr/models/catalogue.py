@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from wsisr.errors import ModelError
-from wsisr.models.loading import SHIPPED, find_folder, read_card
+from wsisr.models.checkpoint import file_sha256
+from wsisr.models.loading import CONFIGS, SHIPPED, build_parts, find_folder, read_card
+from wsisr.models.parts import weight_files
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model folder: who it is, its parts, how it is run, its card (README.md) or None."""
+    """A model folder: who it is, its parts, how it is run, its card (README.md), the base
+    that parts it lacks come from."""
 
     name: str
     place: str
@@ -43,6 +45,7 @@ class ModelSummary:
     schedule: Mapping[str, Any]
     sampling: Mapping[str, Any]
     card: str | None
+    base: str | None = None
 
     @property
     def parameters(self) -> int:
@@ -61,11 +64,13 @@ def shipped_models() -> list[ModelSummary]:
 
 
 def summarise(name: str) -> ModelSummary:
-    """Describe a shipped model or a model folder; weights are counted and hashed, not loaded.
+    """Describe a model by name or folder; weights are counted and hashed, not loaded.
 
     Raises:
         ModelError: no such model, or a broken one.
     """
+    if name in CONFIGS:
+        return _description(name)
     folder = find_folder(name)
     card = read_card(folder)
     parts = {part: _part(folder / part, cls) for part, cls in card.parts.items()}
@@ -80,6 +85,7 @@ def summarise(name: str) -> ModelSummary:
         schedule=card.schedule,
         sampling=card.sampling,
         card=readme.read_text() if readme.is_file() else None,
+        base=card.base,
     )
 
 
@@ -91,21 +97,34 @@ def as_lines(model: ModelSummary) -> list[str]:
     for part, facts in model.parts.items():
         lines.append(f"{part}: {facts.cls}, {facts.parameters / 1e6:.2f} M parameters")
         lines += [f"  {file} sha256 {digest}" for file, digest in facts.sha256.items()]
+    if model.base:
+        lines.append(f"base: {model.base}")
     for title, values in (("schedule", model.schedule), ("settings", model.sampling)):
         if values:
             lines.append(f"{title}: {', '.join(f'{k} {v}' for k, v in values.items())}")
     return lines
 
 
+def _description(name: str) -> ModelSummary:
+    """A configuration: what its networks would be."""
+    card = read_card(CONFIGS[name])
+    parts = {
+        part: PartSummary(card.parts[part], sum(p.numel() for p in module.parameters()), 0, {})
+        for part, module in build_parts(name).items()
+    }
+    text = "A description without weights: convert a published checkpoint, or train one.\n"
+    return ModelSummary(
+        name, str(CONFIGS[name]), (), parts, card.schedule, card.sampling, text, card.base
+    )
+
+
 def _part(folder: Path, cls: str) -> PartSummary:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{folder}: no *.safetensors weights in it")
+    files = weight_files(folder)
     return PartSummary(
         cls=cls,
         parameters=sum(_count(file) for file in files),
         bytes=sum(file.stat().st_size for file in files),
-        sha256={file.name: _sha256(file) for file in files},
+        sha256={file.name: file_sha256(file) for file in files},
     )
 
 
@@ -116,8 +135,3 @@ def _count(file: Path) -> int:
             return sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file}: not a readable safetensors file ({error})") from error
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

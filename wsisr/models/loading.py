@@ -29,7 +29,7 @@ from wsisr.models.base import DEFAULT_BASE, Base, load_base
 from wsisr.models.checkpoint import PICKLES
 from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet, Vae
 from wsisr.models.dualstage import DualStage, SecondStage, Settings
-from wsisr.models.parts import PART_CLASSES, SECOND_STAGE, load_module, load_state
+from wsisr.models.parts import PART_CLASSES, SECOND_STAGE, empty_module, load_module, load_state
 from wsisr.models.restoration import SwinIR
 from wsisr.models.sampling import make_schedule
 from wsisr.models.windows import Bicubic, Upscaler
@@ -37,6 +37,9 @@ from wsisr.models.windows import Bicubic, Upscaler
 FORMAT = "wsisr-model"
 VERSION = 1
 SHIPPED = {"tiny": Path(__file__).parent / "weights" / "tiny"}
+CONFIGS = {"sd21": Path(__file__).parent / "configs" / "sd21"}
+"""Models as descriptions without weights: to be trained, or filled from a checkpoint."""
+
 DEFAULT_MODEL = "tiny"
 
 
@@ -91,8 +94,26 @@ def load_upscaler(
     return from_pretrained(find_folder(name), device=device, settings=overrides, base=base)
 
 
+def build_parts(config: str) -> dict[str, nn.Module]:
+    """The networks of a description in `CONFIGS`, by part, their parameters not allocated.
+
+    Raises:
+        ModelError: no such description.
+    """
+    if config not in CONFIGS:
+        raise ModelError(f"{config}: no such configuration; there is {', '.join(CONFIGS)}")
+    folder = CONFIGS[config]
+    parts = read_card(folder).parts
+    return {part: empty_module(folder / part, PART_CLASSES[part][parts[part]]) for part in parts}
+
+
 def find_folder(name: str) -> Path:
     """Where a model that ships, or a folder, is. Raises ModelError if there is none."""
+    if name in CONFIGS and not Path(name).exists():
+        raise ModelError(
+            f"--model {name}: a description without weights; convert a published checkpoint "
+            "(wsisr models convert CKPT OUT) or train one, and give its folder"
+        )
     folder = SHIPPED.get(name, Path(name))
     if not folder.exists():
         known = ", ".join((*SHIPPED, "restore", "bicubic"))
