@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from wsisr.errors import ModelError, UsageError
 from wsisr.models.base import DEFAULT_BASE, Base, load_base
-from wsisr.models.checkpoint import PICKLES
+from wsisr.models.checkpoint import PICKLES, SUFFIXES
 from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet, Vae
 from wsisr.models.dualstage import DualStage, SecondStage, Settings
 from wsisr.models.parts import PART_CLASSES, SECOND_STAGE, empty_module, load_module, load_state
@@ -74,7 +74,8 @@ def load_upscaler(
     """Load what `--model` names.
 
     Args:
-        name: `tiny`, `bicubic`, `restore` (stage 1 of the shipped model) or a model folder.
+        name: `tiny`, `bicubic`, `restore` (stage 1 of the shipped model), a model folder, or a
+            file with the weights of a network that spandrel knows.
         device: where to put it.
         settings: fields of `Settings` that override the model's own.
         base: where a model without UNet and autoencoder takes them from; None is its own base.
@@ -91,6 +92,11 @@ def load_upscaler(
         return from_pretrained(
             SHIPPED[DEFAULT_MODEL], device=device, settings=overrides | {"fidelity": 1.0}
         )
+    if Path(name).is_file() and Path(name).suffix in SUFFIXES:
+        # only here: spandrel is optional
+        from wsisr.models.single import load_network
+
+        return load_network(Path(name), device=device, settings=overrides)
     return from_pretrained(find_folder(name), device=device, settings=overrides, base=base)
 
 
