@@ -5,7 +5,7 @@ accelerate launch -m train.stage1 --config train/configs/tiny.yaml --data tiles 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,19 @@ class Stage1Config:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
+def draw_scale(seed: int, iteration: int, scales: Sequence[int], weights: Sequence[float]) -> int:
+    """The scale of an iteration: the same on all processes, so that they work on equal shapes."""
+    chance = batch_rng(seed, iteration, 2**31).random()
+    edges = torch.tensor(weights).cumsum(0)
+    return scales[int((chance * edges[-1] >= edges).sum())]
+
+
 def make_pair(
     config: Stage1Config, tiles: TileSet, iteration: int, rank: int
 ) -> tuple[Tensor, Tensor]:
     """Low resolution (B, 3, crop / scale, crop / scale) and high (B, 3, crop, crop), in [0, 1]."""
     rng = batch_rng(config.loop.seed, iteration, rank)
-    # The scale comes from the iteration alone, so that all processes work on equal shapes.
-    weights = batch_rng(config.loop.seed, iteration, 2**31).random()
-    edges = torch.tensor(config.scale_weights).cumsum(0)
-    scale = config.scales[int((weights * edges[-1] >= edges).sum())]
+    scale = draw_scale(config.loop.seed, iteration, config.scales, config.scale_weights)
     hr = random_crops(tiles, rng, config.batch, config.crop)
     return degrade(hr, scale, rng, config.degradation), hr
 

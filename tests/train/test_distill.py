@@ -1,0 +1,214 @@
+"""Few-step students and the plain baseline: what is trained is what runs, and losses fall."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from PIL import Image
+
+from train.degradation import agree, sampling, upsample
+from train.distill import Student, write_model
+from train.losses import ImageLoss, PatchDiscriminator, contrast_l1, feature_l1
+from wsisr.models import ModelCard, WindowInput, from_pretrained, save_pretrained
+from wsisr.models.diffusion import LatentControlNet
+from wsisr.models.plain import PlainNet
+from wsisr.models.restoration import SwinIR
+from wsisr_kernels import philox_normal_batch
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLING = {
+    "sampler": "ddim",
+    "steps": 2,
+    "start_timestep": 249,
+    "start_from": "condition",
+    "fidelity": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of random small parts."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        use_linear_projection=True,
+    )
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        num_encoder_blocks=(0, 1, 1, 1),
+        num_decoder_blocks=(1, 1, 1, 0),
+    )
+    parts = {
+        "restoration": SwinIR(embed_dim=16, depths=[2], num_heads=[2], num_feat=8),
+        "vae": vae,
+        "unet": unet,
+        "controlnet": LatentControlNet.of_unet(unet),
+    }
+    folder = tmp_path_factory.mktemp("teacher")
+    names = {name: type(part).__name__ for name, part in parts.items()}
+    card = ModelCard("small", names, (2, 4), {}, SAMPLING)
+    save_pretrained(folder, card, parts, torch.zeros(1, 8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Textured tiles of two slides a split, in the layout of the data package."""
+    folder = tmp_path_factory.mktemp("tiles")
+    coarse = np.random.default_rng(0).integers(60, 220, (48, 48, 3), np.uint8)
+    resized = Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC)
+    texture = np.asarray(resized)
+    for split, count in (("train", 4), ("val", 2)):
+        for i in range(count):
+            # one texture at several offsets: batches are alike, so that a loss shows its trend
+            image = Image.fromarray(np.roll(texture, 16 * i, 0))
+            place = folder / split / f"{split}{i % 2}"
+            place.mkdir(parents=True, exist_ok=True)
+            image.save(place / f"{i}.png")
+    return folder
+
+
+def test_a_student_trains_on_the_path_of_inference(teacher: Path) -> None:
+    model = from_pretrained(teacher, settings={"seed": 5})
+    assert model.second is not None
+    hr = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    lr = (F.avg_pool2d(hr, 4) * 255).round() / 255
+    maps = sampling(64, 4)
+    expected = model([WindowInput(0, 0, lr[0], maps, maps)])
+
+    student = Student(model.second, model.settings, train_encoder=False).eval()
+    noise = torch.stack(
+        [philox_normal_batch(5, step, [(0, 0)], 8, 8, 4, "cpu") for step in range(2)]
+    )
+    with torch.no_grad():
+        restored = agree(model.restoration(upsample(lr, 4).clamp(0, 1)).clamp(0, 1), lr)
+        image = student(restored.clamp(0, 1), lr, noise)
+    torch.testing.assert_close(image, expected, rtol=0, atol=2e-5)
+
+
+def test_all_of_a_student_but_the_frozen_encoder_learns(teacher: Path) -> None:
+    second = from_pretrained(teacher).second
+    assert second is not None
+    student = Student(second, from_pretrained(teacher).settings, train_encoder=False)
+    lr = torch.rand(2, 3, 16, 16)
+    image = student(upsample(lr, 4), lr, torch.randn(2, 2, 4, 8, 8))
+    image.square().mean().backward()
+    learning = {name for name, p in student.named_parameters() if p.grad is not None}
+    assert not any(name.startswith("vae.encoder") for name in learning)
+    for part in ("vae.decoder", "diffusion.unet", "diffusion.controlnet"):
+        assert any(name.startswith(part) for name in learning), part
+
+
+def test_written_models_carry_their_sampling(teacher: Path, tmp_path: Path) -> None:
+    second = from_pretrained(teacher).second
+    assert second is not None
+    parts = {
+        "restoration": from_pretrained(teacher).restoration,
+        "vae": second.vae,
+        "unet": second.diffusion.unet,
+        "controlnet": second.diffusion.controlnet,
+    }
+    write_model(tmp_path, teacher, parts, second.diffusion.prompt, {"steps": 1})
+    settings = from_pretrained(tmp_path).settings
+    assert (settings.steps, settings.start_timestep, settings.fidelity) == (1, 249, 0.1)
+    assert next(second.vae.parameters()).dtype == torch.float32  # the run goes on in full
+
+
+def test_contrast_loss_sees_amount_not_place() -> None:
+    grain = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.5
+    other = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 0.1 + 0.5
+    flat = torch.full_like(grain, 0.5)
+    assert float(contrast_l1(grain, grain)) == 0
+    assert float(contrast_l1(grain, other)) < 0.2 * float(contrast_l1(grain, flat))
+
+
+def test_the_generators_loss_leaves_the_rival_alone() -> None:
+    torch.manual_seed(0)
+    rival = PatchDiscriminator(channels=6)
+    image = torch.rand(1, 3, 64, 64, requires_grad=True)
+    hr, condition = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
+    early = ImageLoss(adversarial_from=10)(image, hr, condition, rival, 9)
+    assert float(early["adversarial"]) == 0
+    losses = ImageLoss(adversarial_from=10)(image, hr, condition, rival, 10)
+    losses["loss"].backward()
+    assert image.grad is not None
+    assert all(p.grad is None and p.requires_grad for p in rival.parameters())
+    own = rival.features(torch.rand(1, 6, 64, 64))
+    assert float(feature_l1(own, own).detach()) == 0
+
+
+def test_the_plain_network_starts_as_the_identity() -> None:
+    x = torch.rand(1, 3, 64, 96)
+    torch.testing.assert_close(PlainNet(width=8, blocks=2)(x), x)
+
+
+def run(stage: str, config: dict[str, object], tiles: Path, out: Path) -> list[dict[str, str]]:
+    file = out.with_suffix(".yaml")
+    file.write_text(json.dumps({stage: config}))  # JSON is YAML
+    arguments = ["--config", file, "--data", tiles, "--out", out, "--threads", 1]
+    done = subprocess.run(
+        [sys.executable, "-m", f"train.{stage}", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    with (out / "log.csv").open() as log:
+        return list(csv.DictReader(log))
+
+
+SMALL = {
+    "batch": 2,
+    "crop": 64,
+    "scales": [4],
+    "scale_weights": [1.0],
+    "degradation": "area",
+    "judged": 1,
+    "loop": {"iterations": 40, "learning_rate": 3e-3, "save_every": 40, "validate_every": 40},
+}
+
+
+def test_distillation_makes_a_better_model_that_loads(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    config = SMALL | {
+        "teacher": str(teacher),
+        "sampling": SAMPLING | {"steps": 1},
+        "loss": {"adversarial": 0.001, "adversarial_from": 30},
+    }
+    rows = run("distill", config, tiles, tmp_path / "distill")
+    # the restored image is as near in L1 as this texture allows: what is learnt is its contrast
+    assert float(rows[-1]["contrast"]) < 0.8 * float(rows[0]["contrast"])
+    assert float(rows[0]["adversarial"]) == 0 != float(rows[-1]["adversarial"])
+    assert from_pretrained(tmp_path / "distill" / "model").settings.steps == 1
+
+
+def test_plain_training_makes_a_model_that_loads(tiles: Path, tmp_path: Path) -> None:
+    config = SMALL | {
+        "model": {"width": 16, "blocks": 2},
+        "loss": {"adversarial_from": 10**9},
+    }
+    rows = run("plain", config, tiles, tmp_path / "plain")
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    model = from_pretrained(tmp_path / "plain" / "model")
+    assert type(model.restoration).__name__ == "PlainNet"
+    assert model.second is None
