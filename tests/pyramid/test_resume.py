@@ -316,6 +316,49 @@ def test_no_journal_content_crashes_or_harms(
     assert decode(out)[0].shape == (200, 300, 3)
 
 
+@given(
+    kind=st.sampled_from(list(KINDS)),
+    flips=st.lists(
+        st.tuples(st.sampled_from(["journal", "pieces", "partial"]), st.integers(0), st.binary()),
+        min_size=1,
+        max_size=5,
+    ),
+    count=st.integers(1, 69),
+)
+@settings(max_examples=12, deadline=None)
+def test_bytes_flipped_anywhere_are_found_out(
+    kind: str,
+    flips: list[tuple[str, int, bytes]],
+    count: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Damage costs tiles, or the run is refused with the remedy: never wrong pixels."""
+    folder, (name, version) = tmp_path_factory.mktemp("flips"), KINDS[kind]
+    pixels, spec = picture(300, 200), small(zarr_version=version)
+    out = folder / name
+    write_part(out, spec, pixels, count)
+    for what, position, data in flips:
+        path = {"journal": journal_path, "pieces": pieces_path, "partial": partial_of}[what](out)
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        hit = files[position % len(files)]
+        content = bytearray(hit.read_bytes())
+        at = position % (len(content) + 1)
+        content[at : at + len(data)] = data
+        hit.write_bytes(content)
+    refusal = None
+    try:
+        complete(out, spec, pixels)
+    except OutputError as error:
+        refusal = str(error)
+    if refusal is not None:
+        assert "--overwrite" in refusal
+        return
+    (folder / "whole").mkdir()
+    complete(folder / "whole" / name, spec, pixels)
+    for got, whole in zip(decode(out), decode(folder / "whole" / name), strict=True):
+        assert np.array_equal(got, whole)
+
+
 @given(data=st.binary(max_size=300))
 @settings(max_examples=100, deadline=None)
 def test_reading_arbitrary_bytes_as_a_journal(

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from tests.pyramid.support import decode, feed, picture, places, reference_level
 from wsisr.errors import OutputError, UsageError
 from wsisr.pyramid import PyramidSpec, files, open_writer, tiff
 from wsisr.pyramid.levels import halve
+from wsisr.slides import open_slide
 from wsisr_kernels import box2x2
 
 
@@ -25,34 +27,57 @@ def spec_of(width: int = 300, height: int = 200, **options: object) -> PyramidSp
     return PyramidSpec(width, height, 0.25, 40, **{"tile": 32, **options})  # type: ignore[arg-type]
 
 
+FORMATS: dict[str, tuple[str, dict[str, object], float]] = {
+    "deflate": ("out.ome.tif", {"compression": "deflate"}, 0),
+    "zstd": ("out.ome.tif", {"compression": "zstd"}, 0),
+    "jpeg-420": ("out.ome.tif", {}, 12),
+    "jpeg-422": ("out.ome.tif", {"subsampling": "422"}, 12),
+    "jpeg-444": ("out.ome.tif", {"subsampling": "444"}, 12),
+    "jpeg2000": ("out.ome.tif", {"compression": "jpeg2000", "quality": 100}, 0),
+    "hybrid": ("out.ome.tif", {"compression": "deflate", "layout": "hybrid"}, 0),
+    "zarr-0.4": ("out.ome.zarr", {"zarr_version": "0.4"}, 0),
+    "zarr-0.5": ("out.ome.zarr", {"zarr_version": "0.5"}, 0),
+}
+"""Name, options, and how far the mean of a level may be off."""
+
+
 @given(
     width=st.integers(1, 3000),
     height=st.integers(1, 3000),
     tile=st.sampled_from([16, 48, 256, 512]),
-    compression=st.sampled_from(["deflate", "zstd", "jpeg"]),
+    kind=st.sampled_from(list(FORMATS)),
+    blank=st.sampled_from([0.0, 0.3, 1.0]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_size_in_any_order(
     width: int,
     height: int,
     tile: int,
-    compression: str,
+    kind: str,
+    blank: float,
     seed: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    """Levels read back are the 2x2 means of what was given, tile by tile, some of it blank."""
     if tile < 256:
         width, height = width % 700 + 1, height % 700 + 1
-    spec = spec_of(width, height, tile=tile, compression=compression)
+    name, options, limit = FORMATS[kind]
+    spec = spec_of(width, height, tile=tile, **options)
     pixels = picture(width, height)
-    order = np.random.default_rng(seed).permutation(len(places(spec)))
-    out = tmp_path_factory.mktemp("any") / "out.ome.tif"
+    rng = np.random.default_rng(seed)
+    out = tmp_path_factory.mktemp("any") / name
     with open_writer(out, spec, threads=2) as writer:
-        feed(writer, pixels, [places(spec)[i] for i in order])
+        for i in rng.permutation(len(places(spec))):
+            row, col = places(spec)[i]
+            if rng.random() < blank:
+                tile_of(pixels, spec, row, col)[...] = 255
+                writer.write_blank(row, col)
+            else:
+                writer.write_tile(row, col, tile_of(pixels, spec, row, col))
         writer.finish()
     wanted = reference_levels(pixels, len(spec.levels))
     assert spec.levels == tuple((level.shape[1], level.shape[0]) for level in wanted)
-    limit = 12.0 if compression == "jpeg" else 0.0
     for got, expected in zip(decode(out), wanted, strict=True):
         assert got.shape == expected.shape
         assert np.abs(got.astype(int) - expected).mean() <= limit
@@ -95,11 +120,43 @@ def test_blank_tiles_share_one_encoded_tile(tmp_path: Path) -> None:
         assert np.abs(level.astype(int) - (244, 240, 243)).max() <= 2
 
 
-def test_sizes_far_beyond_memory_have_a_plan() -> None:
-    spec = spec_of(200_000, 200_000, tile=512)
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", ["jpeg", "deflate"])
+def test_two_hundred_thousand_pixels_a_side(compression: str, tmp_path: Path) -> None:
+    """40 gigapixels of glass with tissue in two corners: small, and right in two readers."""
+    side = 200_000
+    spec = spec_of(side, side, tile=512, compression=compression)
     assert spec.grid(0) == (391, 391)
     assert spec.levels[-1] == (391, 391)
-    assert len(spec.levels) == 10
+    out, tissue = tmp_path / "out.ome.tif", picture(512, 512)
+    corner = tissue[: side % 512, : side % 512]
+    with open_writer(out, spec, threads=2, fingerprint="run") as writer:
+        for row, col in places(spec):
+            if (row, col) == (0, 0):
+                writer.write_tile(row, col, tissue)
+            elif (row, col) == (390, 390):
+                writer.write_tile(row, col, corner)
+            else:
+                writer.write_blank(row, col)
+        writer.finish()
+    assert out.stat().st_size < 8_000_000
+    limit = 4 if compression == "jpeg" else 0
+    with open_slide(out) as slide, openslide.OpenSlide(out) as other:
+        assert (slide.width, slide.height, len(slide.levels)) == (side, side, 10)
+        assert other.dimensions == (side, side)
+        for x, y, wanted in (
+            (0, 0, tissue),
+            (side - corner.shape[1], side - corner.shape[0], corner),
+            (123_000, 99_000, np.full((300, 300, 3), 255, np.uint8)),
+        ):
+            height, width = wanted.shape[:2]
+            ours = slide.read(0, x, y, width, height).astype(int)
+            theirs = np.asarray(other.read_region((x, y), 0, (width, height)))[..., :3]
+            assert np.abs(ours - wanted).mean() <= limit
+            assert np.abs(theirs.astype(int) - wanted).mean() <= limit
+        top = slide.read(9, 0, 0, 391, 391)
+        assert top[200, 200].tolist() == [255] * 3
+        assert top[0, 0].max() < 255
 
 
 @pytest.mark.parametrize(
@@ -157,11 +214,23 @@ def test_where_the_output_may_not_be(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(OutputError, match="cannot be written"):
-        open_writer(tmp_path / "out.ome.tif", spec_of())
+@pytest.mark.parametrize("reason", [errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("name", ["out.ome.tif", "out.ome.zarr"])
+@pytest.mark.parametrize("fingerprint", ["", "run"])
+def test_a_folder_that_takes_no_files(
+    reason: int, name: str, fingerprint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only disk, or a folder of someone else's; root may write anywhere but on the first."""
+
+    def refuse(path: object, *rest: object, **more: object) -> int:
+        raise OSError(reason, os.strerror(reason), str(path))
+
+    with monkeypatch.context() as patch:
+        for function in ("open", "mkdir"):
+            patch.setattr(os, function, refuse)
+        with pytest.raises(OutputError, match=rf"{name}.*cannot be written.*choose a folder"):
+            open_writer(tmp_path / name, spec_of(), fingerprint=fingerprint)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_overwritten_output_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:

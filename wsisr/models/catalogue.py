@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from wsisr.errors import ModelError
-from wsisr.models.checkpoint import file_sha256
+from wsisr.models.checkpoint import SUFFIXES, file_sha256
 from wsisr.models.loading import CONFIGS, SHIPPED, build_parts, find_folder, read_card
 from wsisr.models.parts import weight_files
 
@@ -71,6 +71,8 @@ def summarise(name: str) -> ModelSummary:
     """
     if name in CONFIGS:
         return _description(name)
+    if Path(name).is_file() and Path(name).suffix in SUFFIXES:
+        return _single(Path(name))
     folder = find_folder(name)
     card = read_card(folder)
     parts = {part: _part(folder / part, cls) for part, cls in card.parts.items()}
@@ -115,6 +117,19 @@ def _description(name: str) -> ModelSummary:
     text = "A description without weights: convert a published checkpoint, or train one.\n"
     return ModelSummary(
         name, str(CONFIGS[name]), (), parts, card.schedule, card.sampling, text, card.base
+    )
+
+
+def _single(file: Path) -> ModelSummary:
+    """The file of a network that spandrel knows."""
+    from wsisr.models.single import describe_network
+
+    network = describe_network(file)
+    count = sum(p.numel() for p in network.model.parameters())
+    name = network.architecture.name
+    part = PartSummary(name, count, file.stat().st_size, {file.name: file_sha256(file)})
+    return ModelSummary(
+        file.name, str(file), (float(network.scale),), {"network": part}, {}, {}, None
     )
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from wsisr.errors import ModelError, UsageError
 from wsisr.models.base import DEFAULT_BASE, Base, load_base
-from wsisr.models.checkpoint import PICKLES
+from wsisr.models.checkpoint import PICKLES, SUFFIXES
 from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet, Vae
 from wsisr.models.dualstage import DualStage, SecondStage, Settings
 from wsisr.models.parts import PART_CLASSES, SECOND_STAGE, empty_module, load_module, load_state
@@ -74,7 +74,8 @@ def load_upscaler(
     """Load what `--model` names.
 
     Args:
-        name: `tiny`, `bicubic`, `restore` (stage 1 of the shipped model) or a model folder.
+        name: `tiny`, `bicubic`, `restore` (stage 1 of the shipped model), a model folder, or a
+            file with the weights of a network that spandrel knows.
         device: where to put it.
         settings: fields of `Settings` that override the model's own.
         base: where a model without UNet and autoencoder takes them from; None is its own base.
@@ -91,6 +92,11 @@ def load_upscaler(
         return from_pretrained(
             SHIPPED[DEFAULT_MODEL], device=device, settings=overrides | {"fidelity": 1.0}
         )
+    if Path(name).is_file() and Path(name).suffix in SUFFIXES:
+        # only here: spandrel is optional
+        from wsisr.models.single import load_network
+
+        return load_network(Path(name), device=device, settings=overrides)
     return from_pretrained(find_folder(name), device=device, settings=overrides, base=base)
 
 
@@ -142,7 +148,12 @@ def from_pretrained(
     known = {f.name for f in fields(Settings)}
     if unknown := sorted(set(overrides) - known):
         raise ModelError(f"{folder / 'model.json'}: unknown setting {', '.join(unknown)}")
-    chosen = Settings(**overrides)
+    try:
+        chosen = Settings(**overrides)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder / 'model.json'}: `sampling` has a value of a wrong kind ({error})"
+        ) from error
     if not any(part in card.parts for part in SECOND_STAGE):
         chosen = replace(chosen, fidelity=1.0)
     hashes: dict[str, str] = {}
@@ -198,7 +209,7 @@ def read_card(folder: Path) -> ModelCard:
         raise ModelError(f"{folder}: no model.json in it; not a wsisr model folder")
     try:
         content = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{file}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelError(f"{file}: not a {FORMAT} description")
@@ -215,6 +226,15 @@ def read_card(folder: Path) -> ModelCard:
     for key in ("schedule", "sampling"):
         if not isinstance(content.get(key, {}), dict):
             raise ModelError(f"{file}: `{key}` is not an object")
+    if not all(isinstance(name, str) for name in parts.values()):
+        raise ModelError(f"{file}: a part's class is not a name")
+    scales = content.get("scales", [])
+    if not isinstance(scales, list) or not all(isinstance(n, int | float) for n in scales):
+        raise ModelError(f"{file}: `scales` is not a list of numbers")
+    for name in ("steps", "start_timestep", "seed"):
+        value = content.get("sampling", {}).get(name, 0)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ModelError(f"{file}: `{name}` cannot be {value!r}")
     return ModelCard(
         str(content.get("name", folder.name)),
         parts,

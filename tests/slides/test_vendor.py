@@ -1,0 +1,139 @@
+"""What openslide hands out, cropped and laid on its background; and Aperio's JPEG 2000."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import imagecodecs
+import numpy as np
+import openslide
+import pytest
+import tifffile
+from PIL import Image
+
+from tests.slides.test_formats import tissue_like
+from wsisr.errors import SlideError
+from wsisr.slides import open_slide, vendor
+from wsisr.slides.vendor import open_vendor
+
+BOUNDS = {"x": "101", "y": "61", "width": "640", "height": "500"}
+
+
+class Scan:
+    """Stands in for openslide on an MRXS: two levels, transparent where nothing was scanned."""
+
+    def __init__(self, path: str) -> None:
+        rgba = np.dstack([tissue_like(800, 1000), np.zeros((800, 1000), np.uint8)])
+        rgba[61:561, 101:741, 3] = 255
+        # a hole in the scanned part
+        rgba[200:240, 300:360] = 0
+        self.pixels = [rgba, np.ascontiguousarray(rgba[::2, ::2])]
+        self.dimensions = (1000, 800)
+        self.level_dimensions = ((1000, 800), (500, 400))
+        self.level_downsamples = (1.0, 2.0)
+        self.level_count = 2
+        self.associated_images: dict[str, Image.Image] = {}
+        self.color_profile = None
+        self.properties = {
+            "openslide.vendor": "mirax",
+            "openslide.background-color": "F0F1F2",
+            "openslide.mpp-x": "0.25",
+            "openslide.mpp-y": "0.25",
+            **{f"openslide.bounds-{key}": value for key, value in BOUNDS.items()},
+        }
+
+    def set_cache(self, cache: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def read_region(
+        self, corner: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> Image.Image:
+        x, y = (int(value / self.level_downsamples[level]) for value in corner)
+        return Image.fromarray(self.pixels[level][y : y + size[1], x : x + size[0]], "RGBA")
+
+
+@pytest.fixture
+def scan(monkeypatch: pytest.MonkeyPatch) -> Scan:
+    monkeypatch.setattr(vendor.openslide, "OpenSlide", Scan)
+    return Scan("")
+
+
+def test_bounds_crop_every_level(scan: Scan, tmp_path: Path) -> None:
+    with open_vendor(tmp_path / "a.mrxs") as slide:
+        assert [(level.width, level.height) for level in slide.levels] == [(640, 500), (320, 250)]
+        assert slide.background == (0xF0, 0xF1, 0xF2)
+        whole = slide.read(0, 0, 0, 640, 500)
+        expected = scan.pixels[0][61:561, 101:741, :3].copy()
+        expected[139:179, 199:259] = slide.background
+        np.testing.assert_array_equal(whole, expected)
+        # level 1 starts at half a pixel of its own, and takes the one before it
+        half = slide.read(1, 0, 0, 320, 250)
+        scanned = scan.pixels[1][30:280, 50:370]
+        seen = scanned[..., 3] == 255
+        np.testing.assert_array_equal(half[seen], scanned[..., :3][seen])
+        assert (half[~seen] == slide.background).all()
+
+
+@pytest.mark.parametrize("bounds", [{"x": "many"}, {"width": "0"}, {"x": "5000"}, {"height": "-4"}])
+def test_bounds_that_cannot_be_are_not_used(
+    scan: Scan, bounds: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "BOUNDS", BOUNDS | bounds)
+    with open_vendor(tmp_path / "a.mrxs") as slide:
+        assert (slide.width, slide.height) == (1000, 800)
+
+
+def aperio(path: Path, compression: int, streams: list[bytes], side: int, tile: int) -> None:
+    """An SVS whose tiles are the given JPEG 2000 streams."""
+    tifffile.imwrite(
+        path,
+        iter(streams),
+        shape=(side, side, 3),
+        dtype=np.uint8,
+        photometric="rgb",
+        tile=(tile, tile),
+        compression=34712,
+        description="Aperio Image Library v1\n192x192 |AppMag = 20|MPP = 0.5",
+        metadata=None,
+    )
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages.first.tags[259].overwrite(compression)
+
+
+@pytest.mark.parametrize("compression", [33003, 33005])
+def test_aperio_jpeg_2000_has_the_colours_of_openslide(compression: int, tmp_path: Path) -> None:
+    pixels = tissue_like(192, 192)
+    stored = pixels
+    if compression == 33003:
+        stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb)[..., (0, 2, 1)]
+    streams = [
+        imagecodecs.jpeg2k_encode(
+            np.ascontiguousarray(stored[y : y + 96, x : x + 96]),
+            level=0,
+            codecformat="j2k",
+            reversible=True,
+            mct=compression == 33005,
+        )
+        for y in (0, 96)
+        for x in (0, 96)
+    ]
+    path = tmp_path / "a.svs"
+    aperio(path, compression, streams, 192, 96)
+    with open_slide(path) as slide, openslide.OpenSlide(path) as other:
+        assert slide.vendor == other.properties["openslide.vendor"] == "aperio"
+        ours = slide.read(0, 0, 0, 192, 192).astype(int)
+        theirs = np.asarray(other.read_region((0, 0), 0, (192, 192)))[..., :3]
+    assert np.abs(ours - theirs).max() <= 2
+    assert np.abs(ours - pixels).max() <= 4
+
+
+def test_a_damaged_jpeg_2000_tile_is_named(tmp_path: Path) -> None:
+    stream = imagecodecs.jpeg2k_encode(tissue_like(96, 96), level=0, codecformat="j2k")
+    path = tmp_path / "a.svs"
+    aperio(path, 33005, [stream, stream, stream[:30], stream], 192, 96)
+    with open_slide(path) as slide, pytest.raises(SlideError, match=r"tile column 0 row 1"):
+        slide.read(0, 0, 0, 192, 192)
