@@ -184,6 +184,13 @@ def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
 @click.option("--transform", type=click.Path(path_type=Path), help="JSON matrix, SR to HR px.")
 @click.option("--sr-mpp", type=float, help="um/px of SR, where it records none.")
 @click.option("--hr-mpp", type=float, help="um/px of HR, where it records none.")
+@click.option(
+    "--segmenter",
+    default="classical",
+    show_default=True,
+    metavar="NAME_OR_PATH",
+    help="Of nuclei: classical, hovernet, instanseg, a folder of label images, or GeoJSON.",
+)
 @click.option("--metrics", help="Comma-separated names. [default: all that can run]")
 @click.option("--count", type=int, default=200, show_default=True, help="Tissue tiles; 0 is all.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of tiles.")
@@ -195,6 +202,7 @@ def evaluate(
     hr: Path | None,
     lr: Path | None,
     out: Path | None,
+    segmenter: str,
     metrics: str | None,
     count: int,
     seed: int,
@@ -206,11 +214,13 @@ def evaluate(
     """Judge SR against the real scan HR, or alone."""
     from wsisr.evaluation.command import as_table, judge
     from wsisr.evaluation.evaluate import Options
+    from wsisr.evaluation.segmenters import choose
 
     options = Options(
         only=metrics.split(",") if metrics else None,
         count=count or None,
         out=out,
+        segmenter=choose(segmenter),
         show_progress=True,
         seed=seed,
         workers=workers,

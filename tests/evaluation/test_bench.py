@@ -7,7 +7,16 @@ import cv2
 import pytest
 
 from bench import quality, sensitivity
+from wsisr.evaluation import weights
 from wsisr.evaluation.pixels import Image
+
+
+@pytest.fixture(autouse=True)
+def without_weights(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learned measures take ten times as long as all others together."""
+    monkeypatch.setenv(weights.VARIABLE, str(tmp_path_factory.mktemp("none")))
 
 
 @pytest.fixture

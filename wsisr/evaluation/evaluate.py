@@ -34,6 +34,7 @@ from wsisr.evaluation.registration import (
 )
 from wsisr.evaluation.report import write_report
 from wsisr.evaluation.results import Evaluation, TileResult
+from wsisr.evaluation.segmenters import GivenNuclei
 from wsisr.evaluation.sources import FolderSource, Place, SlideSource, Source, Views
 from wsisr.slides import open_slide
 
@@ -152,7 +153,7 @@ def _evaluate(
     if not results:
         raise SlideError(f"no tile of {inputs['sr']} could be read: {next(iter(failed.values()))}")
     names = list(dict.fromkeys(name for tile in results for name in tile.values))
-    _note_unmet(chosen, not_run, results)
+    _note_unmet(chosen, not_run, results, options.segmenter)
     rows = {name: [tile.values[name] for tile in results if name in tile.values] for name in names}
     if method != "bicubic" and "bicubic" not in rows:
         not_run["bicubic"] = "no low-resolution input to enlarge; give it with --lr"
@@ -196,13 +197,22 @@ def _leave_out_misaligned(
 
 
 def _note_unmet(
-    chosen: Sequence[Metric], not_run: dict[str, str], results: Sequence[TileResult]
+    chosen: Sequence[Metric],
+    not_run: dict[str, str],
+    results: Sequence[TileResult],
+    segmenter: Segmenter,
 ) -> None:
     measured = {name for tile in results for values in tile.values.values() for name in values}
-    wanted = {"hr": "a real high-resolution scan", "lr": "the low-resolution input (--lr)"}
+    wanted = {
+        "hr": "a real high-resolution scan",
+        "lr": "the low-resolution input (--lr)",
+        "sr_nuclei": "a --segmenter that finds nuclei in any image: those of HR alone are given",
+    }
+    if segmenter.searches:
+        del wanted["sr_nuclei"]
     for metric in chosen:
         if metric.name not in measured:
-            needs = " and ".join(wanted[need] for need in sorted(metric.needs))
+            needs = " and ".join(wanted[need] for need in sorted(metric.needs & wanted.keys()))
             not_run[metric.name] = f"needs {needs}"
 
 
@@ -211,7 +221,10 @@ def _measure(
 ) -> tuple[list[TileResult], dict[str, str]]:
     def judge(place: Place) -> TileResult:
         views = source.load(place)
-        scan = None if views.hr is None else Scan(views.hr, source.mpp, options.segmenter)
+        segmenter = options.segmenter
+        if isinstance(segmenter, GivenNuclei):
+            segmenter = segmenter.at(place.name, place.x, place.y, source.matrix)
+        scan = None if views.hr is None else Scan(views.hr, source.mpp, segmenter)
         values = {
             name: metrics.measure_tile(Sample(image, scan, views.lr), chosen)
             for name, image in _images(method, views)

@@ -24,7 +24,7 @@ from wsisr.evaluation.nuclei import (
 )
 from wsisr.evaluation.pixels import Image
 
-Need = Literal["hr", "lr"]
+Need = Literal["hr", "lr", "sr_nuclei"]
 
 
 class Measurement(NamedTuple):
@@ -175,6 +175,8 @@ def available(only: Sequence[str] | None = None) -> tuple[list[Metric], dict[str
 def measure_tile(sample: Sample, chosen: Iterable[Metric]) -> dict[str, Measurement]:
     """Return {metric: (value, weight)} for the measures whose needs the sample meets."""
     given = {name for name in ("hr", "lr") if getattr(sample, name) is not None}
+    if sample.hr is not None and sample.hr.segmenter.searches:
+        given.add("sr_nuclei")
     return {
         metric.name: Measurement(metric.compute(sample), metric.weight(sample))
         for metric in chosen
@@ -416,7 +418,7 @@ NOT_BUILT = {
     "MATLAB code whose results cannot be checked here"
 }
 """Measures of the field that a report names as absent, so that their lack is seen."""
-_NUCLEI = ClassicalSegmenter().convention
+_BOTH_NUCLEI: frozenset[Need] = frozenset({"hr", "sr_nuclei"})
 _NUCLEAR = (
     Metric(
         "l1_texture",
@@ -424,7 +426,7 @@ _NUCLEAR = (
         "lower",
         "nuclei of HR; contrast, dissimilarity, homogeneity, energy of the co-occurrence matrix: "
         "256 grey levels, distance 1, four angles averaged, symmetric, inside the nucleus; "
-        f"summed absolute differences, mean over nuclei. Nuclei: {_NUCLEI}",
+        "summed absolute differences, mean over nuclei (see `nuclei`)",
         lambda s: s.nuclear_l1[0],
         weight=lambda s: s.scan.nuclei.count,
     ),
@@ -433,7 +435,7 @@ _NUCLEAR = (
         "L1 intensity",
         "lower",
         "nuclei of HR; mean, standard deviation, skewness, kurtosis of grey levels; summed "
-        "absolute differences, mean over nuclei. Nuclei as for l1_texture",
+        "absolute differences, mean over nuclei",
         lambda s: s.nuclear_l1[1],
         weight=lambda s: s.scan.nuclei.count,
     ),
@@ -443,6 +445,7 @@ _NUCLEAR = (
         "higher",
         "share of SR's nuclei that match one of HR (IoU > 0.5); the rest is invented",
         lambda s: s.nuclei_agreement.precision,
+        _BOTH_NUCLEI,
         weight=lambda s: s.nuclei_agreement.sr_count,
     ),
     Metric(
@@ -451,6 +454,7 @@ _NUCLEAR = (
         "higher",
         "share of HR's nuclei that match one of SR (IoU > 0.5); the rest is lost",
         lambda s: s.nuclei_agreement.recall,
+        _BOTH_NUCLEI,
         weight=lambda s: s.nuclei_agreement.hr_count,
     ),
     Metric(
@@ -459,6 +463,7 @@ _NUCLEAR = (
         "higher",
         "panoptic quality: summed IoU of matches over the mean of both counts",
         lambda s: s.nuclei_agreement.pq,
+        _BOTH_NUCLEI,
         weight=lambda s: (s.nuclei_agreement.sr_count + s.nuclei_agreement.hr_count) / 2,
     ),
     Metric(
@@ -467,6 +472,7 @@ _NUCLEAR = (
         "zero",
         "(count in SR - count in HR) / count in HR",
         lambda s: s.nuclei_agreement.count_difference,
+        _BOTH_NUCLEI,
         weight=lambda s: s.nuclei_agreement.hr_count,
     ),
     Metric(
@@ -475,6 +481,7 @@ _NUCLEAR = (
         "zero",
         "(nuclear area in SR - in HR) / in HR",
         lambda s: s.nuclei_agreement.area_difference,
+        _BOTH_NUCLEI,
         weight=lambda s: s.nuclei_agreement.hr_area,
     ),
 )

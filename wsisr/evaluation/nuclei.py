@@ -45,6 +45,11 @@ class Segmenter(Protocol):
     """Finds nuclei in one image, or comparably in several images of one field."""
 
     @property
+    def searches(self) -> bool:
+        """Return whether it finds nuclei in any image, not only knows those of HR."""
+        ...
+
+    @property
     def convention(self) -> str:
         """Return one line that says what finds the nuclei, with versions and settings."""
         ...
@@ -67,6 +72,7 @@ class ClassicalSegmenter:
     taken from HR and applied to both: SR is judged by HR's criterion, not by one blur has moved.
     """
 
+    searches = True
     blur_um: float = 0.5
     local_mean_um: float = 50.0
     density_floor: float = 0.1

@@ -41,7 +41,7 @@ def strip(views: Views, mpp: float, segmenter: Segmenter) -> tuple[Image, list[s
     height, width = views.sr.shape[:2]
     invented: npt.NDArray[np.bool_] | None = None
     lost: npt.NDArray[np.bool_] | None = None
-    if views.hr is not None:
+    if views.hr is not None and segmenter.searches:
         reference = segmenter.against(views.hr, mpp)
         own = reference.find(views.sr)
         found = agreement(own, reference.labels)

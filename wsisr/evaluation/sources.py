@@ -71,6 +71,11 @@ class Source(Protocol):
         """Return (width, height) of SR in px, None where tiles have no common place."""
         ...
 
+    @property
+    def matrix(self) -> npt.NDArray[np.float64] | None:
+        """Return the (2, 3) matrix from SR's level-0 px to HR's; None without a common place."""
+        ...
+
     def load(self, place: Place) -> Views:
         """Return the pixels; `WsisrError` where they cannot be read."""
         ...
@@ -204,6 +209,11 @@ class FolderSource:
 
     @property
     def thumbnail(self) -> None:
+        """Return None, as `size`."""
+        return
+
+    @property
+    def matrix(self) -> None:
         """Return None, as `size`."""
         return
 
