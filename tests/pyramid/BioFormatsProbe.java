@@ -59,9 +59,10 @@ public final class BioFormatsProbe {
       return pixels;
     }
     byte[] planes = new byte[pixels.length];
+    int channels = pixels.length / count;
     for (int i = 0; i < count; i++) {
-      for (int c = 0; c < 3; c++) {
-        planes[c * count + i] = pixels[i * 3 + c];
+      for (int c = 0; c < channels; c++) {
+        planes[c * count + i] = pixels[i * channels + c];
       }
     }
     return planes;

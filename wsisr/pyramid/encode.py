@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsisr.pyramid.spec import PyramidSpec
 
-RGB, YCBCR = 2, 6
+GREY, RGB, YCBCR = 1, 2, 6
 Image = NDArray[np.uint8]
 
 # its stubs know bytes alone, while arrays save a copy
@@ -26,7 +26,7 @@ _codecs: Any = imagecodecs
 
 @dataclass(frozen=True)
 class Codec:
-    """TIFF tags of a way to store a tile, and `encode`: uint8 (rows, columns, 3) -> bytes."""
+    """TIFF tags of a way to store a tile, and `encode`: uint8 (rows, columns, samples) -> bytes."""
 
     compression: int
     photometric: int
@@ -38,12 +38,15 @@ class Codec:
 def tiff_codec(spec: PyramidSpec) -> Codec:
     """The codec that `spec` asks for; its `encode` may be called from several threads."""
     quality = spec.quality
+    plain = RGB if spec.samples == 3 else GREY
     if spec.compression == "deflate":
-        return Codec(8, RGB, _deflate, predictor=2)
+        return Codec(8, plain, _deflate, predictor=2)
     if spec.compression == "zstd":
-        return Codec(50000, RGB, _zstd, predictor=2)
+        return Codec(50000, plain, _zstd, predictor=2)
     if spec.compression == "jpeg2000":
-        return Codec(33005, RGB, partial(_jpeg2000, quality=quality))
+        return Codec(33005, plain, partial(_jpeg2000, quality=quality))
+    if spec.samples == 1:
+        return Codec(7, GREY, partial(_grey_jpeg, quality=quality))
     if spec.subsampling == "444":
         return Codec(7, RGB, partial(_jpeg, quality=quality, outcolorspace="rgb", sampling="444"))
     encode = partial(_jpeg, quality=quality, outcolorspace="ycbcr", sampling=spec.subsampling)
@@ -54,6 +57,11 @@ def _jpeg(pixels: Image, quality: int, outcolorspace: str, sampling: str) -> byt
     data: bytes = _codecs.jpeg8_encode(
         pixels, level=quality, colorspace="rgb", outcolorspace=outcolorspace, subsampling=sampling
     )
+    return data
+
+
+def _grey_jpeg(pixels: Image, quality: int) -> bytes:
+    data: bytes = _codecs.jpeg8_encode(pixels[..., 0], level=quality)
     return data
 
 
@@ -77,7 +85,7 @@ def _zstd(pixels: Image) -> bytes:
 
 
 def padded(pixels: Image, tile: int) -> Image:
-    """`pixels` grown to (tile, tile, 3) by repeating its last row and column."""
+    """`pixels` grown to (tile, tile, samples) by repeating its last row and column."""
     rows, cols = pixels.shape[:2]
     if (rows, cols) == (tile, tile):
         return np.ascontiguousarray(pixels)

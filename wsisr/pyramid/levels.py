@@ -108,7 +108,7 @@ def _quarter(row: int, col: int, side: int, rows: int, cols: int) -> Iterator[tu
 
 
 def halve(pixels: Image) -> Image:
-    """`pixels` (h, w, 3) averaged over 2x2 boxes to (ceil(h/2), ceil(w/2), 3), half rounded up.
+    """`pixels` (h, w, n) averaged over 2x2 boxes to (ceil(h/2), ceil(w/2), n), half rounded up.
 
     An odd last row or column is repeated, so that it counts fully.
     """
@@ -118,7 +118,8 @@ def halve(pixels: Image) -> Image:
     halved = cv2.resize(
         pixels, (pixels.shape[1] // 2, pixels.shape[0] // 2), interpolation=cv2.INTER_AREA
     )
-    return np.asarray(halved, dtype=np.uint8)
+    # OpenCV drops the axis of a single channel
+    return np.asarray(halved, dtype=np.uint8).reshape(*halved.shape[:2], pixels.shape[2])
 
 
 def assemble(
@@ -128,7 +129,7 @@ def assemble(
     if all(piece is None for piece in pieces.values()):
         return None
     half = spec.tile // 2
-    pixels = np.empty((*spec.tile_shape(*place), 3), np.uint8)
+    pixels = np.empty((*spec.tile_shape(*place), spec.samples), np.uint8)
     for (i, j), piece in pieces.items():
         part = pixels[i * half : (i + 1) * half, j * half : (j + 1) * half]
         part[...] = np.asarray(spec.background, np.uint8) if piece is None else piece

@@ -57,13 +57,26 @@ def _pyramid_image(spec: PyramidSpec, tiff: bool) -> str:
     return (
         f'<Image ID="Image:0" Name={_attribute(spec.name or "pyramid")}>'
         '<InstrumentRef ID="Instrument:0"/><ObjectiveSettings ID="Objective:0"/>'
-        f"{_pixels(0, spec.width, spec.height, size, tiff)}{reference}</Image>"
+        f"{_pixels(0, spec.width, spec.height, size, tiff, spec.channels)}{reference}</Image>"
     )
 
 
-def _pixels(image: int, width: int, height: int, physical: str, tiff: bool) -> str:
+def _pixels(
+    image: int,
+    width: int,
+    height: int,
+    physical: str,
+    tiff: bool,
+    names: tuple[str, ...] = ("Red", "Green", "Blue"),
+) -> str:
     place = f'<TiffData IFD="{image}" PlaneCount="1"/>' if tiff else "<MetadataOnly/>"
-    if tiff:
+    if len(names) == 1:
+        order, interleaved = "XYCZT", ""
+        channels = (
+            f'<Channel ID="Channel:{image}:0" Name={_attribute(names[0])} SamplesPerPixel="1" '
+            'Color="-1"><LightPath/></Channel>'
+        )
+    elif tiff:
         order = "XYCZT"
         channels = f'<Channel ID="Channel:{image}:0" SamplesPerPixel="3"><LightPath/></Channel>'
         interleaved = 'Interleaved="true" '
@@ -77,7 +90,7 @@ def _pixels(image: int, width: int, height: int, physical: str, tiff: bool) -> s
     return (
         f'<Pixels ID="Pixels:{image}" DimensionOrder="{order}" Type="uint8" '
         f'SignificantBits="8" {interleaved}BigEndian="false" SizeX="{width}" SizeY="{height}" '
-        f'SizeZ="1" SizeC="3" SizeT="1" {physical}>{channels}{place}</Pixels>'
+        f'SizeZ="1" SizeC="{len(names)}" SizeT="1" {physical}>{channels}{place}</Pixels>'
     )
 
 

@@ -77,13 +77,13 @@ def _piece(spec: PyramidSpec, record: Record, kept: int) -> tuple[bool, NDArray[
     if record.slot < 0:
         return False, None
     rows, cols = (-(-side // 2) for side in spec.tile_shape(*record.place))
-    size = rows * cols * 3
+    size = rows * cols * spec.samples
     data = os.pread(kept, size, record.slot * slot_bytes(spec))
     if len(data) < size or checksum(data) != record.piece_checksum:
         return False, None
-    return True, np.frombuffer(data, np.uint8).reshape(rows, cols, 3)
+    return True, np.frombuffer(data, np.uint8).reshape(rows, cols, spec.samples)
 
 
 def slot_bytes(spec: PyramidSpec) -> int:
     """Bytes of the largest piece."""
-    return (spec.tile // 2) ** 2 * 3
+    return (spec.tile // 2) ** 2 * spec.samples

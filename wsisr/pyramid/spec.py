@@ -33,6 +33,7 @@ class PyramidSpec:
     OME-Zarr stores tiles losslessly and takes no notice of compression, quality or subsampling.
     background: RGB of glass. provenance: anything JSON holds. associated: `label`, `macro`,
     `thumbnail` as uint8 (h, w, 3); empty by default, for these images carry patient data.
+    channels: what each channel is called; three are RGB, one is a grey-scale map, OME-TIFF alone.
 
     Raises UsageError for a value outside its range.
     """
@@ -47,11 +48,12 @@ class PyramidSpec:
     subsampling: str = "420"
     layout: str = "ome"
     icc_profile: bytes | None = None
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[int, ...] = (255, 255, 255)
     name: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
     associated: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict, compare=False)
     zarr_version: str = "0.4"
+    channels: tuple[str, ...] = ("Red", "Green", "Blue")
 
     def __post_init__(self) -> None:
         for side in ("width", "height"):
@@ -78,13 +80,22 @@ class PyramidSpec:
             if value not in choices:
                 flag = option.replace("_", "-")
                 raise UsageError(f"--{flag} {value}: choose one of {', '.join(choices)}")
-        if len(self.background) != 3 or not all(0 <= v <= 255 for v in self.background):
-            raise UsageError(f"background {self.background}: give three values from 0 to 255")
+        if self.samples not in (1, 3):
+            raise UsageError(f"channels {self.channels}: give one name or three")
+        if len(self.background) != self.samples or not all(0 <= v <= 255 for v in self.background):
+            raise UsageError(
+                f"background {self.background}: give {self.samples} values from 0 to 255"
+            )
         for name, image in self.associated.items():
             if name not in ASSOCIATED:
                 raise UsageError(f"associated image {name}: choose one of {', '.join(ASSOCIATED)}")
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise UsageError(f"associated image {name}: give uint8 RGB (height, width, 3)")
+
+    @property
+    def samples(self) -> int:
+        """Values a pixel: 3 for RGB, 1 for a map."""
+        return len(self.channels)
 
     @cached_property
     def levels(self) -> tuple[tuple[int, int], ...]:

@@ -81,9 +81,8 @@ class TiffSink:
         """Refer to the one background tile, encoded at its first use."""
         if self._blank is None:
             tile = self._spec.tile
-            data = self._codec.encode(
-                np.full((tile, tile, 3), np.asarray(self._spec.background, np.uint8))
-            )
+            colour = np.asarray(self._spec.background, np.uint8)
+            data = self._codec.encode(np.full((tile, tile, len(colour)), colour))
             self._blank = (*self.append(place, data), checksum(data))
         return self._blank
 
@@ -154,7 +153,7 @@ def _level_tags(
     x, y = spec.resolution(level)
     tiles = index.state[level].size
     tags = [
-        *_pixel_tags(width, height, codec, REDUCED_IMAGE if level else MAIN_IMAGE),
+        *_pixel_tags(width, height, codec, REDUCED_IMAGE if level else MAIN_IMAGE, spec.samples),
         numbers(282, RATIONAL, *x),
         numbers(283, RATIONAL, *y),
         numbers(296, SHORT, 3),
@@ -180,15 +179,17 @@ def _associated_tags(file: AppendFile, image: NDArray[np.uint8]) -> list[Tag]:
     ]
 
 
-def _pixel_tags(width: int, height: int, codec: Codec, subfile: int) -> list[Tag]:
+def _pixel_tags(
+    width: int, height: int, codec: Codec, subfile: int, samples: int = 3
+) -> list[Tag]:
     tags = [
         numbers(254, LONG, subfile),
         numbers(256, LONG, width),
         numbers(257, LONG, height),
-        numbers(258, SHORT, 8, 8, 8),
+        numbers(258, SHORT, *(8,) * samples),
         numbers(259, SHORT, codec.compression),
         numbers(262, SHORT, codec.photometric),
-        numbers(277, SHORT, 3),
+        numbers(277, SHORT, samples),
         numbers(284, SHORT, 1),
     ]
     if codec.predictor != 1:

@@ -51,7 +51,7 @@ class PyramidWriter(Protocol):
         ...
 
     def write_tile(self, row: int, col: int, pixels: NDArray[np.uint8]) -> None:
-        """Give tile (row, col): uint8 RGB of `spec.tile_shape(0, row, col)` and 3 channels.
+        """Give tile (row, col): uint8 of `spec.tile_shape(0, row, col)` and `spec.samples`.
 
         Waits while the queue is full. The array must not be changed afterwards. An error of an
         earlier tile surfaces here. Raises UsageError (wrong place, shape or a tile given twice)
@@ -186,7 +186,7 @@ class StreamWriter:
 
     def _give(self, row: int, col: int, pixels: NDArray[np.uint8], data: bytes | None) -> None:
         self._claim(row, col)
-        expected = (*self.spec.tile_shape(0, row, col), 3)
+        expected = (*self.spec.tile_shape(0, row, col), self.spec.samples)
         if pixels.shape != expected or pixels.dtype != np.uint8:
             raise UsageError(
                 f"tile ({row}, {col}) is {pixels.dtype} {pixels.shape}; give uint8 {expected}"

@@ -54,6 +54,8 @@ class ZarrSink:
 
     def __init__(self, path: Path, partial: Path, spec: PyramidSpec, *, resume: bool) -> None:
         _zarr()
+        if spec.samples != 3:
+            raise UsageError(f"{path}: a map of one channel is written as .ome.tif alone")
         if spec.associated:
             raise UsageError(f"{path}: OME-Zarr takes no label or macro; write an .ome.tif")
         self._path = path
