@@ -22,8 +22,9 @@ import tifffile
 import torch
 
 from bench.kernels import measure as measure_kernels
-from wsisr.engine import Job, default_batch, find_resolution, plan_run, read_window, upscale
-from wsisr.models import WindowInput, load_upscaler, pick_device
+from wsisr.engine import Job, find_resolution, one_sample, plan_run, read_window, upscale
+from wsisr.forward import Runner, default_batch
+from wsisr.models import Upscaler, WindowInput, load_upscaler, pick_device
 from wsisr.plan import Rect
 from wsisr.slides import open_slide, select_view
 
@@ -77,15 +78,15 @@ def engine_against_model(
     }
 
 
-def alone(model: object, inputs: list[WindowInput], batch: int) -> float:
-    """Seconds of the model's forward passes alone."""
-    began = time.perf_counter()
-    for first in range(0, len(inputs), batch):
-        part = inputs[first : first + batch]
-        model(part + [part[-1]] * (batch - len(part)))  # type: ignore[operator]
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+def alone(model: Upscaler, inputs: list[WindowInput], batch: int) -> float:
+    """Seconds of the model's forward passes alone, in the engine's own shapes and threads."""
+    with Runner(one_sample(model), model.device, batch) as runner:
+        began = time.perf_counter()
+        for first in range(0, len(inputs), batch):
+            runner(inputs[first : first + batch])
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
 
 
 def glass_seconds(tile: int) -> float:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.models.conftest import model_folder  # noqa: F401  (a fixture)
 from wsisr import engine
-from wsisr.engine import Job, Missing, default_batch, upscale
+from wsisr.engine import Job, Missing, upscale
 from wsisr.errors import ModelError, OutputError, SlideError, UsageError
 from wsisr.plan import Rect, Window
 from wsisr.pyramid import PyramidSpec
@@ -291,10 +291,6 @@ def test_existing_output_is_kept(slide: Path) -> None:
     assert out.read_bytes() == b"precious"
     upscale(job(slide, overwrite=True))
     assert tifffile.TiffFile(out).is_ome
-
-
-def test_batch_on_a_cpu_is_one() -> None:
-    assert default_batch(torch.device("cpu")) == 1
 
 
 def test_an_image_in_memory_takes_the_same_way(slide: Path, model_folder: Path) -> None:  # noqa: F811

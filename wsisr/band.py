@@ -19,16 +19,17 @@ class Band:
     Cells come row by row of the window grid, left to right; tiles leave as soon as all their
     pixels are there. Rows are hashed from top to bottom when a row of cells is complete.
 
-    Memory: `width * (tile + cell height) * 3` bytes, whatever the height of the output.
+    Memory: `width * (tile + cell height) * samples` bytes, whatever the height of the output.
 
     Args:
         region: the part of the grid's pixels that is the output.
         tile: side of the pyramid's tiles.
+        samples: values a pixel.
     """
 
-    def __init__(self, region: Rect, tile: int) -> None:
-        self._region, self._tile = region, tile
-        self._buffer = np.empty((0, region.width, 3), np.uint8)
+    def __init__(self, region: Rect, tile: int, samples: int = 3) -> None:
+        self._region, self._tile, self._samples = region, tile, samples
+        self._buffer = np.empty((0, region.width, samples), np.uint8)
         self._top = 0  # output row of self._buffer[0]
         self._held = 0  # rows of the buffer in use
         self._hashed = 0
@@ -40,7 +41,7 @@ class Band:
 
         Args:
             x, y: the cell's top-left pixel on the grid.
-            pixels: uint8 (h, w, 3); parts outside the region are dropped.
+            pixels: uint8 (h, w, samples); parts outside the region are dropped.
         """
         left, top = max(x - self._region.x, 0), max(y - self._region.y, 0)
         right = min(x + pixels.shape[1] - self._region.x, self._region.width)
@@ -65,7 +66,7 @@ class Band:
         if self._held > len(self._buffer):
             # room for the usual case at once: whole rows of cells beside a rest of tiles
             rows = min(self._held + self._tile, self._region.height - self._top)
-            buffer = np.empty((rows, self._region.width, 3), np.uint8)
+            buffer = np.empty((rows, self._region.width, self._samples), np.uint8)
             buffer[: len(self._buffer)] = self._buffer
             self._buffer = buffer
 

@@ -60,16 +60,31 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--model", default="tiny", show_default=True, help="Name or folder.")
 @click.option("--base", help="Stable Diffusion 2.1 for a model without: folder, file or hub id.")
 @click.option("--steps", type=int, help="Denoising steps. [default: the model's]")
-@click.option("--sampler", help="spaced-ddpm, ddim or dpm-solver++. [default: the model's]")
+@click.option(
+    "--sampler",
+    help="spaced-ddpm, ddim, dpm-solver++, euler or few-step. [default: the model's]",
+)
+@click.option("--strength", type=float, help="Noise to start from, 0 to 1. [default: the model's]")
 @click.option("--tile", type=int, default=512, show_default=True, help="Window side, output px.")
 @click.option("--overlap", type=int, default=64, show_default=True, help="Of windows, output px.")
+@click.option("--joint", is_flag=True, help="Sample blocks of 2x2 windows together.")
 @click.option("--batch", type=click.IntRange(1), help="Windows at once. [default: by device]")
 @click.option("--device", help="cpu, cuda, cuda:1 … [default: first GPU, else CPU]")
-@click.option("--precision", help="fp32, bf16 or fp16. [default: bf16 on a GPU, else fp32]")
+@click.option("--precision", help="fp32, bf16 or fp16. [default: bf16 where fast, else fp32]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the noise field.")
 @click.option("--color-fix", help="wavelet, adain or none. [default: wavelet]")
-@click.option("--consistency", help="soft or off. [default: soft]")
+@click.option("--consistency", help="exact (lossless output), soft or off. [default: soft]")
 @click.option("--fidelity", type=float, help="0 generated … 1 stage 1 only. [default: the model's]")
+@click.option(
+    "--uncertainty", type=int, metavar="K", help="Write the spread of K samples beside OUT."
+)
+@click.option(
+    "--output-sample",
+    type=click.Choice(["first", "mean"]),
+    default="first",
+    show_default=True,
+    help="With --uncertainty: which image OUT is.",
+)
 @click.option("--tissue", default="auto", show_default=True, help="auto, off or a mask file.")
 @click.option("--tissue-out", type=click.Path(path_type=Path), help="Write the mask: GeoJSON.")
 @click.option(
@@ -103,7 +118,16 @@ def upscale(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     from wsisr.engine import NOTICE, Job
     from wsisr.engine import upscale as run
 
-    names = ("steps", "sampler", "precision", "seed", "color_fix", "consistency", "fidelity")
+    names = [
+        "steps",
+        "sampler",
+        "strength",
+        "precision",
+        "seed",
+        "color_fix",
+        "consistency",
+        "fidelity",
+    ]
     settings = {name: options.pop(name) for name in names}
     given = {name: value for name, value in settings.items() if value is not None}
     job = Job(source, output, settings=given, **options)

@@ -11,7 +11,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,11 +24,14 @@ import torch
 from numpy.typing import NDArray
 
 from wsisr import __version__
-from wsisr.band import Band
-from wsisr.blend import CellBlender
+from wsisr.blend import Cell, CellBlender
 from wsisr.errors import ModelError, SlideError, UsageError
+from wsisr.exact import aligned_overlap, check_exact, fit_cell
+from wsisr.forward import Computed, Predict, Runner, default_batch
+from wsisr.layer import Layer
 from wsisr.models import Upscaler, WindowInput, load_upscaler, pick_device
 from wsisr.models.consistency import Sampling
+from wsisr.models.joint import block_side
 from wsisr.plan import (
     LARGEST_MAGNIFICATION,
     Plan,
@@ -44,6 +47,14 @@ from wsisr.slides import View, open_slide, select_view
 from wsisr.slides.digest import file_sha256
 from wsisr.stream import Prefetch, Stopwatch
 from wsisr.tissue import TissueMask, load_mask, tissue_mask
+from wsisr.uncertainty import (
+    Summary,
+    as_counts,
+    check_uncertainty,
+    companion_path,
+    describe_map,
+    sample_statistics,
+)
 
 NOTICE = "Computer-generated pixels: not for primary diagnosis."
 ENCODING_THREADS = 2
@@ -66,6 +77,9 @@ class Job:
         model: name or folder. settings: overrides of the model's own settings.
         base: where a model without UNet and autoencoder takes them from; None is its own base.
         tile, overlap: window side and overlap in output px.
+        joint: sample blocks of windows together, see `wsisr.models.joint`.
+        uncertainty: samples whose spread is written beside the output; None takes one alone.
+        output_sample: with several, the output is the `first` or their `mean`.
         batch: windows computed at once; None picks by the device.
         device: torch device; None is the first GPU and else the CPU.
         tissue: `auto`, `off` (the model runs everywhere) or a mask file.
@@ -91,6 +105,9 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
     tile: int = 512
     overlap: int = 64
+    joint: bool = False
+    uncertainty: int | None = None
+    output_sample: str = "first"
     batch: int | None = None
     device: str | None = None
     tissue: str = "auto"
@@ -106,6 +123,11 @@ class Job:
     resume: bool | None = None
     force: bool = False
 
+    @property
+    def exact(self) -> bool:
+        """Whether the finished bytes, averaged again, are to be those of the input."""
+        return self.settings.get("consistency") == "exact"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -115,6 +137,8 @@ class Result:
     `seconds`. `sha256_pixels` is over the level-0 pixels before lossy coding, top to bottom; None
     where a run was resumed, since the pixels of the tiles written before are gone. `resumed_rows`:
     rows of tiles taken over whole from the interrupted run; `resumed_tiles`: tiles in all.
+    `uncertainty`: the map's path, samples, and mean, 95th percentile and largest deviation in grey
+    levels, over the tissue computed in this run; None without --uncertainty.
     """
 
     output: str
@@ -135,6 +159,7 @@ class Result:
     resumed_rows: int = 0
     resumed_tiles: int = 0
     unreadable_tiles: int = 0
+    uncertainty: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,9 +173,16 @@ class Resolution:
 
 @dataclass(frozen=True)
 class ReadWindow:
-    """A window with its pixels read: glass is resized already, tissue is ready for the model."""
+    """A window with its pixels read: glass is resized already, tissue is ready for the model.
+
+    lr: uint8 (n, m, 3), the view's pixels under the window, from view pixel (left, top) on; None
+    where nothing is made of it.
+    """
 
     window: Window
+    lr: Pixels | None
+    left: int
+    top: int
     glass: Pixels | None
     tissue: WindowInput | None
 
@@ -163,22 +195,28 @@ class Missing:
         region: the pyramid's place on the window grid, output px.
         tile: side of the pyramid's tiles.
         done: bool (rows, columns) of tiles.
+        block: side of blocks of pixels that must be made in one run; 1 where there are none.
     """
 
     region: Rect
     tile: int
     done: NDArray[np.bool_]
+    block: int = 1
 
     @property
     def rows_done(self) -> int:
-        """Rows of tiles, from the top, that are written whole; never the last."""
+        """Rows of tiles, from the top, that are written whole; never the last, nor half a block."""
         whole = np.all(self.done[:-1], axis=1, keepdims=True)
-        return int(np.argmin(whole)) if not whole.all() else len(whole)
+        rows = int(np.argmin(whole)) if not whole.all() else len(whole)
+        while rows * self.tile % self.block:
+            rows -= 1
+        return rows
 
     def needs(self, window: Window, side: int) -> bool:
-        """Whether a window of that side reaches into a tile that is not written."""
+        """Whether a window of that side, or a block on it, reaches into a tile not written."""
+        rim = self.block - 1
         rows, columns = (
-            slice(max(0, start // self.tile), max(0, -(-(start + side) // self.tile)))
+            slice(max(0, (start - rim) // self.tile), max(0, -(-(start + side + rim) // self.tile)))
             for start in (window.y - self.region.y, window.x - self.region.x)
         )
         return not self.done[rows, columns].all()
@@ -221,8 +259,9 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
         resolution = find_resolution(job, view)
         plan = plan_run(job, view, resolution.scale)
         model = load_upscaler(
-            job.model, device=pick_device(job.device), settings=job.settings, base=job.base
+            job.model, device=pick_device(job.device), settings=settings_of(job), base=job.base
         )
+        predict = choose_predict(job, model)
         tissue = find_tissue(job, view)
         provenance = describe_run(job, view, plan, resolution, model)
         spec = describe_output(job, view, plan, resolution, provenance)
@@ -237,27 +276,38 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
             )
         )
         stack.push(partial(discard_after_mistake, writer))
-        missing = find_missing(writer, plan)
+        writers = [writer]
+        if job.uncertainty is not None:
+            spread = dict(provenance)
+            writers.append(stack.enter_context(open_map(job, describe_map(spec, spread), writer)))
+            stack.push(partial(discard_after_mistake, writers[1]))
+        missing = find_missing(writers, plan, block=round(plan.scale) if job.exact else 1)
         rows_done, resumed_tiles = missing.rows_done, int(np.count_nonzero(missing.done))
         rest = remaining(plan, rows_done * spec.tile)
         batch = job.batch or default_batch(model.device)
+        runner = stack.enter_context(Runner(predict, model.device, batch))
         reading = stack.enter_context(
             Prefetch(
                 read_windows(rest, view, tissue, missing, clock), QUEUED_BATCHES * batch, "read"
             )
         )
         images = stack.enter_context(
-            Prefetch(run_model(reading, model, batch, clock), QUEUED_BATCHES * batch, "model")
+            Prefetch(run_model(reading, runner, clock), QUEUED_BATCHES * batch, "model")
         )
-        band = Band(rest.region, spec.tile)
-        tissue_tiles = write_windows(rest, images, band, writer, rows_done, clock, progress)
+        layers = [Layer(rest, each, rows_done) for each in writers]
+        summary = Summary()
+        tissue_tiles = write_windows(
+            rest, images, layers, summary, clock, progress, exact=job.exact
+        )
         if unreadable is not None:
             find_damage(plan, view, missing)
         # known only now; the metadata are written last
         provenance["unreadable_tiles"] = sorted(unreadable or ())
         with clock("finishing"):
-            writer.finish()
-        clock.seconds["encoding"] = writer.busy_seconds
+            # the map first: where the output is, all that belongs to it is
+            for each in reversed(writers):
+                each.finish()
+        clock.seconds["encoding"] = sum(each.busy_seconds for each in writers)
     settings = model.describe().get("settings", {})
     return Result(
         output=str(job.output),
@@ -274,10 +324,17 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
         seconds=round(time.monotonic() - began, 3),
         seconds_by_stage={k: round(v, 3) for k, v in sorted(clock.seconds.items())},
         peak_rss_mb=peak_rss_mb(),
-        sha256_pixels=None if resumed_tiles else band.sha256(),
+        sha256_pixels=None if resumed_tiles else layers[0].sha256(),
         resumed_rows=rows_done,
         resumed_tiles=resumed_tiles,
         unreadable_tiles=len(unreadable or ()),
+        uncertainty=None
+        if job.uncertainty is None
+        else {
+            "output": str(companion_path(job.output)),
+            "samples": job.uncertainty,
+            **summary.figures(),
+        },
     )
 
 
@@ -289,6 +346,7 @@ def upscale_array(
     device: str | None = None,
     tile: int = 512,
     overlap: int = 64,
+    exact: bool = False,
     **settings: Any,
 ) -> Pixels:
     """Upscale an image in memory by the same windows, model and blending as a slide.
@@ -297,6 +355,7 @@ def upscale_array(
         lr: uint8 RGB (h, w, 3).
         scale: > 1.
         model, device, tile, overlap: see `Job`; a model that is loaded already is taken as it is.
+        exact: fit the finished bytes to the input; so does the setting `consistency`.
         settings: overrides of the model's own settings.
 
     Returns:
@@ -305,6 +364,9 @@ def upscale_array(
     Raises:
         WsisrError: what is wrong with which option.
     """
+    exact = exact or settings.get("consistency") == "exact"
+    if exact:
+        overlap = aligned_overlap(tile, overlap, check_exact(scale, lossless=True))
     plan = make_plan(lr.shape[1], lr.shape[0], scale, tile=tile, overlap=overlap)
     if isinstance(model, str):
         model = load_upscaler(model, device=pick_device(device), settings=settings)
@@ -312,9 +374,13 @@ def upscale_array(
     out = np.empty((plan.region.height, plan.region.width, 3), np.uint8)
     blender = CellBlender(plan)
     reading = (read_window(plan, _InMemory(lr), None, window) for window in plan.windows())
-    for item, pixels in run_model(reading, model, default_batch(model.device), clock):
-        cell = blender.push(item.window.row, item.window.column, pixels)
-        if cell is not None:
+    with Runner(one_sample(model), model.device, default_batch(model.device)) as runner:
+        for item, image in run_model(reading, runner, clock):
+            cell = blender.push(item.window.row, item.window.column, image.pixels)
+            if cell is None:
+                continue
+            if exact:
+                fit(item, plan, cell)
             height, width = cell.pixels.shape[:2]
             out[cell.y : cell.y + height, cell.x : cell.x + width] = cell.pixels
     return out
@@ -349,13 +415,46 @@ def find_resolution(job: Job, view: View) -> Resolution:
 
 
 def plan_run(job: Job, view: View, scale: float) -> Plan:
-    """The windows of this run. Raises UsageError."""
+    """The windows of this run, blocks of windows with --joint. Raises UsageError."""
     region = job.region
     if region is not None:
         region = scaled_region(region, view.downsample, view.width, view.height)
-    return make_plan(
-        view.width, view.height, scale, region=region, tile=job.tile, overlap=job.overlap
+    tile, overlap = job.tile, job.overlap
+    if job.joint:
+        tile = block_side(tile, overlap)
+    if job.exact:
+        overlap = aligned_overlap(tile, overlap, check_exact(scale, is_lossless(job)))
+    return make_plan(view.width, view.height, scale, region=region, tile=tile, overlap=overlap)
+
+
+def is_lossless(job: Job) -> bool:
+    """Whether the output's coding keeps every byte."""
+    lossless = job.compression in ("deflate", "zstd")
+    return (
+        lossless
+        or job.output.suffix == ".zarr"
+        or (job.compression == "jpeg2000" and job.quality == 100)
     )
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """The model's settings that this run overrides."""
+    return {**job.settings} | ({"joint": (job.tile, job.overlap)} if job.joint else {})
+
+
+def choose_predict(job: Job, model: Upscaler) -> Predict:
+    """One sample a window, or several with their spread. Raises UsageError."""
+    if job.uncertainty is None:
+        return one_sample(model)
+    check_uncertainty(job.uncertainty, job.output_sample, model, job.model)
+    sampled: Any = model
+    seed = model.describe()["settings"]["seed"]
+    return sample_statistics(sampled, seed, job.uncertainty, job.output_sample)
+
+
+def one_sample(model: Upscaler) -> Predict:
+    """The model's image of each window."""
+    return lambda windows: (model(windows), None)
 
 
 def find_tissue(job: Job, view: View) -> TissueMask | None:
@@ -386,6 +485,7 @@ def describe_run(
         "tile": plan.tile,
         "overlap": plan.overlap,
         "tissue": job.tissue,
+        **({"samples": [job.uncertainty, job.output_sample]} if job.uncertainty else {}),
         **model.describe(),
     }
 
@@ -412,6 +512,20 @@ def describe_output(
     )
 
 
+def open_map(job: Job, spec: PyramidSpec, writer: PyramidWriter) -> PyramidWriter:
+    """The writer of the uncertainty map beside the output that `writer` makes."""
+    # a run that was killed between its two outputs has left the map finished: it is made again
+    going_on = bool(done_tiles(writer).any())
+    return open_writer(
+        companion_path(job.output),
+        spec,
+        threads=1,
+        overwrite=job.overwrite or going_on,
+        resume=True if going_on else job.resume,
+        fingerprint=fingerprint(spec),
+    )
+
+
 def read_windows(
     plan: Plan, view: View, tissue: TissueMask | None, missing: Missing, clock: Stopwatch
 ) -> Iterator[ReadWindow]:
@@ -426,7 +540,7 @@ def read_windows(
                 item = read_window(plan, view, tissue, window)
             yield item
         else:
-            yield ReadWindow(window, unused, None)
+            yield ReadWindow(window, None, 0, 0, unused, None)
 
 
 def find_damage(plan: Plan, view: View, missing: Missing) -> None:
@@ -448,11 +562,13 @@ def read_window(
     up_rows, down_rows = plan.sampling(window.y, plan.rows)
     up_columns, down_columns = plan.sampling(window.x, plan.columns)
     if tissue is not None and not tissue.overlaps(left, top, right - left, bottom - top):
-        return ReadWindow(window, resize_glass(pixels, up_rows, up_columns), None)
+        glass = resize_glass(pixels, up_rows, up_columns)
+        return ReadWindow(window, pixels, left, top, glass, None)
     lr = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
     rows = Sampling(torch.from_numpy(up_rows), torch.from_numpy(down_rows))
     columns = Sampling(torch.from_numpy(up_columns), torch.from_numpy(down_columns))
-    return ReadWindow(window, None, WindowInput(window.x, window.y, lr, rows, columns))
+    tissue_input = WindowInput(window.x, window.y, lr, rows, columns)
+    return ReadWindow(window, pixels, left, top, None, tissue_input)
 
 
 def resize_glass(pixels: Pixels, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Pixels:
@@ -467,24 +583,19 @@ def resize_glass(pixels: Pixels, rows: NDArray[np.float32], columns: NDArray[np.
 
 
 def run_model(
-    windows: Iterable[ReadWindow], model: Upscaler, batch: int, clock: Stopwatch
-) -> Iterator[tuple[ReadWindow, NDArray[Any]]]:
-    """Pixels of every window, in the order they came.
-
-    Tissue windows are gathered into batches of one fixed shape (the last is filled up by
-    repetition), since libraries may pick other kernels, with other rounding, for other shapes.
-    """
+    windows: Iterable[ReadWindow], runner: Runner, clock: Stopwatch
+) -> Iterator[tuple[ReadWindow, Computed]]:
+    """The image of every window, in the order they came; glass has one already."""
     waiting: list[ReadWindow] = []
     gathered: list[WindowInput] = []
 
-    def flush() -> Iterator[tuple[ReadWindow, NDArray[Any]]]:
-        images: Iterator[NDArray[np.float32]] = iter(())
+    def flush() -> Iterator[tuple[ReadWindow, Computed]]:
+        images: Iterator[Computed] = iter(())
         if gathered:
             with clock("model"):
-                filled = gathered + [gathered[-1]] * (batch - len(gathered))
-                images = iter(to_pixels(model(filled)))
+                images = iter(runner(gathered))
         for item in waiting:
-            yield item, next(images) if item.glass is None else item.glass
+            yield item, next(images) if item.glass is None else Computed(item.glass)
         waiting.clear()
         gathered.clear()
 
@@ -493,16 +604,10 @@ def run_model(
         if item.tissue is not None:
             gathered.append(item.tissue)
         # glass alone is passed on at once; behind tissue it waits for its turn, within bounds
-        if len(gathered) == batch or not gathered or len(waiting) >= 4 * batch + 16:
+        full = len(gathered) >= runner.batch
+        if full or not gathered or len(waiting) >= 4 * runner.batch + 16:
             yield from flush()
     yield from flush()
-
-
-def to_pixels(images: torch.Tensor) -> NDArray[np.float32]:
-    """(B, 3, H, W) in [0, 1] on any device -> (B, H, W, 3) float32 in [0, 255]."""
-    levels = (images.clamp(0, 1) * 255).permute(0, 2, 3, 1).contiguous().cpu()
-    pixels: NDArray[np.float32] = levels.numpy()
-    return pixels
 
 
 def fingerprint(spec: PyramidSpec) -> str:
@@ -522,11 +627,17 @@ def discard_after_mistake(
         writer.abort(keep=False)
 
 
-def find_missing(writer: PyramidWriter, plan: Plan) -> Missing:
-    """What the writer, which may go on from an interrupted run, lacks."""
+def find_missing(writers: Sequence[PyramidWriter], plan: Plan, block: int) -> Missing:
+    """What writers of one grid, which may go on from an interrupted run, lack; see `Missing`."""
+    done = np.logical_and.reduce([done_tiles(writer) for writer in writers])
+    return Missing(plan.region, writers[0].spec.tile, done, block)
+
+
+def done_tiles(writer: PyramidWriter) -> NDArray[np.bool_]:
+    """Bool (rows, columns): the tiles that an interrupted run has written."""
     rows, columns = writer.spec.grid(0)
     done = [[writer.done(row, column) for column in range(columns)] for row in range(rows)]
-    return Missing(plan.region, writer.spec.tile, np.array(done, bool))
+    return np.array(done, bool)
 
 
 def remaining(plan: Plan, rows: int) -> Plan:
@@ -537,48 +648,44 @@ def remaining(plan: Plan, rows: int) -> Plan:
 
 def write_windows(
     plan: Plan,
-    images: Iterable[tuple[ReadWindow, NDArray[Any]]],
-    band: Band,
-    writer: PyramidWriter,
-    rows_done: int,
+    images: Iterable[tuple[ReadWindow, Computed]],
+    layers: Sequence[Layer],
+    summary: Summary,
     clock: Stopwatch,
     progress: Progress | None,
+    *,
+    exact: bool,
 ) -> int:
-    """Blend windows into cells, cut cells into tiles, hand tiles to the writer.
+    """Hand every image to its layer, and its map of deviations, if there is one, to a second.
 
     Returns:
         How many windows the model was run on.
     """
-    blender = CellBlender(plan)
     tissue_tiles = 0
-    for done, (item, pixels) in enumerate(images, 1):
-        tissue_tiles += item.tissue is not None
-        with clock("blending"):
-            cell = blender.push(item.window.row, item.window.column, pixels)
-            tiles = list(band.put(cell.x, cell.y, cell.pixels)) if cell is not None else []
-        with clock("waiting to encode"):
-            for row, column, tile in tiles:
-                place = (rows_done + row, column)
-                if writer.done(*place):
-                    continue
-                if (tile == writer.spec.background).all():
-                    writer.write_blank(*place)
-                else:
-                    writer.write_tile(*place, tile)
+    for done, (item, image) in enumerate(images, 1):
+        is_tissue = item.tissue is not None
+        tissue_tiles += is_tissue
+        layers[0].push(
+            item.window, image.pixels, clock, partial(fit, item, plan) if exact else None
+        )
+        for layer in layers[1:]:
+            counts = no_deviation(plan.tile) if image.deviation is None else image.deviation
+            counted = summary.add if is_tissue else None
+            layer.push(item.window, as_counts(counts), clock, counted)
         if progress is not None:
             progress(done, len(plan))
     return tissue_tiles
 
 
-def default_batch(device: torch.device) -> int:
-    """Windows computed at once: one on a CPU, on a GPU as many as a quarter of its memory holds.
+def fit(item: ReadWindow, plan: Plan, cell: Cell) -> None:
+    """Exact consistency of a finished cell with the input under its window."""
+    if item.lr is not None:
+        fit_cell(cell, item.lr, item.left, item.top, round(plan.scale))
 
-    A Stable Diffusion-sized model needs about 1.5 GiB a window of 512 px in bf16.
-    """
-    if device.type != "cuda":
-        return 1
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return int(max(1, min(32, memory // 4 // int(1.5 * 2**30))))
+
+def no_deviation(tile: int) -> NDArray[np.float32]:
+    """The map of glass, float32 (tile, tile, 1): every sample of it is the same."""
+    return np.zeros((tile, tile, 1), np.float32)
 
 
 def peak_rss_mb() -> float:

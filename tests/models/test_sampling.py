@@ -2,14 +2,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+)
 from torch import Tensor
 
 from wsisr.models.sampling import (
     SAMPLERS,
+    few_step_timesteps,
     make_schedule,
     predicted_x0,
     spaced_timesteps,
+    timesteps_of,
 )
 
 PAPER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -92,6 +100,44 @@ def test_dpm_solver_is_the_reference() -> None:
         toy_denoiser, noise_of(0), reference.timesteps.tolist(), make_schedule(), noise_of
     )
     torch.testing.assert_close(ours, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_euler_is_the_reference_and_ddim_in_other_variables() -> None:
+    reference = EulerDiscreteScheduler(**PAPER, timestep_spacing="trailing")
+    reference.set_timesteps(5)
+    timesteps = [int(t) for t in reference.timesteps]
+    root = float(make_schedule().alphas_cumprod[timesteps[0]]) ** 0.5
+    expected = noise_of(0) / root
+    for t in reference.timesteps:
+        scaled = reference.scale_model_input(expected, t)
+        expected = reference.step(toy_denoiser(scaled, int(t)), t, expected).prev_sample
+    ours = SAMPLERS["euler"](toy_denoiser, noise_of(0), timesteps, make_schedule(), noise_of)
+    torch.testing.assert_close(ours, expected.double(), rtol=1e-3, atol=1e-3)
+    ddim = SAMPLERS["ddim"](toy_denoiser, noise_of(0), timesteps, make_schedule(), noise_of)
+    torch.testing.assert_close(ours, ddim)
+
+
+def test_few_step_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = LCMScheduler(**PAPER, clip_sample=False)
+    reference.set_timesteps(4)
+    timesteps = [int(t) for t in reference.timesteps]
+    drawn = iter(range(1, 5))
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *a, **k: noise_of(next(drawn))
+    )
+    expected = noise_of(0)
+    for t in reference.timesteps:
+        expected = reference.step(toy_denoiser(expected, int(t)), t, expected).prev_sample
+    ours = SAMPLERS["few-step"](toy_denoiser, noise_of(0), timesteps, make_schedule(), noise_of)
+    torch.testing.assert_close(ours, expected.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_few_steps_never_stand_at_zero() -> None:
+    assert few_step_timesteps(4) == [999, 749, 500, 250]
+    assert timesteps_of("few-step", 1, 200) == [200]
+    assert timesteps_of("ddim", 4) == spaced_timesteps(4)
+    with pytest.raises(ValueError, match="step"):
+        few_step_timesteps(0)
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))

@@ -6,8 +6,9 @@ addressed by global position, so a window has the same pixels whatever it is com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,24 @@ from wsisr.errors import UsageError
 from wsisr.models.colour import COLOR_FIXES
 from wsisr.models.consistency import project
 from wsisr.models.diffusion import ControllableDiffusion, Vae, decode, encode, latent_factor
+from wsisr.models.joint import averaged
 from wsisr.models.restoration import SwinIR, channels_last
-from wsisr.models.sampling import SAMPLERS, Schedule, spaced_timesteps
+from wsisr.models.sampling import SAMPLERS, Schedule, timesteps_of
 from wsisr.models.windows import WindowInput
 from wsisr_kernels import philox_normal_batch
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def usual_precision(device: torch.device) -> str:
+    """bf16 where it is fast: on GPUs, and on CPUs with instructions for it; else fp32."""
+    if device.type == "cuda":
+        return "bf16"
+    # torch before 2.10 cannot tell
+    has: Mapping[str, Any] = (
+        getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    )
+    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
 
 
 @dataclass(frozen=True)
@@ -34,28 +47,35 @@ class Settings:
         steps: denoising steps.
         start_timestep: noise level at which sampling starts, 0..999.
         start_from: `condition` (the restored image's latent, noised) or `noise` (pure).
+        strength: 0..1; if given, sampling starts from the restored image's latent noised to that
+            share of the timesteps, whatever the two fields above say.
         fidelity: 0 = all generated detail, 1 = stage 1 only.
         color_fix: `wavelet`, `adain` or `none`.
-        consistency: `soft` (the result, reduced again, agrees with the input) or `off`.
+        consistency: `soft` (the result, reduced again, agrees with the input), `exact` (the same
+            here; the finished bytes are fitted afterwards, see `wsisr.exact`) or `off`.
         seed: of the noise field, 0..2^64 - 1.
         precision: `fp32`, `bf16` or `fp16`, of the networks' arithmetic.
+        joint: (side, overlap) in px of the windows whose noise predictions are averaged at every
+            step where a model is given larger blocks; None predicts a block in one piece.
     """
 
     sampler: str = "spaced-ddpm"
     steps: int = 50
     start_timestep: int = 999
     start_from: str = "noise"
+    strength: float | None = None
     fidelity: float = 0.0
     color_fix: str = "wavelet"
     consistency: str = "soft"
     seed: int = 0
     precision: str = "fp32"
+    joint: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         choices = (
             ("--sampler", self.sampler, tuple(SAMPLERS)),
             ("--color-fix", self.color_fix, (*COLOR_FIXES, "none")),
-            ("--consistency", self.consistency, ("soft", "off")),
+            ("--consistency", self.consistency, ("soft", "exact", "off")),
             ("--precision", self.precision, tuple(PRECISIONS)),
             ("start_from", self.start_from, ("condition", "noise")),
         )
@@ -64,12 +84,24 @@ class Settings:
                 raise UsageError(f"{option} {value}: must be one of {', '.join(allowed)}")
         if not 0 <= self.fidelity <= 1:
             raise UsageError(f"--fidelity {self.fidelity:g}: must lie between 0 and 1")
+        if self.strength is not None and not 0 <= self.strength <= 1:
+            raise UsageError(f"--strength {self.strength:g}: must lie between 0 and 1")
         if not 1 <= self.steps <= 1000:
             raise UsageError(f"--steps {self.steps}: must lie between 1 and 1000")
         if not 0 <= self.start_timestep <= 999:
             raise UsageError(f"start_timestep {self.start_timestep}: must lie between 0 and 999")
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"--seed {self.seed}: must lie between 0 and 2^64 - 1")
+
+    @property
+    def first_timestep(self) -> int:
+        """Where sampling starts."""
+        return self.start_timestep if self.strength is None else round(self.strength * 999)
+
+    @property
+    def starts_from_condition(self) -> bool:
+        """Whether it starts from the restored image's latent and not from pure noise."""
+        return self.strength is not None or self.start_from == "condition"
 
 
 @dataclass(frozen=True)
@@ -100,19 +132,34 @@ def generate(
     Returns:
         (B, 3, H, W), about [0, 1] and not clipped.
     """
-    condition = encode(second.vae, restored)
+    return sample(second, settings, encode(second.vae, restored), noise)
+
+
+def sample(
+    second: SecondStage,
+    settings: Settings,
+    condition: Tensor,
+    noise: Callable[[int, torch.Size], Tensor],
+) -> Tensor:
+    """`generate` from the condition's latents (B, C, h, w) on: sample and decode."""
     shape, dtype = condition.shape, condition.dtype
 
     def denoise(z: Tensor, t: int) -> Tensor:
-        output = second.diffusion(z.to(dtype), t, condition).float()
+        if settings.joint is None:
+            output = second.diffusion(z.to(dtype), t, condition).float()
+        else:
+            side, overlap = (length // latent_factor(second.vae) for length in settings.joint)
+            output = averaged(
+                lambda a, b: second.diffusion(a.to(dtype), t, b), z, condition, side, overlap
+            )
         return second.schedule.epsilon(output, z, t)
 
     def draw(step: int) -> Tensor:
         return noise(step, shape).to(dtype).float()
 
-    timesteps = spaced_timesteps(settings.steps, settings.start_timestep)
+    timesteps = timesteps_of(settings.sampler, settings.steps, settings.first_timestep)
     z = draw(0)
-    if settings.start_from == "condition":
+    if settings.starts_from_condition:
         z = second.schedule.q_sample(condition.float(), timesteps[0], z)
     z = SAMPLERS[settings.sampler](denoise, z, timesteps, second.schedule, draw)
     return decode(second.vae, z.to(dtype))
@@ -167,27 +214,40 @@ class DualStage(nn.Module):
         Returns:
             (B, 3, tile, tile) float32, about [0, 1] and not clipped.
         """
+        return next(self.samples(windows, (self.settings.seed,)))
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the seed makes a difference."""
+        return self.second is not None and self.settings.fidelity < 1
+
+    @torch.inference_mode()
+    def samples(self, windows: Sequence[WindowInput], seeds: Iterable[int]) -> Iterator[Tensor]:
+        """The images of `forward`, one batch for each seed; stage 1 and the encoder run once."""
         settings = self.settings
         resized = torch.stack([window.resized() for window in windows])
         resized = resized.to(self.device, memory_format=torch.channels_last)
         dtype = PRECISIONS[settings.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+        autocast = partial(torch.autocast, self.device.type, dtype, enabled=dtype != torch.float32)
+        with autocast():
             restored = self._agree(self.restoration(resized).clamp(0, 1), windows).clamp(0, 1)
-            generated = self._generate(restored, windows) if self._second_wanted else None
+            if self.stochastic:
+                assert self.second is not None
+                condition = encode(self.second.vae, restored)
         image = restored.float()
-        if generated is not None:
-            image = self._agree(add_detail(settings, image, generated.float()), windows)
-        return image
+        for seed in seeds:
+            if not self.stochastic:
+                yield image
+                continue
+            with autocast():
+                generated = self._generate(condition, windows, seed)
+            yield self._agree(add_detail(settings, image, generated.float()), windows)
 
     def describe(self) -> Mapping[str, Any]:
         """See `Upscaler`."""
         return {**self.identity, "settings": asdict(self.settings)}
 
-    @property
-    def _second_wanted(self) -> bool:
-        return self.second is not None and self.settings.fidelity < 1
-
-    def _generate(self, restored: Tensor, windows: Sequence[WindowInput]) -> Tensor:
+    def _generate(self, condition: Tensor, windows: Sequence[WindowInput], seed: int) -> Tensor:
         assert self.second is not None
         factor = latent_factor(self.second.vae)
         origins = [(window.y // factor, window.x // factor) for window in windows]
@@ -195,10 +255,10 @@ class DualStage(nn.Module):
         def noise(step: int, shape: torch.Size) -> Tensor:
             channels, height, width = shape[1:]
             return philox_normal_batch(
-                self.settings.seed, step, origins, height, width, channels, str(self.device)
+                seed, step, origins, height, width, channels, str(self.device)
             )
 
-        return generate(self.second, self.settings, restored, noise)
+        return sample(self.second, self.settings, condition, noise)
 
     def _agree(self, images: Tensor, windows: Sequence[WindowInput]) -> Tensor:
         """With soft consistency, the images brought into agreement with their inputs."""

@@ -28,7 +28,7 @@ from wsisr.errors import ModelError, UsageError
 from wsisr.models.base import DEFAULT_BASE, Base, load_base
 from wsisr.models.checkpoint import PICKLES, SUFFIXES
 from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet, Vae
-from wsisr.models.dualstage import DualStage, SecondStage, Settings
+from wsisr.models.dualstage import DualStage, SecondStage, Settings, usual_precision
 from wsisr.models.parts import PART_CLASSES, SECOND_STAGE, empty_module, load_module, load_state
 from wsisr.models.restoration import SwinIR
 from wsisr.models.sampling import make_schedule
@@ -142,9 +142,11 @@ def from_pretrained(
         UsageError: a setting out of range.
     """
     card = read_card(folder)
-    # single precision would leave a GPU's matrix units idle; on most CPUs bf16 is slower
-    usual = "bf16" if torch.device(device).type == "cuda" else "fp32"
-    overrides = {"precision": usual} | dict(card.sampling) | dict(settings or {})
+    overrides = (
+        {"precision": usual_precision(torch.device(device))}
+        | dict(card.sampling)
+        | dict(settings or {})
+    )
     known = {f.name for f in fields(Settings)}
     if unknown := sorted(set(overrides) - known):
         raise ModelError(f"{folder / 'model.json'}: unknown setting {', '.join(unknown)}")

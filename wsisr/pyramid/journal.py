@@ -79,7 +79,7 @@ def describe(spec: PyramidSpec, kind: str, fingerprint: str) -> dict[str, Any]:
     """What must agree between an interrupted run and the one that goes on."""
     plain = {k: v for k, v in asdict(spec).items() if k not in ("provenance", "associated")}
     plain["icc_profile"] = sha256(spec.icc_profile or b"").hexdigest()
-    plain["background"] = list(spec.background)
+    plain["background"], plain["channels"] = list(spec.background), list(spec.channels)
     plain["associated"] = sorted(spec.associated)
     # told apart by the fingerprint; kept to say what differs
     made_by = json.loads(json.dumps(dict(spec.provenance), default=str))

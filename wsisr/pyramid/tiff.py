@@ -179,9 +179,7 @@ def _associated_tags(file: AppendFile, image: NDArray[np.uint8]) -> list[Tag]:
     ]
 
 
-def _pixel_tags(
-    width: int, height: int, codec: Codec, subfile: int, samples: int = 3
-) -> list[Tag]:
+def _pixel_tags(width: int, height: int, codec: Codec, subfile: int, samples: int = 3) -> list[Tag]:
     tags = [
         numbers(254, LONG, subfile),
         numbers(256, LONG, width),

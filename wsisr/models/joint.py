@@ -1,0 +1,62 @@
+"""Joint sampling: a block larger than the model's window, its noise predictions averaged.
+
+At every step each window of the block predicts the noise of its part, and where windows overlap
+the predictions are averaged (Bar-Tal et al. 2023), so that they cannot drift apart over the steps.
+A block is to the engine what a window is otherwise: it lies on the global grid and has a fixed
+context, so its pixels do not depend on what is computed beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+WINDOWS = 2
+"""Windows along a side of a block."""
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(noisy latents, condition) of some windows -> what the network predicts, of the same shape."""
+
+
+def block_side(side: int, overlap: int) -> int:
+    """Side of a block of `WINDOWS` windows that share `overlap`."""
+    return WINDOWS * side - (WINDOWS - 1) * overlap
+
+
+def averaged(predict: Predict, z: Tensor, condition: Tensor, side: int, overlap: int) -> Tensor:
+    """Predict a block by its windows.
+
+    Args:
+        predict: the network.
+        z, condition: (B, C, h, w) latents of blocks.
+        side, overlap: of the windows, in latents; together they fill h and w.
+
+    Returns:
+        (B, C, h, w) float32; weights are symmetric and sum to one.
+    """
+    height, width = z.shape[2:]
+    rows, columns = (range(0, n - side + 1, side - overlap) for n in (height, width))
+    total = torch.zeros_like(z, dtype=torch.float32)
+    for row in rows:
+        for column in columns:
+            place = (..., slice(row, row + side), slice(column, column + side))
+            output = predict(z[place], condition[place]).float()
+            weight = (
+                _weights(side, overlap, row > 0, row + side < height)[:, None]
+                * _weights(side, overlap, column > 0, column + side < width)[None]
+            ).to(output.device)
+            total[place] += weight * output
+    return total
+
+
+def _weights(side: int, overlap: int, leads: bool, trails: bool) -> Tensor:
+    """Weights (side,) of a window along an axis, with neighbours before or behind it or not."""
+    ramp = 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(overlap) + 0.5) / max(overlap, 1))
+    weights = torch.ones(side)
+    if leads:
+        weights[:overlap] = ramp
+    if trails:
+        weights[side - overlap :] = 1 - ramp
+    return weights
