@@ -17,7 +17,7 @@ from PIL import Image
 
 from train.degradation import agree, sampling, upsample
 from train.distill import Student, write_model
-from train.losses import ImageLoss, PatchDiscriminator, contrast_l1, feature_l1
+from train.losses import ImageLoss, PatchDiscriminator, contrast_l1, feature_l1, grid_penalty
 from wsisr.models import ModelCard, WindowInput, from_pretrained, save_pretrained
 from wsisr.models.diffusion import LatentControlNet
 from wsisr.models.plain import PlainNet
@@ -140,6 +140,13 @@ def test_contrast_loss_sees_amount_not_place() -> None:
     assert float(contrast_l1(grain, other)) < 0.2 * float(contrast_l1(grain, flat))
 
 
+def test_a_grid_costs_and_tissue_does_not() -> None:
+    grain = torch.rand(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    gridded = grain.clone()
+    gridded[:, :, ::8] += 0.5
+    assert float(grid_penalty(grain)) < 0.01 < 0.1 * float(grid_penalty(gridded))
+
+
 def test_the_generators_loss_leaves_the_rival_alone() -> None:
     torch.manual_seed(0)
     rival = PatchDiscriminator(channels=6)
@@ -212,3 +219,39 @@ def test_plain_training_makes_a_model_that_loads(tiles: Path, tmp_path: Path) ->
     model = from_pretrained(tmp_path / "plain" / "model")
     assert type(model.restoration).__name__ == "PlainNet"
     assert model.second is None
+
+
+@pytest.mark.slow
+def test_one_command_in_slices_moves_a_model_forward(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    loop = SMALL["loop"]
+    config = {
+        "stage1": {
+            "model": {"embed_dim": 16, "depths": [2], "num_heads": [2], "num_feat": 8},
+            "batch": 2,
+            "crop": 64,
+            "loop": loop,
+        },
+        "distill": SMALL | {"sampling": SAMPLING | {"steps": 1}},
+    }
+    file = tmp_path / "small.yaml"
+    file.write_text(json.dumps(config))
+    slices = []
+    for minutes in ("0.005", "5"):  # the first ends inside stage 1
+        arguments = ["--config", file, "--data", tiles, "--out", tmp_path / "run"]
+        arguments += ["--start", teacher, "--minutes", minutes, "--threads", 1]
+        done = subprocess.run(
+            [sys.executable, "-m", "train.run", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+        )
+        slices.append(done.stdout)
+    assert "time over in stage1" in slices[0]
+    assert "done" in slices[1]
+    made = from_pretrained(tmp_path / "run" / "distill" / "model")
+    old = from_pretrained(teacher)
+    weights = made.restoration.state_dict(), old.restoration.state_dict()
+    assert any(not torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
