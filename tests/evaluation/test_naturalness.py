@@ -7,7 +7,7 @@ import skimage.data
 from scipy import ndimage, optimize, signal, special
 
 from wsisr.errors import UsageError
-from wsisr.evaluation import naturalness, weights
+from wsisr.evaluation import naturalness, perceptual, weights
 from wsisr.evaluation.pixels import Image
 
 needs_weights = pytest.mark.skipif(
@@ -118,22 +118,26 @@ def test_scores_equal_the_reference_implementations(textured: Image) -> None:
     # from basicsr 1.4.2, brisque 0.2.0 and stlpips-pytorch 0.0.2 on this very image
     assert naturalness.niqe(textured) == pytest.approx(NIQE_BASICSR, abs=2e-3)
     assert naturalness.brisque(textured) == pytest.approx(BRISQUE_PACKAGE, abs=2e-3)
+    crop = np.ascontiguousarray(textured[:192, :192])
+    shifted = np.roll(crop, 3, axis=0)
+    assert perceptual.st_lpips(crop, shifted) == pytest.approx(ST_LPIPS_PACKAGE, rel=1e-4)
 
 
 NIQE_BASICSR = 3.194643
+ST_LPIPS_PACKAGE = 0.0312600806
 BRISQUE_PACKAGE = 33.358960
 
 
 @needs_weights
 def test_blur_and_shift_order_as_they_should(textured: Image) -> None:
-    from wsisr.evaluation.perceptual import st_lpips
-
     crop = np.ascontiguousarray(textured[:192, :192])
     blurred = cv2.GaussianBlur(crop, (0, 0), 2.0)
     assert naturalness.niqe(cv2.GaussianBlur(textured, (0, 0), 2.0)) > naturalness.niqe(textured)
     assert naturalness.brisque(blurred) > naturalness.brisque(crop)
-    assert st_lpips(crop, crop) == 0.0
-    assert st_lpips(np.roll(crop, 1, axis=1), crop) < 0.3 * st_lpips(blurred, crop)
+    assert perceptual.st_lpips(crop, crop) == 0.0
+    assert perceptual.st_lpips(np.roll(crop, 1, axis=1), crop) < 0.3 * perceptual.st_lpips(
+        blurred, crop
+    )
 
 
 def test_sharpness_falls_with_blur(textured: Image) -> None:

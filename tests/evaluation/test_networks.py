@@ -250,3 +250,17 @@ def test_clip_transformer_equals_transformers() -> None:
     with torch.no_grad():
         expected = reference(x).image_embeds
         torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_published_sizes_come_out() -> None:
+    with torch.device("meta"):
+        networks = {
+            "CLIP RN50": (clip.Clip(), 102_007_137),
+            "UNI": (vit.VisionTransformer(1024, 4096, 24, 16, 197, scaled=True), 303_350_784),
+            "PLIP's image tower": (
+                vit.VisionTransformer(768, 3072, 12, 32, 50, clip=True, outputs=512),
+                87_849_216,
+            ),
+        }
+    for name, (network, parameters) in networks.items():
+        assert sum(p.numel() for p in network.parameters()) == parameters, name

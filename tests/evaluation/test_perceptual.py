@@ -20,6 +20,9 @@ needs_heads = pytest.mark.skipif(
     bool(weights.missing("lpips", "dists")),
     reason="WSISR_WEIGHTS holds no lpips and dists (wsisr models fetch lpips dists)",
 )
+# from lpips 0.1.4 and DISTS-pytorch 0.1 themselves, on the same random backbones and images
+LPIPS_PACKAGE = 0.0099487705
+DISTS_PACKAGE = 0.0085266829
 ALEX_SHAPES = ((64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3))
 
 
@@ -92,6 +95,7 @@ def test_lpips_equals_a_step_by_step_computation(
         head = heads[f"lin{number}.model.1.weight"].double().flatten()
         expected += float(((a - b) ** 2 * head[:, None, None]).sum(dim=1).mean())
     assert perceptual.lpips(*pair) == pytest.approx(expected, rel=1e-5)
+    assert perceptual.lpips(*pair) == pytest.approx(LPIPS_PACKAGE, rel=1e-4)
     assert perceptual.lpips(pair[1], pair[1]) == 0.0
 
 
@@ -134,6 +138,7 @@ def test_dists_equals_a_step_by_step_computation(
     assert start == learnt["alpha"].numel()
     expected = 1 - total / float(learnt["alpha"].sum() + learnt["beta"].sum())
     assert perceptual.dists(*pair) == pytest.approx(expected, abs=2e-5)
+    assert perceptual.dists(*pair) == pytest.approx(DISTS_PACKAGE, abs=2e-5)
     assert perceptual.dists(pair[1], pair[1]) == pytest.approx(0.0, abs=1e-6)
 
 
