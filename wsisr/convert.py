@@ -104,8 +104,8 @@ def convert(
     tiles are copied, tile size and subsampling are the source's, and quality is that of the
     levels above 0. reencode: do not copy. mpp (um/px), magnification: stand in place of the
     source's; one follows from the other where only one is known (10 um/px at 1x). associated:
-    carry label, macro and thumbnail. on_tile_error: `fail`, or `blank`: damaged tiles of a TIFF
-    become background and are listed in the provenance. progress: called with tiles done and in
+    carry label, macro and thumbnail. on_tile_error: `fail`, or `blank`: damaged tiles become
+    background and are listed in the provenance. progress: called with tiles done and in
     all. An interrupted conversion goes on when called again; see `open_writer` for overwrite and
     resume.
 

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 
 from tests.pyramid.support import picture, reference_levels, write
+from wsisr.convert import convert
 from wsisr.pyramid import PyramidSpec
 from wsisr.pyramid.metadata import ome_xml
 
@@ -279,6 +280,21 @@ def test_bioformats_reads_a_valid_pyramid(
         raw = np.fromfile(f"{files[flavour]}.{number}.raw", np.uint8).reshape(3, h, w)
         wanted = level[y : y + h, x : x + w]
         assert error(raw.transpose(1, 2, 0), wanted) <= allowed(flavour)
+
+
+def test_bioformats_reads_copied_tiles(data_dir: Path, tmp_path: Path) -> None:
+    """Aperio's JPEG tiles are RGB without a marker that says so."""
+    source, path = data_dir / "slides" / "cmu-1-small-region.svs", tmp_path / "copied.ome.tif"
+    result = convert(source, path)
+    assert result.copied_tiles == result.tiles
+    seen = probe({"copied": path})["copied"]
+    assert (seen["format"], seen["valid"], float(seen["mpp"])) == ("OME-TIFF", "true", 0.499)
+    with openslide.OpenSlide(source) as slide:
+        width, height = slide.dimensions
+        corner = (width - 96) // 2, (height - 96) // 2
+        wanted = np.asarray(slide.read_region(corner, 0, (96, 96)))[..., :3]
+    raw = np.fromfile(f"{path}.0.raw", np.uint8).reshape(3, 96, 96)
+    assert error(raw.transpose(1, 2, 0), wanted) <= 1
 
 
 def test_bioformats_finds_label_and_macro(bioformats: dict[str, dict[str, str]]) -> None:

@@ -66,6 +66,13 @@ def test_a_missing_chunk_is_fill_and_a_corrupt_one_an_error(tmp_path: Path) -> N
     chunks[1].write_bytes(b"not a chunk")
     with open_slide(path) as slide, pytest.raises(SlideError, match=r"a\.ome\.zarr: level 0"):
         slide.read(0, 0, 0, 200, 150)
+    unreadable: set[tuple[str, int, int]] = set()
+    expected = PIXELS.transpose(1, 2, 0).copy()
+    expected[:64, :64] = 0
+    expected[:64, 64:128] = 255
+    with open_slide(path, unreadable=unreadable) as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 0, 200, 150), expected)
+    assert unreadable == {("level 0", 1, 0)}
 
 
 def test_what_is_no_image(tmp_path: Path) -> None:

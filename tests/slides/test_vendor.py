@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -17,6 +19,7 @@ from wsisr.errors import SlideError
 from wsisr.slides import open_slide, vendor
 from wsisr.slides.vendor import open_vendor
 
+DICOM = "multi_frame_jpeg_camelyon_challenge_image.dcm"
 BOUNDS = {"x": "101", "y": "61", "width": "640", "height": "500"}
 
 
@@ -85,6 +88,41 @@ def test_bounds_that_cannot_be_are_not_used(
     monkeypatch.setitem(globals(), "BOUNDS", BOUNDS | bounds)
     with open_vendor(tmp_path / "a.mrxs") as slide:
         assert (slide.width, slide.height) == (1000, 800)
+
+
+@pytest.fixture
+def damaged(data_dir: Path, tmp_path: Path) -> Path:
+    """A DICOM slide whose fourth frame, at (768, 0), is no JPEG any more."""
+    data = bytearray((data_dir / "slides" / DICOM).read_bytes())
+    start = [found.start() for found in re.finditer(rb"\xff\xd8\xff", data)][3]
+    data[start : start + 600] = bytes(600)
+    (tmp_path / "bad.dcm").write_bytes(data)
+    return tmp_path / "bad.dcm"
+
+
+def test_damage_is_an_error_or_left_blank(data_dir: Path, damaged: Path) -> None:
+    with open_slide(damaged) as slide, pytest.raises(SlideError, match=r"bad\.dcm: level 0"):
+        slide.read(0, 0, 0, 1152, 700)
+    with open_slide(data_dir / "slides" / DICOM) as slide:
+        expected = slide.read(0, 0, 0, 1152, 700)
+    expected[:256, 768:1024] = slide.background
+    unreadable: set[tuple[str, int, int]] = set()
+    with open_slide(damaged, unreadable=unreadable) as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 0, 1152, 700), expected)
+        np.testing.assert_array_equal(slide.read(0, 700, 100, 99, 99), expected[100:199, 700:799])
+    assert unreadable == {("level 0", 3, 0)}
+
+
+def test_threads_read_round_the_damage(damaged: Path) -> None:
+    corners = [(x, y) for y in range(0, 600, 90) for x in range(0, 1100, 90)]
+    unreadable: set[tuple[str, int, int]] = set()
+    with open_slide(damaged, unreadable=unreadable) as slide:
+        whole = slide.read(0, 0, 0, 1152, 700)
+        with ThreadPoolExecutor(4) as pool:
+            windows = pool.map(lambda corner: slide.read(0, *corner, 50, 90), corners)
+            for (x, y), window in zip(corners, windows, strict=True):
+                np.testing.assert_array_equal(window, whole[y : y + 90, x : x + 50])
+    assert unreadable == {("level 0", 3, 0)}
 
 
 def aperio(path: Path, compression: int, streams: list[bytes], side: int, tile: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wsisr.errors import SlideError
-from wsisr.slides.base import RGB, SlideInfo, StoredSlide, mean_mpp
+from wsisr.slides.base import RGB, WHITE, SlideInfo, StoredSlide, filled, mean_mpp
 from wsisr.slides.ome_xml import parse_ome
 
 MICROMETRES = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
@@ -22,11 +22,11 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in (".zattrs", ".zgroup", "zarr.json"))
 
 
-def open_zarr(path: Path) -> StoredSlide:
+def open_zarr(path: Path, *, unreadable: set[tuple[str, int, int]] | None = None) -> StoredSlide:
     """Open an OME-Zarr image of three uint8 channels (or one) in one plane.
 
     Nothing is cached; a read decodes the chunks it touches. A chunk that was not stored has the
-    array's fill value, as Zarr has it. Raises `SlideError`.
+    array's fill value, as Zarr has it. unreadable: see `ZarrLevel`. Raises `SlideError`.
     """
     try:
         import zarr
@@ -39,7 +39,10 @@ def open_zarr(path: Path) -> StoredSlide:
         multiscale = attributes["multiscales"][0]
         axes = [str(axis["name"]).lower() for axis in multiscale["axes"]]
         datasets = multiscale["datasets"]
-        levels = [ZarrLevel(path, group[entry["path"]], axes, entry["path"]) for entry in datasets]
+        levels = [
+            ZarrLevel(path, group[entry["path"]], axes, entry["path"], unreadable)
+            for entry in datasets
+        ]
         mpp = pixel_size(path, multiscale)
     except SlideError:
         raise
@@ -82,9 +85,20 @@ def magnification(path: Path) -> float | None:
 
 
 class ZarrLevel:
-    """One array of an OME-Zarr as a `LevelPixels`."""
+    """One array of an OME-Zarr as a `LevelPixels`.
 
-    def __init__(self, path: Path, array: Any, axes: list[str], name: str) -> None:
+    unreadable: where given, chunks that cannot be decoded are recorded in it as (`level NAME`,
+    column, row) and read as background; where None, they raise `SlideError`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        array: Any,
+        axes: list[str],
+        name: str,
+        unreadable: set[tuple[str, int, int]] | None,
+    ) -> None:
         shape = dict(zip(axes, array.shape, strict=True))
         channels = shape.get("c", 1)
         planes = [shape.get(axis, 1) for axis in "tz"]
@@ -97,9 +111,31 @@ class ZarrLevel:
             raise SlideError(f"{path} has chunks too large to decode; store it in smaller ones")
         self.width, self.height = shape["x"], shape["y"]
         self._path, self._array, self._axes, self._name = path, array, axes, name
+        self._chunk = dict(zip(axes, array.chunks, strict=True))
+        self._unreadable = unreadable
 
     def read(self, x: int, y: int, width: int, height: int) -> RGB:
         """See `LevelPixels.read`."""
+        try:
+            return self._read(x, y, width, height)
+        except SlideError:
+            if self._unreadable is None:
+                raise
+        out = np.empty((height, width, 3), np.uint8)
+        wide, high = self._chunk["x"], self._chunk["y"]
+        for row in range(y // high, -(-(y + height) // high)):
+            for col in range(x // wide, -(-(x + width) // wide)):
+                left, top = max(x, col * wide), max(y, row * high)
+                right, bottom = min(x + width, (col + 1) * wide), min(y + height, (row + 1) * high)
+                try:
+                    part = self._read(left, top, right - left, bottom - top)
+                except SlideError:
+                    self._unreadable.add((f"level {self._name}", col, row))
+                    part = filled(right - left, bottom - top, WHITE)
+                out[top - y : bottom - y, left - x : right - x] = part
+        return out
+
+    def _read(self, x: int, y: int, width: int, height: int) -> RGB:
         spans = {"x": slice(x, x + width), "y": slice(y, y + height), "c": slice(None)}
         kept = [axis for axis in self._axes if axis in spans]
         try:

@@ -34,15 +34,16 @@ def open_slide(
     openslide's formats (SVS, NDPI, MRXS, SCN, BIF, DICOM, ...), OME-TIFF and other TIFF files,
     OME-Zarr, PNG and JPEG. cache_bytes bounds the decoded tiles that are kept.
 
-    unreadable: where given, tiles of directly decoded TIFF files that are damaged are recorded in
-    it as (`level N`, column, row) and read as background; other formats, and None, raise.
+    unreadable: where given, damaged tiles (of formats that openslide reads: squares of 256 px) are
+    recorded in it as (`level N`, column, row) and read as background; plain images, and None,
+    raise.
 
     Raises `SlideError`, naming the file and the remedy, for a file that is missing, empty,
     damaged, of an unknown format, or whose declared size its bytes cannot hold.
     """
     path = Path(path)
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, unreadable)
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -66,17 +67,17 @@ def open_slide(
                     f"{path} cannot be decoded: {reason}; convert it to a tiled TIFF with JPEG"
                 ) from reason
     if vendor is not None:
-        return open_vendor(path, cache_bytes=cache_bytes)
+        return open_vendor(path, cache_bytes=cache_bytes, unreadable=unreadable)
     raise SlideError(
         f"{path} is not a slide this can read ({READABLE}), or it is damaged; "
         "check the file or convert it to one of these"
     )
 
 
-def _open_folder(path: Path) -> Slide:
+def _open_folder(path: Path, unreadable: set[tuple[str, int, int]] | None) -> Slide:
     if is_zarr(path):
-        return open_zarr(path)
+        return open_zarr(path, unreadable=unreadable)
     for candidate in sorted(path.iterdir()):
         if candidate.suffix.lower() == ".dcm":
-            return open_vendor(candidate)
+            return open_vendor(candidate, unreadable=unreadable)
     raise SlideError(f"{path} is a folder, and no OME-Zarr or DICOM slide; give a slide file")

@@ -18,6 +18,7 @@ from wsisr.slides.base import (
     AssociatedImages,
     SlideInfo,
     StoredSlide,
+    filled,
     mean_mpp,
     on_background,
     positive,
@@ -26,24 +27,50 @@ from wsisr.slides.base import (
 CACHE_BYTES = 64 << 20
 
 
-def open_vendor(path: Path, *, cache_bytes: int = CACHE_BYTES) -> StoredSlide:
+class Handles:
+    """The open slide. After an error openslide refuses all further reads, so it is opened anew."""
+
+    def __init__(self, path: Path, cache_bytes: int) -> None:
+        self._path, self._cache_bytes = path, cache_bytes
+        self.lock = threading.Lock()
+        self.current = self.open()
+
+    def open(self) -> openslide.OpenSlide:
+        """One more handle. Raises `SlideError`."""
+        try:
+            handle = openslide.OpenSlide(str(self._path))
+        except openslide.OpenSlideError as error:
+            raise SlideError(
+                f"{self._path} cannot be opened ({first_line(error)}); "
+                "check that the file, and what lies beside it, is complete"
+            ) from error
+        handle.set_cache(openslide.OpenSlideCache(self._cache_bytes))
+        return handle
+
+    def close(self) -> None:
+        """Close the handle in use."""
+        self.current.close()
+
+
+def open_vendor(
+    path: Path,
+    *,
+    cache_bytes: int = CACHE_BYTES,
+    unreadable: set[tuple[str, int, int]] | None = None,
+) -> StoredSlide:
     """Open `path` with openslide, cropped to the scanned bounds where the file states them.
 
-    `cache_bytes` bounds openslide's cache of decoded tiles. Raises `SlideError`.
+    `cache_bytes` bounds openslide's cache of decoded tiles. unreadable: see `VendorLevel`. Raises
+    `SlideError`.
     """
-    try:
-        handle = openslide.OpenSlide(str(path))
-    except openslide.OpenSlideError as error:
-        raise SlideError(
-            f"{path} cannot be opened ({first_line(error)}); "
-            "check that the file, and what lies beside it, is complete"
-        ) from error
-    handle.set_cache(openslide.OpenSlideCache(cache_bytes))
+    handles = Handles(path, cache_bytes)
+    handle = handles.current
     properties = dict(handle.properties)
     background = background_colour(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
     bounds = scanned_bounds(handle)
     pixels = [
-        VendorLevel(path, handle, level, bounds, background) for level in range(handle.level_count)
+        VendorLevel(path, handles, level, bounds, background, unreadable)
+        for level in range(handle.level_count)
     ]
     info = SlideInfo(
         vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "openslide"),
@@ -62,7 +89,7 @@ def open_vendor(path: Path, *, cache_bytes: int = CACHE_BYTES) -> StoredSlide:
         for name in ASSOCIATED
         if name in handle.associated_images
     }
-    return StoredSlide(path, pixels, info, AssociatedImages(loaders), handle.close)
+    return StoredSlide(path, pixels, info, AssociatedImages(loaders), handles.close)
 
 
 class VendorLevel:
@@ -72,22 +99,28 @@ class VendorLevel:
     positions of a level can be hit only nearly, and a window's pixels would depend on where it
     starts. Such levels are therefore read in blocks of a fixed grid, so that every pixel has one
     value; the few blocks last used are kept (`BLOCKS_KEPT`, 768 KB each).
+
+    unreadable: where given, squares of `SQUARE` px in which something cannot be decoded are
+    recorded in it as (`level N`, column, row) and read as background; where None, they raise.
     """
 
     BLOCK = 512
     BLOCKS_KEPT = 32
+    SQUARE = 256
 
     def __init__(
         self,
         path: Path,
-        handle: openslide.OpenSlide,
+        handles: Handles,
         level: int,
         bounds: tuple[int, int, int, int],
         background: tuple[int, int, int],
+        unreadable: set[tuple[str, int, int]] | None,
     ) -> None:
         left, top, width, height = bounds
-        self._path, self._handle, self._level = path, handle, level
-        self._background = background
+        handle = handles.current
+        self._path, self._handles, self._level = path, handles, level
+        self._background, self._unreadable = background, unreadable
         self._origin = left, top
         self._downsample = float(handle.level_downsamples[level])
         self.width: int
@@ -130,17 +163,46 @@ class VendorLevel:
         return block
 
     def _read_at(self, x: int, y: int, width: int, height: int) -> RGB:
+        try:
+            return self._read_by(self._handles.current, x, y, width, height)
+        except openslide.OpenSlideError as error:
+            if self._unreadable is None:
+                raise SlideError(
+                    f"{self._path}: level {self._level}, {width}x{height} pixels at ({x}, {y}) "
+                    f"cannot be read ({first_line(error)}); the file is damaged or cut short"
+                ) from error
+        out = np.empty((height, width, 3), np.uint8)
+        side = self.SQUARE
+        for row in range(y // side, -(-(y + height) // side)):
+            for col in range(x // side, -(-(x + width) // side)):
+                left, top = max(x, col * side), max(y, row * side)
+                right, bottom = min(x + width, (col + 1) * side), min(y + height, (row + 1) * side)
+                out[top - y : bottom - y, left - x : right - x] = self._read_square(
+                    left, top, right - left, bottom - top
+                )
+        return out
+
+    def _read_square(self, x: int, y: int, width: int, height: int) -> RGB:
+        """Part of a square, by a handle of its own, which no other thread can spoil."""
+        with self._handles.lock:
+            handle = self._handles.open()
+            try:
+                pixels = self._read_by(handle, x, y, width, height)
+            except openslide.OpenSlideError:
+                handle.close()
+                assert self._unreadable is not None
+                self._unreadable.add((f"level {self._level}", x // self.SQUARE, y // self.SQUARE))
+                return filled(width, height, self._background)
+            # the one before is closed when its last reader lets go of it
+            self._handles.current = handle
+            return pixels
+
+    def _read_by(self, handle: openslide.OpenSlide, x: int, y: int, width: int, height: int) -> RGB:
         corner = (
             self._origin[0] + round(x * self._downsample),
             self._origin[1] + round(y * self._downsample),
         )
-        try:
-            image = self._handle.read_region(corner, self._level, (width, height))
-        except openslide.OpenSlideError as error:
-            raise SlideError(
-                f"{self._path}: level {self._level}, {width}x{height} pixels at ({x}, {y}) cannot "
-                f"be read ({first_line(error)}); the file is damaged or cut short"
-            ) from error
+        image = handle.read_region(corner, self._level, (width, height))
         return opaque(np.asarray(image), self._background)
 
 
