@@ -38,7 +38,7 @@ from wsisr.models.diffusion import latent_factor
 from wsisr.models.dualstage import SecondStage, add_detail, generate
 from wsisr.models.loading import load_module, read_card
 from wsisr.models.restoration import SwinIR, channels_last
-from wsisr.models.sampling import spaced_timesteps
+from wsisr.models.sampling import timesteps_of
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def main() -> None:
     rival = channels_last(PatchDiscriminator(channels=6))
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     latents = config.crop // latent_factor(second.vae)
-    steps = len(spaced_timesteps(settings.steps, settings.start_timestep))
+    steps = len(timesteps_of(settings.sampler, settings.steps, settings.first_timestep))
     noise_shape = (steps, config.batch, second.vae.config.latent_channels, latents, latents)
     shown: dict[str, Tensor] = {}
 
