@@ -125,6 +125,24 @@ def test_fetch_checks_what_a_download_brings(
     assert not (store / "toy" / "a.bin").exists()
 
 
+def test_an_unreachable_hub_fails_at_once_in_one_line(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "HUB", (tmp_path / "no-hub").as_uri())
+    with pytest.raises(ModelError, match=r"cannot be reached: .*; ask for access.* put it at") as e:
+        weights.fetch("uni")
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_a_package_that_pip_cannot_get_is_named(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.setenv(name, "1" if name == "PIP_NO_INDEX" else str(tmp_path))
+    with pytest.raises(ModelError, match=r"pip cannot download brisque==0\.2\.0: .*unpack"):
+        weights.fetch("brisque")
+
+
 def test_the_command_line_lists_and_fetches(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 

@@ -30,6 +30,7 @@ from wsisr.errors import ModelError, OutputError, UsageError
 VARIABLE = "WSISR_WEIGHTS"
 MANIFEST = "manifest.json"
 DOWNLOAD_TIMEOUT_S = 60
+HUB = "https://huggingface.co"
 NON_COMMERCIAL = "non-commercial use only"
 
 logger = logging.getLogger(__name__)
@@ -85,11 +86,7 @@ class Web:
 
     def contents(self) -> dict[str, bytes]:
         """Download the file; `ModelError` where the address cannot be reached."""
-        try:
-            with urllib.request.urlopen(self.url, timeout=DOWNLOAD_TIMEOUT_S) as answer:
-                return {self.file: answer.read()}
-        except OSError as error:
-            raise ModelError(f"{self.url} cannot be reached: {error}") from error
+        return {self.file: _download(self.url)}
 
 
 @dataclass(frozen=True)
@@ -114,6 +111,8 @@ class Hub:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError
 
+        # the hub's own client would try for half a minute and log every try
+        _download(HUB)
         try:
             return {self.file: Path(hf_hub_download(self.repository, self.path)).read_bytes()}
         except (HfHubHTTPError, OSError, ValueError) as error:
@@ -138,6 +137,14 @@ class ByHand:
 
 
 Source = Wheel | Web | Hub | ByHand
+
+
+def _download(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:
+            return bytes(answer.read())
+    except OSError as error:
+        raise ModelError(f"{url} cannot be reached: {error}") from error
 
 
 @dataclass(frozen=True)
