@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import imagecodecs
@@ -9,9 +10,11 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from click.testing import CliRunner
 
 from tests.pyramid.support import decode, picture, write
 from wsisr import convert as module
+from wsisr.cli import cli
 from wsisr.convert import convert
 from wsisr.errors import SlideError, UsageError
 from wsisr.pyramid import PyramidSpec
@@ -207,3 +210,19 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
     convert(path, whole)
     for got, wanted in zip(decode(out), decode(whole), strict=True):
         assert np.array_equal(got, wanted)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out.ome.tif"
+    data = bytearray(path.read_bytes())
+    offset, length = tile_place(path, 5)
+    data[offset : offset + length] = bytes(length)
+    path.write_bytes(data)
+    command = ["convert", str(path), str(out), "--input-mpp", "0.5", "--json"]
+    with pytest.raises(SlideError, match="column 5 row 0"):
+        CliRunner().invoke(cli, command, catch_exceptions=False)
+    done = CliRunner().invoke(cli, [*command, "--on-tile-error", "blank"], catch_exceptions=False)
+    facts = json.loads(done.stdout)
+    assert (facts["mpp"], facts["magnification"]) == (0.5, 20)
+    assert facts["unreadable_tiles"] == 1
+    assert CliRunner().invoke(cli, ["convert", str(path), str(out)]).exception is not None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -273,6 +275,43 @@ def test_a_jpeg_tile_that_declares_more_than_its_tile(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(SlideError, match=r"tile column 0 row 0.*65000x65000"):
         whole(path)
+
+
+@pytest.mark.parametrize(
+    ("compression", "message"),
+    [("zlib", "holds 12288 of"), ("lzw", "holds 12288 of"), ("zstd", "holds 12288 of"),
+     ("jpeg", "more than its"), ("jpeg2000", "stored in pieces of 16384x16384")],
+)  # fmt: skip
+def test_a_tile_of_few_bytes_that_declares_much_takes_no_memory(
+    tmp_path: Path, compression: str, message: str
+) -> None:
+    """805 MB are declared; what is decoded is what the bytes hold."""
+    small, path = np.zeros((64, 64, 3), np.uint8), tmp_path / "bomb.tif"
+    encode = {
+        "zlib": imagecodecs.zlib_encode,
+        "lzw": imagecodecs.lzw_encode,
+        "zstd": imagecodecs.zstd_encode,
+        "jpeg": imagecodecs.jpeg8_encode,
+        "jpeg2000": imagecodecs.jpeg2k_encode,
+    }[compression]
+    data = bytearray(encode(small if compression.startswith("jpeg") else small.tobytes()))
+    if compression == "jpeg":
+        start = data.find(b"\xff\xc0")
+        data[start + 5 : start + 9] = struct.pack(">2H", 16384, 16384)
+    tifffile.imwrite(
+        path,
+        iter([bytes(data)]),
+        shape=(16384, 16384, 3),
+        dtype=np.uint8,
+        photometric="rgb",
+        tile=(16384, 16384),
+        compression=compression,
+        metadata=None,
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SlideError, match=message), open_tiff(path) as slide:
+        slide.read(0, 0, 0, 100, 100)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
 def test_a_cycle_of_directories(tmp_path: Path) -> None:

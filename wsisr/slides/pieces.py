@@ -20,6 +20,8 @@ from wsisr.slides.ifd import Ifd
 
 MAX_PIECE_BYTES = 1 << 30
 """A tile or strip larger than this, decoded, is refused: real ones are a thousandth of it."""
+JPEG_EXPANSION = 2048
+"""Decoded bytes a stored byte of JPEG: an empty block costs two bits, in progressive ones less."""
 RAW_STRIP_ROWS = 64
 """Uncompressed strips are read in parts of this many rows."""
 
@@ -164,7 +166,9 @@ def piece_grid(ifd: Ifd) -> PieceGrid:
     else:
         piece = width, min(height, ifd.integer(TagId.ROWS_PER_STRIP, height))
         offsets, lengths = ifd.integers(TagId.STRIP_OFFSETS), ifd.integers(TagId.STRIP_BYTE_COUNTS)
-    if min(piece) < 1 or piece[0] * piece[1] * samples > MAX_PIECE_BYTES:
+    # OpenJPEG works on 32 bit numbers
+    sample_bytes = 4 if codec in JPEG_2000 else 1
+    if min(piece) < 1 or piece[0] * piece[1] * samples * sample_bytes > MAX_PIECE_BYTES:
         raise SlideError(
             f"{path} is stored in pieces of {piece[0]}x{piece[1]} pixels; it is damaged, or must "
             "be converted to a tiled TIFF first"
@@ -349,6 +353,10 @@ def decode_jpeg(
     """
     size = jpeg_size(data)
     check_size(grid, size, shape)
+    if size[0] * size[1] * 3 > JPEG_EXPANSION * len(data):
+        raise DamagedPieceError(
+            f"its stream declares {size[0]}x{size[1]} pixels, more than its {len(data)} bytes hold"
+        )
     if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         raise DamagedPieceError("its JPEG stream is cut short")
     colours: tuple[str | None, str | None]
