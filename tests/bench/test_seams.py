@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from bench.seams import certify, ratio_with_interval, window_lines
+
+TILE, OVERLAP, SIZE, STARTS = 256, 64, 1024, (-96, 0)
+
+
+def texture() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(SIZE, SIZE, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 2)
+    return np.clip(140 + 150 * smooth, 0, 255)
+
+
+def judge(plain: np.ndarray) -> dict[str, float]:
+    images = [image.clip(0, 255).astype(np.uint8) for image in (plain, texture())]
+    return certify(*images, TILE, OVERLAP, STARTS)
+
+
+def test_no_seam_is_certified() -> None:
+    found = judge(texture())
+    assert found["gradient_low"] < 1 < found["gradient_high"]
+    assert found["paired"] == found["sharpness"] == 1
+    assert found["comb_db"] == 0
+
+
+def test_a_step_of_two_grey_levels_at_every_window_is_found() -> None:
+    plain = texture()
+    steps = (np.arange(SIZE) - STARTS[0]) // (TILE - OVERLAP) % 2 * 4
+    found = judge(plain + steps[None, :, None] + steps[:, None, None])
+    assert found["paired_low"] > 1.01
+    assert found["gradient"] > 1.02
+
+
+def test_blurred_overlaps_are_found() -> None:
+    plain = texture()
+    blurred = cv2.GaussianBlur(plain, (0, 0), 1)
+    for start in range(STARTS[0] + TILE - OVERLAP, SIZE, TILE - OVERLAP):
+        band = slice(max(start, 0), start + OVERLAP)
+        plain[band], plain[:, band] = blurred[band], blurred[:, band]
+    assert judge(plain)["sharpness"] < 0.9
+
+
+def test_lines_are_starts_and_ends_of_overlaps() -> None:
+    assert window_lines(600, 256, 64) == [192, 256, 384, 448, 576]
+    assert window_lines(400, 256, 64, -96) == [96, 160, 288, 352]
+
+
+def test_the_interval_is_of_the_ratio() -> None:
+    rng = np.random.default_rng(1)
+    pairs = rng.uniform(1, 2, (200, 2))
+    ratio, low, high = ratio_with_interval(pairs)
+    assert low < ratio < high
+    assert ratio == pytest.approx(pairs[:, 0].sum() / pairs[:, 1].sum())
+    assert high - low < 0.1
