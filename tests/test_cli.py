@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner
 from PIL import Image
 
+from wsisr.cli import cli, way_on
+from wsisr.pyramid import PyramidSpec, open_writer
 from wsisr.pyramid.journal import journal_path
 from wsisr.pyramid.journal import read as read_journal
 
@@ -130,6 +133,29 @@ def test_an_interrupted_run_goes_on_where_it_stopped(picture: Path, stop: signal
         for one, other in zip(a.series[0].levels, b.series[0].levels, strict=True):
             np.testing.assert_array_equal(one.asarray(), other.asarray())
     assert sorted(f.name for f in picture.parent.glob("out*")) == ["out.ome.tif"]
+
+
+def test_the_way_on_after_an_interruption() -> None:
+    assert way_on(["wsisr", "upscale"]) == "the same command"
+    assert way_on(["wsisr", "upscale", "--overwrite", "--resume"]) == "the same command"
+    for option in ("--overwrite", "--no-resume"):
+        assert way_on(["wsisr", "upscale", option]) == "the same command with --resume"
+
+
+def test_an_overwriting_run_can_be_gone_on_from(picture: Path) -> None:
+    out = picture.with_name("out.ome.tif")
+    options = ("--input-mag", "10", "--model", "bicubic", "--scale", "4")
+    out.write_bytes(b"an older output")
+    spec = PyramidSpec(320, 240, 0.25, 40)
+    with open_writer(out, spec, overwrite=True, fingerprint="x") as writer:
+        writer.write_tile(0, 0, np.zeros((240, 320, 3), np.uint8))
+        writer.abort(keep=True)
+    command = ["upscale", str(picture), str(out), *options, "--overwrite"]
+    refused = CliRunner().invoke(cli, [*command, "--resume"])
+    assert "unfinished run" in str(refused.exception)
+    assert out.read_bytes() == b"an older output"
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    assert tifffile.TiffFile(out).is_ome
 
 
 def test_another_job_does_not_go_on_from_it(picture: Path) -> None:

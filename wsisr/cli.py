@@ -367,7 +367,7 @@ def main() -> None:
     try:
         code = cli(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        code = _fail("interrupted; the same command goes on where this one stopped", INTERRUPTED)
+        code = _fail(f"interrupted; {way_on(sys.argv)} goes on where this one stopped", INTERRUPTED)
     except click.ClickException as error:
         error.show()
         code = UsageError.exit_code
@@ -380,6 +380,14 @@ def main() -> None:
             raise
         code = _fail("out of memory; give a smaller --batch or --tile", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def way_on(arguments: list[str]) -> str:
+    """What to run after an interruption: --overwrite alone would start anew."""
+    anew = "--no-resume" in arguments or (
+        "--overwrite" in arguments and "--resume" not in arguments
+    )
+    return "the same command with --resume" if anew else "the same command"
 
 
 def _fail(message: str, code: int) -> int:
