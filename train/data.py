@@ -1,21 +1,54 @@
-"""High-resolution tiles in memory and random crops of them, addressed by iteration.
+"""High-resolution tiles and random crops of them, addressed by iteration.
 
-A batch is a pure function of (seed, iteration, rank): a resumed run sees the very crops that an
-uninterrupted one would have seen, and nothing about the data position needs to be stored.
+A batch is a pure function of (seed, iteration, part): a resumed run sees the very crops that an
+uninterrupted one would have seen, and nothing about the data position needs to be stored. The
+parts of a global batch are numbered over processes and accumulation steps, so two GPUs see what
+one GPU with two accumulation steps sees.
 """
 
 from __future__ import annotations
 
+import io
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+from train.errors import DataError
+from train.shards import Tile, find_tiles
+
+log = logging.getLogger(__name__)
+
+MEMORY = 4 << 30
+"""Bytes of decoded tiles that are kept in memory; larger sets are decoded when they are asked."""
+CORRUPT = 0.01
+"""Part of the tiles that may be unreadable; more is an error."""
+
+T = TypeVar("T")
+_part: ContextVar[int] = ContextVar("part of the global batch", default=0)
+
+
+class Pixels(Protocol):
+    """Decoded tiles: an array (tiles, height, width, 3) uint8, or what reads like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(tiles, height, width, 3)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.uint8]: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +61,7 @@ class TileSet:
     """
 
     names: tuple[str, ...]
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -36,38 +69,139 @@ class TileSet:
         return tuple(sorted({name.split("/")[0] for name in self.names}))
 
 
-def load_tiles(folder: Path, limit: int | None = None) -> TileSet:
-    """Decode all tiles of a split, one sub-folder a slide.
+def load_tiles(folder: Path, limit: int | None = None, memory: int = MEMORY) -> TileSet:
+    """The tiles of a split, from folders of images (one a slide) and from tar shards alike.
 
     Args:
-        folder: for example `tiles/train` of the data package.
+        folder: for example `tiles/train` of the data package, or a split `train.patches` wrote.
         limit: at most so many tiles, spread evenly over the sorted list.
+        memory: bytes of decoded tiles to hold; a larger set is decoded as it is used.
 
     Raises:
-        FileNotFoundError: the folder holds no tile.
-        ValueError: tiles of different sizes.
+        DataError: no tile, tiles of different sizes, or more than 1 % unreadable ones. Up to that
+            they are left out and reported.
     """
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f"{folder}: no {'/'.join(SUFFIXES)} tiles in its sub-folders")
-    if limit is not None and limit < len(files):
-        files = [files[i * len(files) // limit] for i in range(limit)]
-    first = np.asarray(Image.open(files[0]).convert("RGB"))
-    pixels = np.empty((len(files), *first.shape), np.uint8)
-    for slot, file in zip(pixels, files, strict=True):
-        with Image.open(file) as image:
-            tile = np.asarray(image.convert("RGB"))
-        if tile.shape != first.shape:
-            raise ValueError(
-                f"{file}: {tile.shape[1]}x{tile.shape[0]} px, others are {first.shape}"
+    tiles = find_tiles(folder)
+    if limit is not None and limit < len(tiles):
+        tiles = [tiles[i * len(tiles) // limit] for i in range(limit)]
+    reader = _Reader(folder, len(tiles))
+    shape = next((p.shape for p in map(reader.decode, tiles[:100]) if p is not None), None)
+    if shape is None:
+        raise DataError(f"{folder}: none of the first {min(100, len(tiles))} tiles can be read")
+    reader = _Reader(folder, len(tiles), shape)
+    if len(tiles) * int(np.prod(shape)) > memory:
+        return TileSet(tuple(t.name for t in tiles), LazyPixels(tiles, reader, shape))
+    pixels = np.empty((len(tiles), *shape), np.uint8)
+    good: list[Tile] = []
+    for tile in tiles:
+        decoded = reader.decode(tile)
+        if decoded is not None:
+            pixels[len(good)] = decoded
+            good.append(tile)
+    if len(good) < len(tiles):
+        log.warning("%s: %d of %d tiles unreadable, left out", folder, reader.bad, len(tiles))
+    return TileSet(tuple(t.name for t in good), pixels[: len(good)])
+
+
+class _Reader:
+    """Decodes tiles and counts those that cannot be."""
+
+    def __init__(self, folder: Path, total: int, shape: tuple[int, ...] | None = None) -> None:
+        self.folder, self.total, self.shape = folder, total, shape
+        self.failed: set[str] = set()
+
+    @property
+    def bad(self) -> int:
+        return len(self.failed)
+
+    def decode(self, tile: Tile) -> NDArray[np.uint8] | None:
+        """(h, w, 3) uint8, or None for a corrupt tile; more than 1 % of them raise."""
+        try:
+            with Image.open(io.BytesIO(tile.read())) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, DataError, UnidentifiedImageError) as error:
+            if tile.name not in self.failed:
+                log.warning("%s: skipped, unreadable (%s)", tile.name, error)
+            self.failed.add(tile.name)
+            if self.shape is not None and self.bad > CORRUPT * self.total:
+                raise DataError(
+                    f"{self.folder}: {self.bad} of {self.total} tiles are unreadable, more than "
+                    f"{CORRUPT:.0%} (the last is {tile.name}); copy or make them again"
+                ) from error
+            return None
+        if self.shape is not None and pixels.shape != self.shape:
+            raise DataError(
+                f"{tile.file}: {tile.name} has {pixels.shape[1]}x{pixels.shape[0]} px, others "
+                f"{self.shape[1]}x{self.shape[0]}; tiles of one split are of one size"
             )
-        slot[:] = tile
-    return TileSet(tuple(f.relative_to(folder).as_posix() for f in files), pixels)
+        return pixels
 
 
-def batch_rng(seed: int, iteration: int, rank: int = 0) -> np.random.Generator:
-    """The random numbers of one iteration on one process."""
-    return np.random.default_rng((seed, iteration, rank))
+class LazyPixels:
+    """Tiles that are decoded each time they are asked for; see `Pixels`.
+
+    Stands for sets larger than memory. An unreadable tile is replaced by the next readable one.
+    """
+
+    def __init__(self, tiles: list[Tile], reader: _Reader, shape: tuple[int, ...]) -> None:
+        self._tiles, self._reader = tiles, reader
+        self.shape: tuple[int, ...] = (len(tiles), *shape)
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        if isinstance(key, slice):
+            picked = [self[i] for i in range(*key.indices(len(self)))]
+            return np.stack(picked) if picked else np.empty((0, *self.shape[1:]), np.uint8)
+        index = range(len(self))[key]
+        for tile in (*self._tiles[index:], *self._tiles[:index]):
+            pixels = self._reader.decode(tile)
+            if pixels is not None:
+                return pixels
+        raise DataError(f"{self._reader.folder}: no tile can be read")
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (self[i] for i in range(len(self)))
+
+
+def part() -> int:
+    """Which part of the global batch is being made; set by `train.loop`, else 0."""
+    return _part.get()
+
+
+def set_part(value: int) -> None:
+    """Say which part of the global batch follows."""
+    _part.set(value)
+
+
+def batch_rng(seed: int, iteration: int, rank: int | None = None) -> np.random.Generator:
+    """The random numbers of one part of an iteration's batch, by default the present `part()`."""
+    return np.random.default_rng((seed, iteration, part() if rank is None else rank))
+
+
+class Ahead(Generic[T]):
+    """Makes the batch of the next iteration in a thread while the present one is trained on.
+
+    Safe because a batch is a pure function of (iteration, part). Holds two batches.
+    """
+
+    def __init__(self, make: Callable[[int, int], T], parts: int = 1) -> None:
+        """make: (iteration, part) -> batch. parts: accumulation steps of this process."""
+        self._make, self._parts = make, parts
+        self._pool = ThreadPoolExecutor(1)
+        self._next: tuple[tuple[int, int], Future[T]] | None = None
+
+    def __call__(self, iteration: int) -> T:
+        """The batch of this iteration and the present part."""
+        here = (iteration, part())
+        ready = self._next[1].result() if self._next and self._next[0] == here else None
+        batch = self._make(*here) if ready is None else ready
+        first = here[1] - here[1] % self._parts
+        step = (here[1] - first + 1) % self._parts
+        after = (iteration + (step == 0), first + step)
+        self._next = after, self._pool.submit(self._make, *after)
+        return batch
 
 
 def random_crops(tiles: TileSet, rng: np.random.Generator, batch: int, crop: int) -> Tensor:
@@ -75,8 +209,13 @@ def random_crops(tiles: TileSet, rng: np.random.Generator, batch: int, crop: int
 
     Returns:
         (batch, 3, crop, crop) float32 in [0, 1].
+
+    Raises:
+        DataError: the tiles are smaller than the crop.
     """
     _, height, width, _ = tiles.pixels.shape
+    if crop > min(height, width):
+        raise DataError(f"tiles of {width}x{height} px are smaller than a crop of {crop} px")
     out = np.empty((batch, crop, crop, 3), np.uint8)
     for slot in out:
         tile = tiles.pixels[rng.integers(len(tiles.pixels))]

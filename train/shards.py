@@ -1,0 +1,166 @@
+"""Tiles in tar files, in WebDataset's layout: `SLIDE/TILE.jpg` members, read by index.
+
+Beside each `NAME.tar` lies `NAME.csv`, its index: member, offset, size, SHA-256. Reading is
+sequential through the tar or at random by the index; any WebDataset tool reads the tars alone. A
+tar without an index is scanned once. The index is written last: a tar that has one is complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from train.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+SHARD_BYTES = 15_000_000
+"""A shard is closed before it grows beyond this, index and padding included."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Where the coded bytes of one tile lie.
+
+    name: `slide/file`. offset, size: bytes inside `file`; size None is the whole file. sha256: of
+    the coded bytes, empty where unknown.
+    """
+
+    name: str
+    file: Path
+    offset: int = 0
+    size: int | None = None
+    sha256: str = ""
+
+    def read(self) -> bytes:
+        """The coded bytes.
+
+        Raises:
+            DataError: they are not those that were written.
+            OSError: the file cannot be read.
+        """
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read() if self.size is None else file.read(self.size)
+        if self.sha256 and hashlib.sha256(data).hexdigest() != self.sha256:
+            raise DataError(f"{self.file}: {self.name} is not what was written (SHA-256 differs)")
+        return data
+
+
+def find_tiles(folder: Path) -> list[Tile]:
+    """All tiles below a folder, loose images and members of tars alike, sorted by name.
+
+    Raises:
+        DataError: there is none, or one name stands twice.
+    """
+    tiles = [
+        Tile(file.relative_to(folder).as_posix(), file)
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+    ]
+    for shard in folder.rglob("*.tar"):
+        tiles += read_index(shard)
+    tiles.sort(key=lambda tile: tile.name)
+    if not tiles:
+        raise DataError(f"{folder}: no {', '.join(SUFFIXES)} tiles or .tar shards in it")
+    for a, b in zip(tiles, tiles[1:], strict=False):
+        if a.name == b.name:
+            raise DataError(f"{a.name} is both in {a.file} and {b.file}; remove one of them")
+    return tiles
+
+
+def read_index(shard: Path) -> list[Tile]:
+    """The tiles of a tar, by its index, or by a scan where it has none.
+
+    Raises:
+        DataError: neither can be read.
+    """
+    index = shard.with_suffix(".csv")
+    try:
+        if index.exists():
+            with index.open(newline="", encoding="utf-8") as file:
+                return [
+                    Tile(row["name"], shard, int(row["offset"]), int(row["size"]), row["sha256"])
+                    for row in csv.DictReader(file)
+                ]
+        with tarfile.open(shard, "r:") as tar:
+            return [
+                Tile(member.name, shard, member.offset_data, member.size)
+                for member in tar
+                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES
+            ]
+    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
+        raise DataError(f"{shard}: not a readable shard ({error}); make it again") from error
+
+
+class ShardWriter:
+    """Writes `PREFIX-0000.tar`, `PREFIX-0001.tar` and so on, the same bytes for the same tiles.
+
+    Holds one open file and the index of the present shard.
+    """
+
+    def __init__(self, prefix: Path, limit: int = SHARD_BYTES) -> None:
+        self.prefix, self.limit = prefix, limit
+        self.tiles: list[Tile] = []
+        self._file: IO[bytes] | None = None
+        self._rows: list[Tile] = []
+        self._count = 0
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, name: str, data: bytes) -> Tile:
+        """Append one tile; `name` has a suffix of `SUFFIXES`."""
+        padded = tarfile.BLOCKSIZE + -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        if self._file is not None and self._file.tell() + padded + tarfile.RECORDSIZE > self.limit:
+            self.close()
+        if self._file is None:
+            self._file = self._shard.with_suffix(".partial").open("wb")
+        header = tarfile.TarInfo(name)
+        header.size, header.mode = len(data), 0o644
+        self._file.write(header.tobuf(tarfile.PAX_FORMAT))
+        tile = Tile(
+            name, self._shard, self._file.tell(), len(data), hashlib.sha256(data).hexdigest()
+        )
+        self._file.write(data.ljust(padded - tarfile.BLOCKSIZE, b"\0"))
+        self._rows.append(tile)
+        self.tiles.append(tile)
+        return tile
+
+    def close(self) -> None:
+        """Finish the present shard and its index."""
+        if self._file is None:
+            return
+        self._file.write(b"\0" * 2 * tarfile.BLOCKSIZE)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        shard = self._shard
+        shard.with_suffix(".partial").replace(shard)
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("name", "offset", "size", "sha256"))
+        table.writerows((t.name, t.offset, t.size, t.sha256) for t in self._rows)
+        write_atomic(shard.with_suffix(".csv"), text.getvalue().encode())
+        self._file, self._rows = None, []
+        self._count += 1
+
+    @property
+    def _shard(self) -> Path:
+        return self.prefix.with_name(f"{self.prefix.name}-{self._count:04d}.tar")
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is either the old or the new one, whatever happens."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
