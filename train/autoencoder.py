@@ -20,7 +20,7 @@ from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import Tensor, nn
 
 from train.command import parse
-from train.data import TileSet, batch_rng, load_tiles, random_crops, to_tensor
+from train.data import TileSet, batch_rng, load_tiles, part, random_crops, to_tensor
 from train.degradation import upsample
 from train.loop import LoopConfig, Losses, train
 from train.losses import (
@@ -120,12 +120,11 @@ def main() -> None:
     initialise(vae)
     model = channels_last(Autoencode(vae))
     rival = channels_last(PatchDiscriminator())
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     pair: dict[str, Tensor] = {}
 
     def step(module: nn.Module, iteration: int) -> Losses:
         device = next(module.parameters()).device
-        x = make_batch(config, tiles, iteration, rank)
+        x = make_batch(config, tiles, iteration, part())
         x = x.to(device, memory_format=torch.channels_last)
         y, z = module(x)
         losses = {

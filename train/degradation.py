@@ -60,7 +60,7 @@ def degrade(hr: Tensor, scale: int, rng: np.random.Generator, kind: str = "scann
         lr = _scanner(hr, scale, rng)
     else:
         one = _codeformer if kind == "codeformer" else _realesrgan
-        lr = torch.cat([one(part, scale, rng) for part in hr.split(GROUP)])
+        lr = torch.cat([one(part, scale, rng) for part in torch.split(hr, GROUP)])
     return (lr.clamp(0, 1) * 255).round() / 255
 
 
@@ -177,7 +177,8 @@ def shot_noise(image: Tensor, grey: bool, seed: int) -> Tensor:
     levels = int(torch.bincount((base * 255).round().long().flatten()).count_nonzero())
     photons = 2 ** math.ceil(math.log2(max(levels, 2)))
     draw = torch.poisson(base * photons, torch.Generator().manual_seed(seed))
-    return (draw / photons - base).expand_as(image)
+    noise: Tensor = draw / photons - base
+    return noise.expand_as(image)
 
 
 def mixed_kernels(rng: np.random.Generator, count: int, sigma: tuple[float, float]) -> Tensor:
@@ -261,7 +262,7 @@ def filter2d(images: Tensor, kernels: Tensor) -> Tensor:
     padded = F.pad(images, (reach,) * 4, mode=mode)
     size = padded.shape[-2:]
     spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(kernels, s=size)[:, None]
-    out = torch.fft.irfft2(spectrum, s=size)
+    out: Tensor = torch.fft.irfft2(spectrum, s=size)
     return out[..., 2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width]
 
 

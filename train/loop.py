@@ -1,7 +1,9 @@
 """The loop all trainings share: accelerate, schedule, EMA, log, checkpoint, resume, time slice.
 
-Nothing random is stored: batches are functions of (seed, iteration, rank) and the learning rate
-is one of the iteration, so a checkpoint is weights, optimizer state, EMA and a number.
+Nothing random is stored: batches are functions of (seed, iteration, part), torch's own generators
+are seeded from the same before each part, and the learning rate is a function of the iteration. So
+a checkpoint is weights, optimizer state, EMA and a number, and a resumed run equals the
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -9,23 +11,29 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.data import set_part
+from train.errors import CheckpointError, TrainingDivergedError
+from train.pictures import save_strip
+
 log = logging.getLogger("train")
 
 Losses = Mapping[str, Tensor]
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss is no longer finite; the last good checkpoint stays."""
+Adversary = tuple[nn.Module, Callable[[nn.Module, int], Tensor]]
+__all__ = ["LoopConfig", "Losses", "TrainingDivergedError", "learning_rate", "train"]
 
 
 @dataclass(frozen=True)
@@ -33,16 +41,19 @@ class LoopConfig:
     """What every stage needs to know.
 
     Attributes:
-        iterations: length of the schedule.
+        iterations: length of the schedule, in steps of the optimizer.
         learning_rate: peak of AdamW's rate.
         warmup: iterations of linear rise.
         final_rate: the cosine ends at this fraction of the peak.
         ema: decay of the averaged weights that are saved for use.
         weight_decay: AdamW's.
         clip: largest gradient norm.
+        accumulate: batches a process sums gradients over for one step.
         seed: of batches and noise.
         save_every, validate_every: iterations.
+        keep_every: iterations between exports kept in `snapshots/`; 0 keeps none.
         precision: accelerate's mixed precision, `no`, `bf16` or `fp16`.
+        tensorboard: write losses, figures and pictures for TensorBoard too (extra `train`).
     """
 
     iterations: int = 150_000
@@ -52,10 +63,13 @@ class LoopConfig:
     ema: float = 0.999
     weight_decay: float = 0.01
     clip: float = 1.0
+    accumulate: int = 1
     seed: int = 0
     save_every: int = 500
     validate_every: int = 1000
+    keep_every: int = 0
     precision: str = "no"
+    tensorboard: bool = False
 
 
 def learning_rate(config: LoopConfig, iteration: int) -> float:
@@ -68,35 +82,97 @@ def learning_rate(config: LoopConfig, iteration: int) -> float:
     return config.learning_rate * (config.final_rate + (1 - config.final_rate) * fall)
 
 
-def save_atomic(state: object, path: Path) -> None:
-    """`torch.save` beside the target, then rename: a full disk leaves the old file valid."""
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 class Ema:
-    """Exponential moving average of a module's parameters, with a warm-up of its decay."""
+    """Exponential moving average of a module's weights, with a warm-up of its decay.
+
+    Frozen parameters do not move: their average is they themselves, without a copy.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.shadow = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        frozen = frozen_keys(module)
+        self.shadow = {
+            key: value.detach() if key in frozen else value.detach().clone()
+            for key, value in module.state_dict().items()
+        }
+        self._moving = [key for key in self.shadow if key not in frozen]
 
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a saved average."""
+        for key in self._moving:
+            self.shadow[key].copy_(state[key])
+
+    @torch.no_grad()
     def update(self, module: nn.Module, iteration: int) -> None:
         """Move the average towards the module's present weights."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
-        with torch.no_grad():
-            for key, value in module.state_dict().items():
-                if value.is_floating_point():
-                    self.shadow[key].lerp_(value, 1 - decay)
-                else:
-                    self.shadow[key].copy_(value)
+        state = module.state_dict()
+        pairs = [(self.shadow[key], state[key]) for key in self._moving]
+        real = [pair for pair in pairs if pair[1].is_floating_point()]
+        if real:
+            shadows, values = zip(*real, strict=True)
+            torch._foreach_lerp_(list(shadows), list(values), 1 - decay)
+        for shadow, value in pairs:
+            if not value.is_floating_point():
+                shadow.copy_(value)
+
+
+def frozen_keys(module: nn.Module) -> set[str]:
+    """Names of the parameters that are not trained."""
+    return {name for name, value in module.named_parameters() if not value.requires_grad}
+
+
+@dataclass
+class _Trained:
+    """A network with its optimizer."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def state(self, accelerator: Accelerator, name: str) -> tuple[dict[str, Tensor], Any]:
+        """Tensors and JSON; frozen parameters are left out, since they come from elsewhere."""
+        module = accelerator.unwrap_model(self.module)
+        frozen = frozen_keys(module)
+        tensors = {
+            f"{name}/module/{key}": value
+            for key, value in module.state_dict().items()
+            if key not in frozen
+        }
+        optimizer = self.optimizer.state_dict()
+        for number, moments in optimizer["state"].items():
+            for key, value in moments.items():
+                tensors[f"{name}/optimizer/{number}/{key}"] = torch.as_tensor(value)
+        return tensors, optimizer["param_groups"]
+
+    def load(self, name: str, tensors: Mapping[str, Tensor], groups: Any) -> None:
+        """The inverse of `state`, before `accelerator.prepare`."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _below(tensors, f"{name}/optimizer/").items():
+            number, moment = key.split("/")
+            moments.setdefault(int(number), {})[moment] = value
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        load_weights(self.module, _below(tensors, f"{name}/module/"))
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Weights of a checkpoint, which may leave out the frozen ones.
+
+    Raises:
+        CheckpointError: they are those of another network.
+    """
+    try:
+        missing = set(module.load_state_dict(state, strict=False).missing_keys)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the checkpoint is of another network ({str(error).splitlines()[-1].strip()}); "
+            "use its config or another --out"
+        ) from error
+    extra = set(state) - set(module.state_dict())
+    if extra or missing - frozen_keys(module):
+        first = min(extra | (missing - frozen_keys(module)))
+        raise CheckpointError(
+            f"the checkpoint is of another network ({first}); use its config or another --out"
+        )
 
 
 def train(
@@ -107,117 +183,265 @@ def train(
     *,
     validate: Callable[[Mapping[str, Tensor], int], Mapping[str, float]],
     minutes: float | None = None,
-    adversary: tuple[nn.Module, Callable[[nn.Module, int], Tensor]] | None = None,
+    adversary: Adversary | None = None,
     accelerator: Accelerator | None = None,
+    pictures: Callable[[Mapping[str, Tensor], int], Mapping[str, Tensor]] | None = None,
 ) -> Mapping[str, Tensor]:
-    """Train `module` from scratch or from `out/state.pt` until the schedule or the time ends.
+    """Train `module` from scratch or from the checkpoint in `out` until schedule or time end.
 
     Args:
         config: schedule and bookkeeping.
         module: what is trained; every parameter with requires_grad.
-        out: folder of state.pt, log.csv and validation.csv.
-        step: (module, iteration) -> losses; their key `loss` is minimised, the rest is logged.
-        validate: (averaged state dict, iteration) -> figures, written to validation.csv.
+        out: folder of the checkpoint (see `train.checkpoint`; a `state.pt` of earlier versions is
+            read too), log.csv, validation.csv, pictures/, snapshots/, tensorboard/.
+        step: (module, iteration) -> losses; their key `loss` is minimised, the rest is logged. It
+            draws from `train.data.batch_rng`, once for each part of the global batch.
+        validate: (averaged state dict, iteration) -> figures, written to validation.csv; it
+            writes the weights for use into `out`. Runs on the main process.
         minutes: stop (with a checkpoint) after so long.
         adversary: a discriminator and its loss as a function of (discriminator, iteration), run
             after each step of the module; it may return a constant while it is not yet wanted.
         accelerator: where it runs; by default one made from `config.precision`.
+        pictures: (averaged state dict, iteration) -> images by name, (B, 3, H, W) in [0, 1] each,
+            written side by side to pictures/ITERATION.png at each validation.
 
     Returns:
         The averaged state dict of the module.
 
     Raises:
-        TrainingDivergedError: a loss is not finite; nothing is saved.
+        TrainingDivergedError: a loss is not finite; the last checkpoint stays.
+        CheckpointError: a checkpoint cannot be written or read.
     """
     accelerator = accelerator or Accelerator(mixed_precision=config.precision)
     out.mkdir(parents=True, exist_ok=True)
     rate, decay = config.learning_rate, config.weight_decay
-    trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=decay, betas=(0.9, 0.99))
-    start, state_file = 0, out / "state.pt"
-    state = None
-    ema = Ema(module, config.ema)
-    rival = rival_optimizer = None
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=(0.9, 0.99))
+    parts = {"main": _Trained(module, optimizer)}
     if adversary is not None:
-        rival = adversary[0]
-        rival_optimizer = torch.optim.AdamW(rival.parameters(), lr=rate, betas=(0.5, 0.99))
-    if state_file.exists():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
-        start = state["iteration"]
-        module.load_state_dict(state["module"])
-        ema.shadow = state["ema"]
-        optimizer.load_state_dict(state["optimizer"])
-        if rival is not None and rival_optimizer is not None:
-            rival.load_state_dict(state["rival"])
-            rival_optimizer.load_state_dict(state["rival_optimizer"])
-        log.info("resumed at iteration %d", start)
-    module, optimizer = accelerator.prepare(module, optimizer)
-    if rival is not None:
-        rival, rival_optimizer = accelerator.prepare(rival, rival_optimizer)
-    ema.shadow = {k: v.to(accelerator.device) for k, v in ema.shadow.items()}
-
-    def save(iteration: int) -> None:
-        if not accelerator.is_main_process:
-            return
-        state = {
-            "iteration": iteration,
-            "module": accelerator.unwrap_model(module).state_dict(),
-            "ema": ema.shadow,
-            "optimizer": optimizer.state_dict(),
-        }
-        if rival is not None and rival_optimizer is not None:
-            state["rival"] = accelerator.unwrap_model(rival).state_dict()
-            state["rival_optimizer"] = rival_optimizer.state_dict()
-        save_atomic(state, state_file)
-
+        rival = torch.optim.AdamW(adversary[0].parameters(), lr=rate, betas=(0.5, 0.99))
+        parts["rival"] = _Trained(adversary[0], rival)
+    ema = Ema(module, config.ema)
+    start = _resume(out, parts, ema, accelerator)
+    for part in parts.values():
+        part.module, part.optimizer = accelerator.prepare(part.module, part.optimizer)
+    bare = accelerator.unwrap_model(module)
+    frozen = frozen_keys(bare)
+    ema.shadow = {
+        k: bare.state_dict()[k] if k in frozen else v.to(accelerator.device)
+        for k, v in ema.shadow.items()
+    }
+    logs = _Logs(out, config.tensorboard and accelerator.is_main_process)
     began = time.monotonic()
-    module.train()
+    bare.train()
     for iteration in range(start, config.iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, iteration)
-        with accelerator.autocast():
-            losses = step(module, iteration)
-        if not all(torch.isfinite(v) for v in losses.values()):
-            raise TrainingDivergedError(f"iteration {iteration}: {_plain(losses)}")
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(losses["loss"])
-        accelerator.clip_grad_norm_(trained, config.clip)
-        optimizer.step()
-        ema.update(accelerator.unwrap_model(module), iteration)
-        if adversary is not None and rival is not None and rival_optimizer is not None:
-            with accelerator.autocast():
-                rival_loss = adversary[1](rival, iteration)
-            if rival_loss.requires_grad:
-                rival_optimizer.zero_grad(set_to_none=True)
-                accelerator.backward(rival_loss)
-                rival_optimizer.step()
+        losses = _optimise(config, accelerator, parts, step, adversary, iteration)
+        ema.update(bare, iteration)
         done = iteration + 1
         last = done == config.iterations
-        out_of_time = minutes is not None and time.monotonic() - began > 60 * minutes
-        if accelerator.is_main_process and (done % 20 == 0 or last):
-            row = {"iteration": done, "seconds": round(time.monotonic() - began, 1)}
-            _append(out / "log.csv", row | _plain(losses))
-        if done % config.validate_every == 0 or last:
-            figures = validate(ema.shadow, done)
-            if accelerator.is_main_process:
-                _append(out / "validation.csv", {"iteration": done} | dict(figures))
+        seconds = time.monotonic() - began
+        out_of_time = _any(accelerator, minutes is not None and seconds > 60 * minutes)
+        if accelerator.is_main_process:
+            if done % 20 == 0 or last:
+                logs.row("log", {"iteration": done, "seconds": round(seconds, 1)} | losses)
+            keep = bool(config.keep_every) and done % config.keep_every == 0
+            if done % config.validate_every == 0 or last or keep:
+                figures = dict(validate(ema.shadow, done))
+                logs.row("validation", {"iteration": done} | figures)
                 log.info("iteration %d: %s", done, figures)
-        if done % config.save_every == 0 or last or out_of_time:
-            save(done)
+                if pictures is not None:
+                    logs.strip(done, pictures(ema.shadow, done))
+                bare.train()
+            if keep:
+                _keep(out, done)
+            if done % config.save_every == 0 or last or out_of_time:
+                _save(out, done, parts, ema, accelerator)
+        if done % config.validate_every == 0:
+            accelerator.wait_for_everyone()
         if out_of_time:
             log.info("time slice over at iteration %d of %d", done, config.iterations)
             break
+    logs.close()
     return ema.shadow
 
 
-def _plain(losses: Losses) -> dict[str, float]:
-    return {k: round(float(v.detach()), 6) for k, v in losses.items()}
+def _optimise(
+    config: LoopConfig,
+    accelerator: Accelerator,
+    parts: Mapping[str, _Trained],
+    step: Callable[[nn.Module, int], Losses],
+    adversary: Adversary | None,
+    iteration: int,
+) -> dict[str, float]:
+    """One step of the optimizers; returns the mean losses of this process."""
+    main, rival = parts["main"], parts.get("rival")
+    for part in parts.values():
+        part.optimizer.zero_grad(set_to_none=True)
+    for group in main.optimizer.param_groups:
+        group["lr"] = learning_rate(config, iteration)
+    sums: dict[str, Tensor] = {}
+    rivalled = False
+    for micro in range(config.accumulate):
+        position = accelerator.process_index * config.accumulate + micro
+        set_part(position)
+        torch.manual_seed(_torch_seed(config.seed, iteration, position))
+        summing = micro < config.accumulate - 1
+        if rival is not None:
+            # the module's own loss goes through the rival, whose gradients it must leave alone
+            rival.module.requires_grad_(False)
+        with accelerator.no_sync(main.module) if summing else nullcontext():
+            with accelerator.autocast():
+                losses = step(main.module, iteration)
+            _check(accelerator, losses, iteration)
+            accelerator.backward(losses["loss"] / config.accumulate)
+        for key, value in losses.items():
+            sums[key] = sums.get(key, torch.zeros(())) + value.detach().cpu() / config.accumulate
+        if rival is not None and adversary is not None:
+            rival.module.requires_grad_(True)
+            with accelerator.no_sync(rival.module) if summing else nullcontext():
+                with accelerator.autocast():
+                    loss = adversary[1](rival.module, iteration)
+                if loss.requires_grad:
+                    accelerator.backward(loss / config.accumulate)
+                    rivalled = True
+    accelerator.clip_grad_norm_(
+        [p for p in main.module.parameters() if p.requires_grad], config.clip
+    )
+    main.optimizer.step()
+    if rival is not None and rivalled:
+        rival.optimizer.step()
+    set_part(accelerator.process_index * config.accumulate)
+    return {key: round(float(value), 6) for key, value in sums.items()}
 
 
-def _append(file: Path, row: Mapping[str, float]) -> None:
-    new = not file.exists()
-    with file.open("a", newline="") as handle:
-        writer = csv.DictWriter(handle, row.keys())
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+def _torch_seed(seed: int, iteration: int, position: int) -> int:
+    """A seed for torch's own generators (dropout and the like) in one part of an iteration."""
+    words = np.random.SeedSequence((seed, iteration, position)).generate_state(1, np.uint64)
+    return int(words[0] >> 1)
+
+
+def _check(accelerator: Accelerator, losses: Losses, iteration: int) -> None:
+    finite = torch.isfinite(torch.stack([v.detach().float().cpu() for v in losses.values()]))
+    if _any(accelerator, not bool(finite.all())):
+        values = ", ".join(f"{key} {float(value.detach()):g}" for key, value in losses.items())
+        raise TrainingDivergedError(
+            f"iteration {iteration}: the loss is not finite ({values}); the last checkpoint is "
+            "kept; lower loop.learning_rate or loop.clip, or check the data"
+        )
+
+
+def _any(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether any process says so: all go on or none does."""
+    if accelerator.num_processes == 1:
+        return flag
+    said = torch.tensor([float(flag)], device=accelerator.device)
+    return bool(accelerator.reduce(said, "sum").item() > 0)
+
+
+def _save(
+    out: Path, done: int, parts: Mapping[str, _Trained], ema: Ema, accelerator: Accelerator
+) -> None:
+    tensors: dict[str, Tensor] = {}
+    meta: dict[str, Any] = {"groups": {}}
+    for name, part in parts.items():
+        own, meta["groups"][name] = part.state(accelerator, name)
+        tensors |= own
+    frozen = frozen_keys(accelerator.unwrap_model(parts["main"].module))
+    tensors |= {f"ema/{k}": v for k, v in ema.shadow.items() if k not in frozen}
+    if accelerator.scaler is not None:
+        meta["scaler"] = accelerator.scaler.state_dict()
+    save_checkpoint(out, done, tensors, meta)
+    (out / "state.pt").unlink(missing_ok=True)
+
+
+def _resume(out: Path, parts: Mapping[str, _Trained], ema: Ema, accelerator: Accelerator) -> int:
+    """Load the checkpoint, if there is one, into everything; returns its iteration."""
+    found = load_checkpoint(out)
+    if found is None:
+        return _resume_single_file(out / "state.pt", parts, ema)
+    iteration, tensors, meta = found
+    if set(meta["groups"]) != set(parts):
+        raise CheckpointError(f"{out}: the checkpoint is of another training; use another --out")
+    for name, part in parts.items():
+        part.load(name, tensors, meta["groups"][name])
+    ema.load(_below(tensors, "ema/"))
+    if accelerator.scaler is not None and "scaler" in meta:
+        accelerator.scaler.load_state_dict(meta["scaler"])
+    log.info("resumed at iteration %d", iteration)
+    return iteration
+
+
+def _resume_single_file(file: Path, parts: Mapping[str, _Trained], ema: Ema) -> int:
+    """A checkpoint of earlier versions."""
+    if not file.exists():
+        return 0
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    parts["main"].optimizer.load_state_dict(state["optimizer"])
+    load_weights(parts["main"].module, state["module"])
+    ema.load(state["ema"])
+    if "rival" in parts:
+        parts["rival"].optimizer.load_state_dict(state["rival_optimizer"])
+        load_weights(parts["rival"].module, state["rival"])
+    log.info("resumed %s at iteration %d", file.name, state["iteration"])
+    return int(state["iteration"])
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _keep(out: Path, done: int) -> None:
+    """Copy what the validation exported, so that models of several iterations can be compared."""
+    place = out / "snapshots" / f"{done:07d}"
+    for source in _exports(out):
+        place.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, place / source.name, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, place)
+
+
+def _exports(out: Path) -> Iterable[Path]:
+    yield from (f.parent for f in out.glob("*/config.json"))
+    yield from out.glob("*.safetensors")
+
+
+class _Logs:
+    """CSV files, pictures and, where wanted, TensorBoard's."""
+
+    def __init__(self, out: Path, tensorboard: bool) -> None:
+        self.out = out
+        self.board: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise CheckpointError(
+                    "loop.tensorboard needs TensorBoard; pip install 'wsisr[train]', or set it off"
+                ) from error
+            self.board = SummaryWriter(str(out / "tensorboard"))
+
+    def row(self, name: str, row: Mapping[str, float]) -> None:
+        """One line of a CSV file."""
+        file = self.out / f"{name}.csv"
+        new = not file.exists()
+        with file.open("a", newline="") as handle:
+            writer = csv.DictWriter(handle, row.keys())
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        if self.board is not None:
+            for key in row.keys() - {"iteration"}:
+                self.board.add_scalar(f"{name}/{key}", row[key], row["iteration"])
+
+    def strip(self, iteration: int, images: Mapping[str, Tensor]) -> None:
+        """One picture."""
+        file = self.out / "pictures" / f"{iteration:07d}.png"
+        pixels = save_strip(file, images)
+        if self.board is not None:
+            self.board.add_image("validation", pixels, iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush."""
+        if self.board is not None:
+            self.board.close()

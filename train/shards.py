@@ -13,6 +13,7 @@ import io
 import os
 import tarfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -68,7 +69,7 @@ def find_tiles(folder: Path) -> list[Tile]:
     tiles.sort(key=lambda tile: tile.name)
     if not tiles:
         raise DataError(f"{folder}: no {', '.join(SUFFIXES)} tiles or .tar shards in it")
-    for a, b in zip(tiles, tiles[1:], strict=False):
+    for a, b in pairwise(tiles):
         if a.name == b.name:
             raise DataError(f"{a.name} is both in {a.file} and {b.file}; remove one of them")
     return tiles

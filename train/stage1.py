@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.command import parse
-from train.data import TileSet, batch_rng, load_tiles, random_crops, to_tensor
+from train.data import TileSet, batch_rng, load_tiles, part, random_crops, to_tensor
 from train.degradation import agree, degrade, upsample
 from train.loop import LoopConfig, Losses, train
 from wsisr.models.loading import load_state
@@ -103,10 +103,9 @@ def main() -> None:
     if config.init:
         network.load_state_dict(load_state(Path(config.init)))
     model = channels_last(network)
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
     def step(module: nn.Module, iteration: int) -> Losses:
-        lr, hr = make_pair(config, tiles, iteration, rank)
+        lr, hr = make_pair(config, tiles, iteration, part())
         device = next(module.parameters()).device
         resized = upsample(lr, config.crop // lr.shape[2])
         restored = module(resized.to(device, memory_format=torch.channels_last))

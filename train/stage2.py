@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from train.command import parse
-from train.data import batch_rng
+from train.data import batch_rng, part
 from train.latents import Bank, load_bank
 from train.loop import LoopConfig, Losses, train
 from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet
@@ -91,11 +91,10 @@ def main() -> None:
     torch.manual_seed(config.loop.seed)
     model = channels_last(make_model(config))
     schedule = make_schedule()
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
     def step(module: nn.Module, iteration: int) -> Losses:
         device = next(module.parameters()).device
-        rng = batch_rng(config.loop.seed, iteration, rank)
+        rng = batch_rng(config.loop.seed, iteration, part())
         pair = bank.crops(rng, config.batch, config.crop)
         draw = torch.Generator().manual_seed(int(rng.integers(2**62)))
         on_device = (pair[0].to(device), pair[1].to(device))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -14,9 +15,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from train.checkpoint import load_checkpoint, save_checkpoint
 from train.data import batch_rng, load_tiles, random_crops
-from train.degradation import agree, degrade, upsample
+from train.degradation import KINDS, agree, degrade, upsample
+from train.errors import CheckpointError, DataError
 from train.loop import LoopConfig, TrainingDivergedError, learning_rate, train
+from train.shards import ShardWriter, find_tiles
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,7 +107,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_a_diverged_run_keeps_the_last_good_state(tmp_path: Path) -> None:
     fit(tmp_path, 10)
-    before = (tmp_path / "state.pt").read_bytes()
+    before = (tmp_path / "checkpoint.json").read_bytes()
     module = nn.Linear(4, 1)
     with pytest.raises(TrainingDivergedError, match="iteration 10"):
         train(
@@ -113,7 +117,7 @@ def test_a_diverged_run_keeps_the_last_good_state(tmp_path: Path) -> None:
             lambda net, i: {"loss": net(torch.full((1, 4), float("nan"))).mean()},
             validate=lambda state, i: {},
         )
-    assert (tmp_path / "state.pt").read_bytes() == before
+    assert (tmp_path / "checkpoint.json").read_bytes() == before
 
 
 CONFIG = {
@@ -200,3 +204,127 @@ def test_all_stages_make_a_model_that_upscales(tiles: Path, tmp_path: Path) -> N
 
     lr = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
     assert upscale_array(lr, 4, model=str(model)).shape == (160, 120, 3)
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    old = {"a": torch.arange(10.0)}
+    save_checkpoint(tmp_path, 1, old, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="checkpoint-00000001 is kept"):
+            save_checkpoint(tmp_path, 2, {"a": torch.zeros(1 << 20)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert found[0] == 1
+    assert torch.equal(found[1]["a"], old["a"])
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_checkpoints_come_in_small_files_and_notice_damage(tmp_path: Path) -> None:
+    state = {
+        "big": torch.randn(5_000_000),
+        "half": torch.ones(3, 2).bfloat16(),
+        "n": torch.tensor(7),
+    }
+    save_checkpoint(tmp_path, 1, {"gone": torch.zeros(1)}, {})
+    save_checkpoint(tmp_path, 2, state, {"x": [1]})
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 1
+    files = [f for f in tmp_path.rglob("*") if f.is_file()]
+    assert max(f.stat().st_size for f in files) < 16_000_000
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert found[2] == {"x": [1]}
+    for key, value in state.items():
+        assert torch.equal(found[1][key], value)
+        assert found[1][key].dtype == value.dtype
+    piece = max(files, key=lambda f: f.stat().st_size)
+    with piece.open("r+b") as file:
+        file.seek(9_000_000)
+        file.write(b"damage")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path)
+
+
+GRADIENTS = """
+import sys
+from pathlib import Path
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from train.data import batch_rng
+from train.loop import LoopConfig, train
+
+out, accumulate = Path(sys.argv[1]), int(sys.argv[2])
+accelerator = Accelerator(cpu=True)
+print("processes", accelerator.num_processes)
+torch.manual_seed(0)
+module = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+seen = []
+register_optimizer_step_pre_hook(
+    lambda o, a, k: seen.append([p.grad.clone() for g in o.param_groups for p in g["params"]])
+)
+def step(net, iteration):
+    x = torch.from_numpy(batch_rng(0, iteration).standard_normal((8, 4), "float32"))
+    return {"loss": F.mse_loss(net(x)[:, 0], x.sum(1))}
+config = LoopConfig(iterations=3, accumulate=accumulate, save_every=3)
+train(config, module, out, step, validate=lambda s, i: {}, accelerator=accelerator)
+if accelerator.is_main_process:
+    torch.save(seen, out / "gradients.pt")
+"""
+
+
+def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(GRADIENTS)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    for name, launch, accumulate in (("one", [], 2), ("two", torchrun, 1)):
+        command = [sys.executable, *launch, script, tmp_path / name, accumulate]
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f"processes {3 - accumulate}" in done.stdout
+    one, two = (torch.load(tmp_path / n / "gradients.pt") for n in ("one", "two"))
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two, strict=True):
+        for p, q in zip(a, b, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_degradations_draw_the_same_numbers_whatever_the_content(kind: str) -> None:
+    states = []
+    for hr in (torch.zeros(5, 3, 64, 64), torch.rand(5, 3, 64, 64)):
+        rng = np.random.default_rng(3)
+        lr = degrade(hr, 4, rng, kind)
+        assert lr.shape == (5, 3, 16, 16)
+        assert torch.equal((lr * 255).round() / 255, lr)
+        assert torch.equal(lr, degrade(hr, 4, np.random.default_rng(3), kind))
+        states.append(rng.bit_generator.state)
+    assert states[0] == states[1]
+
+
+def test_shards_hold_what_folders_hold_and_corrupt_tiles_stop(tiles: Path, tmp_path: Path) -> None:
+    loose = load_tiles(tiles / "train")
+    writer = ShardWriter(tmp_path / "train" / "all", limit=200_000)
+    for tile in find_tiles(tiles / "train"):
+        writer.add(tile.name, tile.read())
+    writer.close()
+    packed = load_tiles(tmp_path / "train")
+    assert packed.names == loose.names
+    assert np.array_equal(packed.pixels, loose.pixels)
+    lazy = load_tiles(tmp_path / "train", memory=0)
+    assert np.array_equal(np.stack(list(lazy.pixels)), loose.pixels)
+    tile = find_tiles(tmp_path / "train")[3]
+    with tile.file.open("r+b") as file:
+        file.seek(tile.offset + 50)
+        file.write(b"damage")
+    with pytest.raises(DataError, match=r"1 of 6 tiles are unreadable, more than 1%"):
+        load_tiles(tmp_path / "train")
