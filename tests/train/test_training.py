@@ -283,7 +283,7 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     script = tmp_path / "child.py"
     script.write_text(GRADIENTS)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     for name, launch, accumulate in (("one", [], 2), ("two", torchrun, 1)):
         command = [sys.executable, *launch, script, tmp_path / name, accumulate]
         done = subprocess.run(
