@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from train.errors import DataError
+from train.shards import SUFFIXES as SUFFIXES
 from train.shards import Tile, find_tiles
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from train.command import parse
-from train.data import TileSet, batch_rng, load_tiles, random_crops
+from train.data import TileSet, batch_rng, load_tiles, part, random_crops
 from train.degradation import agree, degrade, upsample
 from train.judge import judge
 from train.loop import LoopConfig, Losses, train
@@ -134,15 +134,14 @@ def main() -> None:
     second, settings = teacher.second, teacher.settings
     student = channels_last(Student(second, settings, config.train_encoder))
     rival = channels_last(PatchDiscriminator(channels=6))
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     latents = config.crop // latent_factor(second.vae)
     steps = len(timesteps_of(settings.sampler, settings.steps, settings.first_timestep))
     noise_shape = (steps, config.batch, second.vae.config.latent_channels, latents, latents)
     shown: dict[str, Tensor] = {}
 
     def step(module: nn.Module, iteration: int) -> Losses:
-        restored, lr, hr = make_input(config, teacher.restoration, tiles, iteration, rank)
-        noise = make_noise(config, noise_shape, iteration, rank).to(restored.device)
+        restored, lr, hr = make_input(config, teacher.restoration, tiles, iteration, part())
+        noise = make_noise(config, noise_shape, iteration, part()).to(restored.device)
         image = module(restored, lr, noise)
         shown["real"], shown["fake"] = beside(hr, restored), beside(image.detach(), restored)
         return config.loss(image, hr, restored, rival, iteration)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from train.command import parse
-from train.data import batch_rng, load_tiles, random_crops
+from train.data import batch_rng, load_tiles, part, random_crops
 from train.degradation import agree, degrade, upsample
 from train.judge import judge
 from train.loop import LoopConfig, Losses, train
@@ -60,12 +60,11 @@ def main() -> None:
     torch.manual_seed(config.loop.seed)
     network = channels_last(PlainNet(**config.model))
     rival = channels_last(PatchDiscriminator(channels=6))
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     shown: dict[str, Tensor] = {}
 
     def step(module: nn.Module, iteration: int) -> Losses:
         device = next(module.parameters()).device
-        rng = batch_rng(config.loop.seed, iteration, rank)
+        rng = batch_rng(config.loop.seed, iteration, part())
         scale = draw_scale(config.loop.seed, iteration, config.scales, config.scale_weights)
         hr = random_crops(tiles, rng, config.batch, config.crop)
         lr = degrade(hr, scale, rng, config.degradation)
