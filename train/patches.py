@@ -1,0 +1,293 @@
+"""Cut training patches out of slides: tissue at 40x, sharp, without pen, split by patient.
+
+    python -m train.patches SLIDES... --out patches --manifest slides.csv
+
+The manifest is a CSV with the columns slide (file name), patient, and, where wanted, split and mpp.
+Without it slides are split at random by patient, who is read from a TCGA barcode; any other slide
+counts as a patient of its own. Written are `OUT/SPLIT/SLIDE-0000.tar` with an index each (see
+`train.shards`) and `OUT/SPLIT/SLIDE.patches.csv` with every patch's origin and SHA-256. A slide
+with that file is done: after an interruption the same command goes on with the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from train.data import CORRUPT
+from train.errors import DataError
+from train.shards import ShardWriter, write_atomic
+from wsisr.errors import SlideError, UsageError, WsisrError
+from wsisr.slides import View, open_slide, select_view
+from wsisr.slides.view import coarser_view
+from wsisr.tissue import BLACK, INK_LEAD, INK_SATURATION, tissue_mask
+
+log = logging.getLogger("train")
+SPLITS = ("train", "val", "test")
+TCGA = re.compile(r"(TCGA-\w{2}-\w{4})", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides which patches are cut; runs into one folder must share it.
+
+    size: side in px. mpp: um/px wanted, and tolerance: how far a slide may lie from it without
+    being resampled. tissue: least part of a patch. per_slide: at most so many patches. blur:
+    the blurriest part of a slide that is dropped. pen: largest part of ink or black. quality:
+    JPEG, 4:4:4.
+    """
+
+    size: int = 512
+    mpp: float = 0.25
+    tolerance: float = 0.15
+    tissue: float = 0.5
+    per_slide: int = 1000
+    blur: float = 0.1
+    pen: float = 0.02
+    quality: int = 95
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A slide, whose it is, where it goes, and the mpp stated for it (None: the file's)."""
+
+    path: Path
+    patient: str
+    split: str
+    mpp: float | None = None
+
+
+def plan_sources(
+    slides: Sequence[Path], rows: Sequence[Mapping[str, str]] | None, seed: int
+) -> list[Source]:
+    """Give every slide its patient and split.
+
+    rows: of the manifest; None without one. Patients without a split are shuffled by `seed`: a
+    tenth, and at least one where there are three, goes to val and to test each.
+
+    Raises:
+        UsageError: a slide not in the manifest or twice among the arguments, an unknown split, a
+            patient in two splits.
+    """
+    names = [path.name for path in slides]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"{twice} is given twice; slides need names of their own")
+    stated = {row.get("slide", ""): row for row in rows or ()}
+    sources = []
+    for path in slides:
+        row = stated.get(path.name, {})
+        if rows is not None and not (row and row.get("patient")):
+            raise UsageError(f"{path.name}: the manifest states no patient for it; add a line")
+        barcode = TCGA.search(path.name)
+        patient = row.get("patient") or (barcode[1].upper() if barcode else path.stem)
+        split = row.get("split") or ""
+        if split not in (*SPLITS, ""):
+            raise UsageError(f"{path.name}: split {split!r} is not one of {', '.join(SPLITS)}")
+        sources.append(Source(path, patient, split, float(row["mpp"]) if row.get("mpp") else None))
+    splits: dict[str, set[str]] = {}
+    for source in sources:
+        splits.setdefault(source.patient, set()).update({source.split} - {""})
+    for patient, found in splits.items():
+        if len(found) > 1:
+            raise UsageError(
+                f"patient {patient} is in {' and '.join(sorted(found))}; all slides of a patient "
+                "belong to one split"
+            )
+    open_ = sorted(patient for patient, found in splits.items() if not found)
+    order = [open_[i] for i in np.random.default_rng(seed).permutation(len(open_))]
+    share = max(1, len(open_) // 10) if len(open_) >= 3 else 0
+    for i, patient in enumerate(order):
+        splits[patient] = {"val" if i < share else "test" if i < 2 * share else "train"}
+    return [Source(s.path, s.patient, next(iter(splits[s.patient])), s.mpp) for s in sources]
+
+
+def view_at(source: Source, view: View, settings: Settings) -> View:
+    """The slide at the wanted resolution: as stored within the tolerance, else reduced.
+
+    Raises:
+        SlideError: no resolution is known, or the slide is coarser.
+    """
+    if view.mpp is None:
+        raise SlideError(f"{source.path} states no resolution; give its mpp in the manifest")
+    ratio = settings.mpp / view.mpp
+    if ratio < 1 / (1 + settings.tolerance):
+        raise SlideError(
+            f"{source.path} has {view.mpp:.4g} um/px, coarser than the {settings.mpp:g} wanted; "
+            "leave it out, or cut all slides at its resolution with --mpp"
+        )
+    return view if ratio <= 1 + settings.tolerance else coarser_view(view, ratio)
+
+
+def sharpness(pixels: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian of the luma of (h, w, 3) RGB: low where out of focus."""
+    luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(luma, cv2.CV_64F).var())
+
+
+def pen_fraction(pixels: NDArray[np.uint8]) -> float:
+    """Part of (h, w, 3) RGB that is black, or green or blue beyond any stain."""
+    red, green, blue = (pixels[..., i].astype(np.int16) for i in range(3))
+    light, dark = pixels.max(2).astype(np.int16), pixels.min(2)
+    vivid = light - dark > INK_SATURATION * light
+    green_ink = (green > red + INK_LEAD) & (green > blue + INK_LEAD / 3)
+    blue_ink = (blue > red + 3 * INK_LEAD) & (blue > green + INK_LEAD)
+    return float(((light < BLACK) | (vivid & (green_ink | blue_ink))).mean())
+
+
+def cut(source: Source, out: Path, settings: Settings) -> int:
+    """Cut one slide, all of it or nothing; returns the number of patches.
+
+    Holds the coded candidates of the slide: a tenth more than `per_slide`, about 0.2 MB each.
+
+    Raises:
+        SlideError: no tissue, more than 1 % unreadable patches, or what `open_slide` raises.
+    """
+    done = out / source.split / f"{source.path.stem}.patches.csv"
+    if done.exists():
+        with done.open(newline="") as file:
+            return sum(1 for _ in csv.DictReader(file))
+    with open_slide(source.path) as slide:
+        view = view_at(source, select_view(slide, input_mpp=source.mpp, level=0), settings)
+        candidates = list(_candidates(source, view, settings))
+    if not candidates:
+        raise SlideError(
+            f"{source.path}: every patch with tissue is unreadable or shows pen; leave it out"
+        )
+    least = np.quantile([sharp for _, _, sharp, _ in candidates], settings.blur)
+    kept = [c for c in candidates if c[2] >= least][: settings.per_slide]
+    writer = ShardWriter(out / source.split / source.path.stem)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("name", "patient", "x", "y", "mpp", "sharpness", "sha256"))
+    for x, y, sharp, data in sorted(kept, key=lambda c: (c[1], c[0])):
+        tile = writer.add(f"{source.path.stem}/x{x}_y{y}.jpg", data)
+        row = (tile.name, source.patient, x, y, f"{view.mpp:.5g}", f"{sharp:.1f}", tile.sha256)
+        table.writerow(row)
+    writer.close()
+    write_atomic(done, text.getvalue().encode())
+    return len(kept)
+
+
+def _candidates(
+    source: Source, view: View, settings: Settings
+) -> Iterator[tuple[int, int, float, bytes]]:
+    """x, y in level-0 px, sharpness and JPEG of patches with tissue and without pen."""
+    mask, size = tissue_mask(view), settings.size
+    windows = [
+        (x, y)
+        for y in range(0, view.height - size + 1, size)
+        for x in range(0, view.width - size + 1, size)
+        if _tissue(mask.mask, mask.downsample, x, y, size) >= settings.tissue
+    ]
+    if not windows:
+        raise SlideError(
+            f"{source.path}: no {size}x{size} px window holds {settings.tissue:.0%} tissue; lower "
+            "--tissue or leave the slide out"
+        )
+    name = int.from_bytes(hashlib.sha256(source.path.name.encode()).digest()[:4], "big")
+    order = np.random.default_rng((settings.seed, name)).permutation(len(windows))
+    wanted = int(np.ceil(settings.per_slide / (1 - settings.blur)))
+    found = corrupt = 0
+    for i in order:
+        if found == wanted:
+            break
+        x, y = windows[i]
+        try:
+            pixels = view.read(x, y, size, size)
+        except SlideError as error:
+            corrupt += 1
+            log.warning("%s: patch at %d, %d skipped (%s)", source.path.name, x, y, error)
+            if corrupt > CORRUPT * min(wanted, len(windows)):
+                raise SlideError(
+                    f"{source.path}: {corrupt} patches are unreadable, more than {CORRUPT:.0%}; "
+                    "copy the slide again or leave it out"
+                ) from error
+            continue
+        if pen_fraction(pixels) > settings.pen:
+            continue
+        found += 1
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=settings.quality, subsampling=0)
+        scale = view.downsample
+        yield round(x * scale), round(y * scale), sharpness(pixels), buffer.getvalue()
+
+
+def _tissue(mask: NDArray[np.bool_], downsample: float, x: int, y: int, size: int) -> float:
+    rows = slice(int(y / downsample), max(int(y / downsample) + 1, int((y + size) / downsample)))
+    left = int(x / downsample)
+    return float(mask[rows, left : max(left + 1, int((x + size) / downsample))].mean())
+
+
+def curate(sources: Sequence[Source], out: Path, settings: Settings) -> dict[str, int]:
+    """Check all slides, then cut them; returns the patches of each split.
+
+    Raises:
+        DataError: `out` was made with other settings or splits.
+        SlideError: see `cut` and `view_at`; nothing is cut where a resolution does not fit.
+    """
+    record = {
+        "settings": asdict(settings),
+        "splits": {source.path.name: source.split for source in sources},
+    }
+    file = out / "settings.json"
+    out.mkdir(parents=True, exist_ok=True)
+    if file.exists() and json.loads(file.read_text()) != record:
+        raise DataError(f"{out} was made with other settings or slides; choose another --out")
+    for source in sources:
+        with open_slide(source.path) as slide:
+            view_at(source, select_view(slide, input_mpp=source.mpp, level=0), settings)
+    write_atomic(file, json.dumps(record, indent=1).encode())
+    counts = dict.fromkeys(SPLITS, 0)
+    for source in sources:
+        count = cut(source, out, settings)
+        counts[source.split] += count
+        log.info("%s: %d patches for %s", source.path.name, count, source.split)
+    return counts
+
+
+def main() -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("slides", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, help="CSV: slide, patient[, split, mpp]")
+    for name, value in asdict(Settings()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
+    try:
+        rows = None
+        if args.manifest is not None:
+            try:
+                with args.manifest.open(newline="", encoding="utf-8") as file:
+                    rows = list(csv.DictReader(file))
+            except (OSError, ValueError) as error:
+                raise UsageError(f"{args.manifest} cannot be read ({error})") from error
+        print(curate(plan_sources(args.slides, rows, settings.seed), args.out, settings))
+    except WsisrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
