@@ -18,9 +18,9 @@ from wsisr.evaluation.sources import Place, Views
 
 PANEL = 384
 """Side of a panel of a strip, px."""
-INSET_SOURCE, INSET_SIDE = 64, 160
+INSET_SOURCE, INSET_SIDE = 56, 168
 """Side of the piece an inset shows, in px of the tile, and how large it is drawn."""
-INVENTED, LOST = (255, 0, 0), (255, 220, 0)
+INVENTED, LOST = (0, 240, 255), (255, 230, 0)
 """Colours of the outlines, RGB."""
 
 
@@ -35,8 +35,8 @@ def data_uri(image: Image, quality: int = 88) -> str:
 def strip(views: Views, mpp: float, segmenter: Segmenter) -> tuple[Image, list[str]]:
     """Return the panels LR | bicubic | SR | HR side by side, and the names of those there are.
 
-    Each panel has a four-fold inset of the busiest piece and a scale bar; in SR nuclei that HR
-    lacks are outlined red, in HR nuclei that SR lacks yellow.
+    Each panel has a three-fold inset of the busiest piece and a scale bar; in SR nuclei that HR
+    lacks are outlined cyan, in HR nuclei that SR lacks yellow.
     """
     height, width = views.sr.shape[:2]
     invented: npt.NDArray[np.bool_] | None = None
@@ -152,13 +152,15 @@ def _panel(
     zoom = PANEL / max(height, width)
     x, y = corner
     piece = image[y : y + INSET_SOURCE, x : x + INSET_SOURCE]
-    marked = image.copy()
-    if outline is not None:
-        cv2.drawContours(marked, outlines(outline), -1, colour, max(1, round(1.2 / zoom)))
     shrink = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
-    small = cv2.resize(marked, (round(width * zoom), round(height * zoom)), interpolation=shrink)
+    small = cv2.resize(image, (round(width * zoom), round(height * zoom)), interpolation=shrink)
     canvas = np.full((PANEL, PANEL, 3), 255, np.uint8)
     canvas[: small.shape[0], : small.shape[1]] = small
+    if outline is not None:
+        lines = [np.rint((line + 0.5) * zoom - 0.5).astype(np.int32) for line in outlines(outline)]
+        # a dark rim keeps the colour legible on pale stroma and on dark nuclei alike
+        cv2.drawContours(canvas, lines, -1, (20, 20, 30), 3, cv2.LINE_AA)
+        cv2.drawContours(canvas, lines, -1, colour, 1, cv2.LINE_AA)
     inset = cv2.resize(piece, (INSET_SIDE, INSET_SIDE), interpolation=cv2.INTER_NEAREST)
     canvas[PANEL - INSET_SIDE :, PANEL - INSET_SIDE :] = inset
     black = (0, 0, 0)
@@ -176,6 +178,9 @@ def _scale_bar(canvas: Image, mpp: float) -> None:
     base = PANEL - 12
     cv2.rectangle(canvas, (8, base - 22), (16 + max(length, 46), base + 6), (255, 255, 255), -1)
     cv2.line(canvas, (12, base), (12 + length, base), (0, 0, 0), 3)
+    # OpenCV's fonts hold no micro sign: a u with a stem of its own is one
+    (before, _), _ = cv2.getTextSize(f"{microns} ", cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+    cv2.line(canvas, (13 + before, base - 12), (13 + before, base - 4), (0, 0, 0), 1, cv2.LINE_AA)
     cv2.putText(
         canvas, f"{microns} um", (12, base - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1,
         cv2.LINE_AA,

@@ -23,16 +23,47 @@ NOTICE = (
     "Super-resolved pixels are computer-generated. This report is for research and quality "
     "control, not for primary diagnosis."
 )
+GROUPS = {
+    "True to the scan, pixel by pixel": ("psnr", "ssim", "ms_ssim", "lr_rmse"),
+    "Nuclei": (
+        "nuclei_recall", "nuclei_precision", "nuclei_pq", "nuclei_count_difference",
+        "nuclei_area_difference", "l1_texture", "l1_intensity",
+    ),
+    "Stain, blur and grids": ("hed_shift", "hf_db", "comb_db", "comb_level_db"),
+}  # fmt: skip
+"""Rows of the summary under headings; other measures stand under a heading of their own."""
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1c1c22;max-width:1180px;
-  margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}
+:root{--ink:#1b1b21;--soft:#5b5b66;--line:#e3e3e8;--paper:#f7f7f9}
+*{box-sizing:border-box}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;color:var(--ink);
+  max-width:1240px;margin:0 auto;padding:2.2rem 1.4rem 4rem;background:#fff}
+h1{font-size:1.65rem;line-height:1.25;margin:0 0 .9rem;overflow-wrap:anywhere}
+h2{font-size:1.2rem;margin:2.6rem 0 .7rem;padding-top:.7rem;border-top:1px solid var(--line)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd;vertical-align:top}
-td:first-child,th:first-child{text-align:left}
-.ci,.note{color:#5c5c66;font-size:.85em}.maps{display:flex;flex-wrap:wrap;gap:1rem}
-figure{margin:0 0 1.2rem}figcaption{font-size:.85em;color:#33333a}img{max-width:100%}
-.maps figure{width:270px}.notice{background:#fff4d6;padding:.6rem .9rem;border-radius:4px}
+td,th{padding:.34rem .9rem .34rem 0;text-align:right;border-bottom:1px solid var(--line);
+  vertical-align:baseline}
+td+td,th+th{padding-left:1.1rem}td:first-child,th:first-child{text-align:left}
+.summary th{color:var(--soft);font-weight:600}.summary th.group{color:var(--ink);
+  padding-top:1.1rem;border-bottom:1px solid #b9b9c3}
+.facts td{text-align:left;overflow-wrap:anywhere}.facts td:first-child{color:var(--soft);
+  white-space:nowrap;padding-right:1rem}
+.best{font-weight:650}.ci,.note{color:var(--soft);font-size:.85em}
+.notice{background:#fff4d6;padding:.6rem .9rem;border-radius:6px;margin:0 0 1.2rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(180px,1fr));gap:.8rem}
+.card{background:var(--paper);border-radius:8px;padding:.7rem .95rem}
+.card b{display:block;font-size:1.55rem;line-height:1.3;font-variant-numeric:tabular-nums}
+.maps{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:1.3rem 1.1rem}
+figure{margin:0 0 1.6rem}.maps figure{margin:0}figcaption{font-size:.88em}
+img,svg{max-width:100%;height:auto;display:block}svg text{font-size:13px;fill:var(--ink)}
+.ramp{display:block;height:8px;border-radius:4px;margin:.45rem 0 .15rem;
+  background:linear-gradient(90deg,#440154,#3b528b,#21918c,#5ec962,#fde725)}
+.ends{display:flex;justify-content:space-between;color:var(--soft);font-size:.82em;
+  font-variant-numeric:tabular-nums}
+.heads{display:grid;font-weight:600;font-size:.88em;margin-bottom:.25rem}
+.key{display:inline-block;width:.8em;height:.8em;border-radius:2px;border:1px solid #333;
+  margin-right:.3em;vertical-align:-.05em}
+li{overflow-wrap:anywhere}summary{cursor:pointer}
+@media print{h2{break-after:avoid}figure,.card{break-inside:avoid}}
 """
 
 
@@ -94,12 +125,13 @@ def to_html(
     sections = [
         f"<h1>{html.escape(title)}: is it true to the real scan?</h1>",
         f'<p class="notice">{NOTICE}</p>',
-        _inputs(evaluation),
+        _cards(evaluation),
         _table(evaluation, labels),
-        _not_run(evaluation),
-        _plot(evaluation),
-        _heatmaps(evaluation, source, labels),
         _worst(evaluation, source, labels, segmenter),
+        _heatmaps(evaluation, source, labels),
+        _plot(evaluation),
+        _inputs(evaluation),
+        _not_run(evaluation),
         _conventions(evaluation),
     ]
     return (
@@ -111,9 +143,37 @@ def to_html(
     )
 
 
+def _cards(evaluation: Evaluation) -> str:
+    """Return the answers a reader looks for first, each in words with its figure."""
+    method = next(iter(evaluation.methods))
+    values = evaluation.methods[method]
+    answers = (
+        ("nuclei_recall", "of the scan's nuclei are lost in the result", _missing_percent),
+        ("nuclei_precision", "of the result's nuclei are not in the scan", _missing_percent),
+        ("hf_db", "of fine detail against the scan; below 0 is blur", "{:+.1f} dB".format),
+        ("lr_rmse", "grey levels away from the low-resolution input (RMSE)", "{:.2f}".format),
+    )
+    cards = [
+        (show(values[name]), text)
+        for name, text, show in answers
+        if math.isfinite(values.get(name, math.nan))
+    ]
+    if evaluation.alignment is not None:
+        cards.append((f"{evaluation.alignment.residual_px:.2f} px", "left over by registration"))
+    body = "".join(
+        f'<div class="card"><b>{html.escape(figure)}</b>{html.escape(text)}</div>'
+        for figure, text in cards
+    )
+    return f'<div class="cards">{body}</div>' if body else ""
+
+
+def _missing_percent(share: float) -> str:
+    return f"{100 * (1 - share):.1f} %"
+
+
 def _inputs(evaluation: Evaluation) -> str:
     rows = [(name, value) for name, value in evaluation.inputs.items()]
-    rows.append(("pixel size of SR", f"{evaluation.mpp:g} um/px"))
+    rows.append(("pixel size of SR", f"{evaluation.mpp:g} µm/px"))
     rows.append(("tiles judged", str(len(evaluation.tiles))))
     if evaluation.failed:
         failures = "; ".join(f"{name}: {why}" for name, why in evaluation.failed.items())
@@ -129,25 +189,51 @@ def _inputs(evaluation: Evaluation) -> str:
             )
         )
     body = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in rows)
-    return f"<h2>What was compared</h2><table>{body}</table>"
+    return f'<h2>What was compared</h2><table class="facts">{body}</table>'
 
 
 def _table(evaluation: Evaluation, labels: Mapping[str, Metric]) -> str:
     methods = list(evaluation.methods)
     arrows = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
     head = "".join(f"<th>{html.escape(method)}</th>" for method in methods)
+    shown = [n for n in labels if any(n in values for values in evaluation.methods.values())]
+    grouped = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "Perception": tuple(name for name in shown if name not in grouped)}
     lines = []
-    for name, metric in labels.items():
-        if not any(name in values for values in evaluation.methods.values()):
-            continue
-        cells = "".join(f"<td>{_cell(evaluation, method, name)}</td>" for method in methods)
-        text = f"{html.escape(metric.label)} {arrows[metric.better]}"
-        lines.append(f"<tr><td>{text}</td>{cells}</tr>")
+    for title, names in groups.items():
+        rows = [name for name in names if name in shown]
+        if rows:
+            span = len(methods) + 1
+            lines.append(f'<tr><th class="group" colspan="{span}">{html.escape(title)}</th></tr>')
+        for name in rows:
+            best = _best(evaluation, labels[name])
+            cells = "".join(
+                f'<td class="{"best" if method in best else "other"}">'
+                f"{_cell(evaluation, method, name)}</td>"
+                for method in methods
+            )
+            text = f"{html.escape(labels[name].label)} {arrows[labels[name].better]}"
+            lines.append(f"<tr><td>{text}</td>{cells}</tr>")
     return (
-        f"<h2>Summary</h2><table><tr><th>measure</th>{head}</tr>{''.join(lines)}</table>"
+        f'<h2>Summary</h2><table class="summary"><tr><th>measure</th>{head}</tr>{"".join(lines)}'
+        "</table>"
         f'<p class="note">Means with intervals: {html.escape(evaluation.conventions["intervals"])}'
-        ". ↑ higher is better, ↓ lower is better, → 0 closer to zero is better.</p>"
+        ". ↑ higher is better, ↓ lower is better, → 0 closer to zero is better; the best of a row "
+        "is bold.</p>"
     )
+
+
+def _best(evaluation: Evaluation, metric: Metric) -> set[str]:
+    """Return the methods that are best at a measure; none where there is nothing to compare."""
+    sign = {"higher": 1.0, "lower": -1.0, "zero": -1.0}[metric.better]
+    values = {
+        method: sign * (abs(found[metric.name]) if metric.better == "zero" else found[metric.name])
+        for method, found in evaluation.methods.items()
+        if not math.isnan(found.get(metric.name, math.nan))
+    }
+    if len(values) < 2:
+        return set()
+    return {method for method, value in values.items() if value == max(values.values())}
 
 
 def _cell(evaluation: Evaluation, method: str, name: str) -> str:
@@ -157,7 +243,7 @@ def _cell(evaluation: Evaluation, method: str, name: str) -> str:
     low, high = evaluation.intervals[method][name]
     undefined = evaluation.undefined[method].get(name, 0)
     note = f"; {undefined} tiles without a value" if undefined else ""
-    return f'{_number(value)}<br><span class="ci">{_number(low)} to {_number(high)}{note}</span>'
+    return f'{_number(value)} <span class="ci">{_number(low)} to {_number(high)}{note}</span>'
 
 
 def _number(value: float) -> str:
@@ -173,7 +259,11 @@ def _not_run(evaluation: Evaluation) -> str:
         f"<li><b>{html.escape(name)}</b>: not run: {html.escape(reason)}</li>"
         for name, reason in evaluation.not_run.items()
     )
-    return f"<h2>What did not run</h2><ul>{items}</ul>"
+    count = len(evaluation.not_run)
+    return (
+        f"<h2>What did not run</h2><details><summary>{count} measures, and how to get them"
+        f"</summary><ul>{items}</ul></details>"
+    )
 
 
 def _plot(evaluation: Evaluation) -> str:
@@ -203,7 +293,10 @@ def _heatmaps(evaluation: Evaluation, source: Source, labels: Mapping[str, Metri
             continue
         image, low, high = pictures.heatmap(source.thumbnail, source.size, places, values)
         image = pictures.reduced(image, 540)
-        caption = f"{html.escape(metric.label)}: dark {_number(low)}, light {_number(high)}"
+        caption = (
+            f'{html.escape(metric.label)}<span class="ramp"></span><span class="ends">'
+            f"<span>{_number(low)}</span><span>{_number(high)}</span></span>"
+        )
         figures.append(
             f'<figure><img src="{pictures.data_uri(image)}" alt="{html.escape(name)} by tile">'
             f"<figcaption>{caption}</figcaption></figure>"
@@ -233,25 +326,31 @@ def _worst(
             if math.isfinite(_value(tile, method, name))
         )
         figures.append(
-            f'<figure><img src="{pictures.data_uri(image)}" alt="{" | ".join(panels)}">'
-            f"<figcaption><b>{html.escape(tile.place.name)}</b> ({' | '.join(panels)}): "
-            f"{shown}</figcaption></figure>"
+            f'<figure><div class="heads" style="grid-template-columns:repeat({len(panels)},1fr)">'
+            + "".join(f"<span>{panel}</span>" for panel in panels)
+            + f'</div><img src="{pictures.data_uri(image)}" alt="{" | ".join(panels)}">'
+            f"<figcaption><b>{html.escape(tile.place.name)}</b>: {shown}</figcaption></figure>"
         )
     return (
         f"<h2>The worst tiles by {html.escape(labels[ranking].label)}</h2>"
-        '<p class="note">Red outlines in SR: nuclei the scan does not have. Yellow outlines in HR: '
-        "nuclei the result has lost. Insets show the framed piece enlarged.</p>" + "".join(figures)
+        f'<p class="note">{_key(pictures.INVENTED)}in SR: nuclei the scan does not have. '
+        f"{_key(pictures.LOST)}in HR: nuclei the result has lost. Insets show the framed piece "
+        "three times enlarged.</p>" + "".join(figures)
     )
+
+
+def _key(colour: tuple[int, int, int]) -> str:
+    return f'<span class="key" style="background:rgb{colour}"></span>'
 
 
 def _conventions(evaluation: Evaluation) -> str:
     rows = "".join(
-        f'<tr><td>{html.escape(name)}</td><td style="text-align:left">{html.escape(text)}</td></tr>'
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>"
         for name, text in evaluation.conventions.items()
     )
     versions = ", ".join(f"{name} {number}" for name, number in evaluation.versions.items())
     return (
-        f"<h2>Conventions</h2><table>{rows}</table>"
+        f'<h2>Conventions</h2><table class="facts">{rows}</table>'
         f'<p class="note">Made with {html.escape(versions)}.</p>'
     )
 
