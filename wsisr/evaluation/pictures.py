@@ -159,8 +159,8 @@ def _panel(
     if outline is not None:
         lines = [np.rint((line + 0.5) * zoom - 0.5).astype(np.int32) for line in outlines(outline)]
         # a dark rim keeps the colour legible on pale stroma and on dark nuclei alike
-        cv2.drawContours(canvas, lines, -1, (20, 20, 30), 3, cv2.LINE_AA)
-        cv2.drawContours(canvas, lines, -1, colour, 1, cv2.LINE_AA)
+        cv2.drawContours(canvas, lines, -1, (20, 20, 30), 4, cv2.LINE_AA)
+        cv2.drawContours(canvas, lines, -1, colour, 2)
     inset = cv2.resize(piece, (INSET_SIDE, INSET_SIDE), interpolation=cv2.INTER_NEAREST)
     canvas[PANEL - INSET_SIDE :, PANEL - INSET_SIDE :] = inset
     black = (0, 0, 0)

@@ -47,7 +47,7 @@ td+td,th+th{padding-left:1.1rem}td:first-child,th:first-child{text-align:left}
   padding-top:1.1rem;border-bottom:1px solid #b9b9c3}
 .facts td{text-align:left;overflow-wrap:anywhere}.facts td:first-child{color:var(--soft);
   white-space:nowrap;padding-right:1rem}
-.best{font-weight:650}.ci,.note{color:var(--soft);font-size:.85em}
+.best{font-weight:650}.best .ci{font-weight:400}.ci,.note{color:var(--soft);font-size:.85em}
 .notice{background:#fff4d6;padding:.6rem .9rem;border-radius:6px;margin:0 0 1.2rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(180px,1fr));gap:.8rem}
 .card{background:var(--paper);border-radius:8px;padding:.7rem .95rem}
