@@ -328,3 +328,32 @@ def test_shards_hold_what_folders_hold_and_corrupt_tiles_stop(tiles: Path, tmp_p
         file.write(b"damage")
     with pytest.raises(DataError, match=r"1 of 6 tiles are unreadable, more than 1%"):
         load_tiles(tmp_path / "train")
+
+
+@pytest.mark.slow
+def test_options_reach_the_loop_and_bad_configs_are_one_line(tiles: Path, tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(json.dumps({"stage1": CONFIG["stage1"] | {"loop": LOOP}}))
+    common = ("--config", file, "--out", tmp_path / "run", "--threads", 1)
+    sets = (
+        "--set",
+        "loop.iterations=4",
+        "--set",
+        "loop.accumulate=2",
+        "--set",
+        "loop.keep_every=2",
+    )
+    run("stage1", *common, "--data", tiles, *sets)
+    assert len(losses(tmp_path / "run")) == 1
+    kept = sorted(f.name for f in (tmp_path / "run" / "snapshots").iterdir())
+    assert kept == ["0000002", "0000004"]
+    done = subprocess.run(
+        [sys.executable, "-m", "train.stage1", *map(str, common), "--data", str(tmp_path / "none")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "no .jpg" in done.stderr
