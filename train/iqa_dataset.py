@@ -8,31 +8,46 @@ of variance k(k + 1)/3 px2 an axis, and an image blurred with that variance scor
 whatever the kernel. Box radii are whole; the Gaussian's steps lie halfway between them.
 
 Written: `sharp/`, `boxblur/`, `gaussian/` (PNG: a lossy codec would blur once more) and
-`manifest.csv`. Patches follow from the seed alone. A run that was cut goes on: files are renamed
-into place when complete, and the manifest comes last.
+`manifest.csv` with each file's score and SHA-256. Patches follow from the seed alone and are at
+least half tissue: blurred glass looks the same at every score. A run that was cut goes on: files
+are renamed into place when complete, and the manifest comes last. Tiles that cannot be decoded,
+are too small or show no tissue are left out and named, and other tiles give their share.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import json
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image as Pillow
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from train.data import SUFFIXES
+from wsisr.errors import SlideError, UsageError, WsisrError
 from wsisr.evaluation.naturalness import sharpness
 from wsisr.evaluation.pixels import Image
 from wsisr.evaluation.sources import read_image
 
+log = logging.getLogger("train")
+
 BEST = 10.0
+GLASS = 215
+"""Glass is at least this light in every channel."""
+LEAST_TISSUE = 0.5
+DRAWS = 20
+"""Places tried for a patch with enough tissue."""
+PNG_END = b"IEND\xaeB`\x82"
 STEPS = {
     "boxblur": tuple(float(k) for k in range(1, 11)),
     "gaussian": (*(k + 0.5 for k in range(10)), 10.0),
@@ -53,6 +68,8 @@ class Item:
     source: str
     x: int
     y: int
+    sha256: str
+    """Of the file."""
 
 
 def psf_variance(step: float) -> float:
@@ -71,59 +88,117 @@ def blur(image: Image, kind: str, step: float) -> Image:
     return np.asarray(np.clip(np.rint(wide), 0, 255), np.uint8)
 
 
-def choose(tiles: Sequence[Path], count: int, side: int, seed: int) -> Iterator[tuple[Path, int]]:
-    """Yield (tile, how many patches it gives), the tiles in order, `count` patches in all."""
-    share, rest = divmod(count, len(tiles))
-    extra = set(np.random.default_rng([seed, side]).permutation(len(tiles))[:rest].tolist())
-    for index, tile in enumerate(tiles):
-        if share + (index in extra):
-            yield tile, share + (index in extra)
+def read_tile(path: Path, side: int) -> Image:
+    """Return a tile as (h, w, 3) uint8 RGB.
+
+    Raises `SlideError` where it cannot be decoded to its last row (OpenCV would fill up what is
+    missing) or is under `side` px.
+    """
+    try:
+        with Pillow.open(path) as file:
+            image = np.asarray(file.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise SlideError(f"{path} cannot be decoded: {error}") from error
+    if min(image.shape[:2]) < side:
+        raise SlideError(f"{path} is smaller than a patch of {side} px; give a smaller --side")
+    return image
 
 
 def build(tiles: Path, out: Path, count: int, side: int, seed: int) -> list[Item]:
-    """Write the sets into `out` and return the manifest.
+    """Write the sets of `count` patches of `side` px into `out` and return the manifest.
 
-    Raises `FileNotFoundError` for a folder without tiles, `ValueError` for tiles under `side` px,
-    `SlideError` for one that cannot be decoded.
+    Tiles that give no patch are logged.
+
+    Raises `UsageError` for a folder without tiles or `out` with another set, `SlideError` where no
+    tile gives a patch.
     """
     files = sorted(path for path in tiles.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise FileNotFoundError(f"{tiles}: no {'/'.join(SUFFIXES)} tiles in its sub-folders")
+        raise UsageError(f"{tiles}: no {'/'.join(SUFFIXES)} tiles in its sub-folders")
+    if count < 1 or side < 32:
+        raise UsageError("--patches must be at least 1, and --side at least the 32 px CLIP needs")
+    _claim(out, files, tiles, {"patches": count, "side": side, "seed": seed})
+    order = np.random.default_rng([seed, side]).permutation(len(files))
     items: list[Item] = []
-    for tile, patches in tqdm(list(choose(files, count, side, seed)), unit="tile", disable=None):
-        image = read_image(tile)
-        source = tile.relative_to(tiles).as_posix()
-        if min(image.shape[:2]) < side:
-            raise ValueError(f"{tile}: smaller than a patch of {side} px; give --side")
-        random = np.random.default_rng([seed, *source.encode()])
-        for _ in range(patches):
-            y, x = (int(random.integers(size - side + 1)) for size in image.shape[:2])
-            patch = np.ascontiguousarray(image[y : y + side, x : x + side])
-            items += _write_patch(patch, out, source, x, y, len(items))
+    missing, left_out = count, 0
+    for rank, index in enumerate(tqdm(order, unit="tile", disable=None)):
+        share = -(-missing // (len(files) - rank))  # whatever earlier tiles failed to give
+        source = files[index].relative_to(tiles).as_posix()
+        try:
+            patches = _patches(files[index], share, side, [seed, *source.encode()])
+        except SlideError as error:
+            log.warning("left out: %s", error)
+            left_out += 1
+            continue
+        for number, (patch, x, y) in enumerate(patches):
+            items += _write_patch(patch, out, source, x, y, number)
+        missing -= len(patches)
+        if not missing:
+            break
+    if not items:
+        raise SlideError(f"{tiles}: none of {len(files)} tiles gives a patch")
+    if missing or left_out:
+        log.warning("%d tiles left out; %d of %d patches", left_out, count - missing, count)
+    items.sort(key=lambda item: item.file)
     _write_manifest(items, out)
     return items
 
 
+def _claim(out: Path, files: Sequence[Path], tiles: Path, settings: dict[str, int]) -> None:
+    """Bind `out` to the settings and tiles (names and sizes); `UsageError` where it has others."""
+    names = [f"{path.relative_to(tiles).as_posix()} {path.stat().st_size}" for path in files]
+    listed = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    text = json.dumps({**settings, "tiles": listed}, indent=2) + "\n"
+    file = out / "set.json"
+    if file.exists():
+        if file.read_text() != text:
+            raise UsageError(f"{out} holds a set of other tiles or settings; give another --out")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".partial")
+    unfinished.write_text(text)
+    unfinished.replace(file)
+
+
+def _patches(tile: Path, count: int, side: int, seed: list[int]) -> list[tuple[Image, int, int]]:
+    """Return `count` random patches with their x and y; `SlideError` where one finds no tissue."""
+    image = read_tile(tile, side)
+    random = np.random.default_rng(seed)
+    found: list[tuple[Image, int, int]] = []
+    for _ in range(count * DRAWS):
+        y, x = (int(random.integers(size - side + 1)) for size in image.shape[:2])
+        patch = np.ascontiguousarray(image[y : y + side, x : x + side])
+        if (patch.min(axis=2) < GLASS).mean() >= LEAST_TISSUE:
+            found.append((patch, x, y))
+        if len(found) == count:
+            return found
+    raise SlideError(f"{tile} has too little tissue for {count} patches")
+
+
 def _write_patch(patch: Image, out: Path, source: str, x: int, y: int, number: int) -> list[Item]:
-    stem = f"{source.rsplit('.', 1)[0].replace('/', '-')}_{x}_{y}_{len(patch)}_{number}"
-    made = [Item(f"sharp/{stem}.png", "sharp", BEST, 0.0, source, x, y)]
-    _write(out / made[0].file, lambda: patch)
+    stem = f"{source.replace('/', '-').replace('.', '-')}_{number}"
+    name = f"sharp/{stem}.png"
+    digest = _write(out / name, lambda: patch)
+    made = [Item(name, "sharp", BEST, 0.0, source, x, y, digest)]
     for kind, steps in STEPS.items():
         for step in steps:
             name = f"{kind}/{stem}_{step:04.1f}.png"
             variance = round(psf_variance(step), 6)
-            made.append(Item(name, kind, BEST - step, variance, source, x, y))
-            _write(out / name, partial(blur, patch, kind, step))
+            digest = _write(out / name, partial(blur, patch, kind, step))
+            made.append(Item(name, kind, BEST - step, variance, source, x, y, digest))
     return made
 
 
-def _write(path: Path, make: Callable[[], Image]) -> None:
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_bytes(cv2.imencode(".png", make()[:, :, ::-1])[1].tobytes())
-    unfinished.replace(path)
+def _write(path: Path, make: Callable[[], Image]) -> str:
+    """Write an image unless it is there, and return the file's SHA-256."""
+    data = path.read_bytes() if path.exists() else b""
+    if not data.endswith(PNG_END):  # not there, or emptied by a power cut
+        data = cv2.imencode(".png", make()[:, :, ::-1])[1].tobytes()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".partial")
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _write_manifest(items: Sequence[Item], out: Path) -> None:
@@ -138,15 +213,15 @@ def _write_manifest(items: Sequence[Item], out: Path) -> None:
 
 
 def read_manifest(folder: Path) -> list[Item]:
-    """Return the lines of a finished set; `FileNotFoundError` where it is not finished."""
+    """Return the lines of a finished set; `UsageError` where it is not finished."""
     file = folder / "manifest.csv"
     if not file.exists():
-        raise FileNotFoundError(f"{file} is missing: finish python -m train.iqa_dataset first")
+        raise UsageError(f"{file} is missing: finish python -m train.iqa_dataset first")
     with file.open(newline="") as handle:
         return [
             Item(
                 row["file"], row["kind"], float(row["score"]), float(row["psf_variance"]),
-                row["source"], int(row["x"]), int(row["y"]),
+                row["source"], int(row["x"]), int(row["y"]), row["sha256"],
             )
             for row in csv.DictReader(handle)
         ]  # fmt: skip
@@ -172,10 +247,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="px of a patch")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         items = build(args.tiles, args.out, args.patches, args.side, args.seed)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+    except WsisrError as error:
+        parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
     for kind in STEPS:
         part = of_kind(items, kind)
         print(
