@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import io
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.iqa_dataset import BEST, STEPS, Item, of_kind, read_manifest
-from train.loop import TrainingDivergedError, save_atomic
+from train.loop import TrainingDivergedError
+from train.shards import write_atomic
 from wsisr.errors import ModelError, UsageError, WsisrError
 from wsisr.evaluation import weights
 from wsisr.evaluation.clip_iqa import Prompts, load_clip, prompt_features, save_prompts, score
@@ -189,7 +191,9 @@ def load_progress(file: Path, binding: str) -> Progress | None:
 
 
 def _save(out: Path, binding: str, progress: Progress) -> None:
-    save_atomic({"binding": binding, **vars(progress)}, out.with_suffix(".state.pt"))
+    state = io.BytesIO()
+    torch.save({"binding": binding, **vars(progress)}, state)
+    write_atomic(out.with_suffix(".state.pt"), state.getvalue())
     _write_log(out, progress)
 
 
