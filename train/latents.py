@@ -22,8 +22,11 @@ from torch import Tensor
 from train.command import parse
 from train.data import batch_rng, load_tiles, to_tensor
 from train.degradation import agree, degrade, upsample
-from wsisr.models.diffusion import encode
+from wsisr.errors import ModelError
+from wsisr.models.base import load_base
+from wsisr.models.diffusion import Vae, encode
 from wsisr.models.loading import load_module
+from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import SwinIR, channels_last
 
 SHARD = 64
@@ -34,7 +37,10 @@ class BankConfig:
     """Section `latents` of a config.
 
     Attributes:
-        restoration, vae: folders of the trained parts.
+        restoration: folder of the trained stage 1; empty for none: the resized input itself, in
+            agreement with the input, is the condition (the paper's ablation).
+        vae: folder of the trained autoencoder.
+        base: where the autoencoder is taken from instead (see `wsisr.models.base`).
         scales, scale_weights: one scale is drawn for each tile.
         degradation: see `train.degradation.degrade`.
         passes: how often each tile is encoded, each time anew degraded and flipped.
@@ -43,6 +49,7 @@ class BankConfig:
 
     restoration: str = ""
     vae: str = ""
+    base: str = ""
     scales: tuple[int, ...] = (4,)
     scale_weights: tuple[float, ...] = field(default=(1.0,))
     degradation: str = "scanner"
@@ -85,14 +92,34 @@ def load_bank(folder: Path) -> Bank:
     )
 
 
+def no_restoration() -> PlainNet:
+    """Stands where a model has no stage 1: a network that returns its input."""
+    return cast(PlainNet, PlainNet(width=1, blocks=0))
+
+
+def load_vae(config: BankConfig) -> Vae:
+    """The autoencoder, of the base or trained here.
+
+    Raises:
+        ModelError: it is missing or broken, or neither is named.
+    """
+    if config.base:
+        return cast(Vae, load_base(config.base, ("vae",)).modules["vae"])
+    if not config.vae:
+        raise ModelError("section latents names neither vae nor base; set latents.vae")
+    return cast(Vae, load_module(Path(config.vae), AutoencoderTiny))
+
+
 def main() -> None:
     """Write the bank."""
     args, config = parse(__doc__ or "", "latents", BankConfig)
     tiles = load_tiles(args.data / "train", args.limit)
     args.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    stage1 = load_module(Path(config.restoration), SwinIR).eval().to(device)
-    vae = cast(AutoencoderTiny, load_module(Path(config.vae), AutoencoderTiny)).eval().to(device)
+    restoration = Path(config.restoration) if config.restoration else None
+    stage1 = no_restoration() if restoration is None else load_module(restoration, SwinIR)
+    stage1 = stage1.eval().to(device)
+    vae = load_vae(config).eval().to(device)
     channels_last(stage1)
     channels_last(vae)
     total = len(tiles.pixels) * config.passes

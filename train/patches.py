@@ -99,7 +99,7 @@ def plan_sources(
         split = row.get("split") or ""
         if split not in (*SPLITS, ""):
             raise UsageError(f"{path.name}: split {split!r} is not one of {', '.join(SPLITS)}")
-        sources.append(Source(path, patient, split, float(row["mpp"]) if row.get("mpp") else None))
+        sources.append(Source(path, patient, split, _stated_mpp(path.name, row)))
     splits: dict[str, set[str]] = {}
     for source in sources:
         splits.setdefault(source.patient, set()).update({source.split} - {""})
@@ -111,10 +111,30 @@ def plan_sources(
             )
     open_ = sorted(patient for patient, found in splits.items() if not found)
     order = [open_[i] for i in np.random.default_rng(seed).permutation(len(open_))]
+    if 0 < len(open_) < 3:
+        log.warning(
+            "%d patients without a split are too few to share out: all go to train; state splits "
+            "in the manifest if val and test are wanted",
+            len(open_),
+        )
     share = max(1, len(open_) // 10) if len(open_) >= 3 else 0
     for i, patient in enumerate(order):
         splits[patient] = {"val" if i < share else "test" if i < 2 * share else "train"}
     return [Source(s.path, s.patient, next(iter(splits[s.patient])), s.mpp) for s in sources]
+
+
+def _stated_mpp(name: str, row: Mapping[str, str]) -> float | None:
+    """The mpp of a manifest's line, None without one; raises UsageError for no size."""
+    text = row.get("mpp") or ""
+    if not text:
+        return None
+    try:
+        mpp = float(text)
+    except ValueError:
+        mpp = 0.0
+    if not 0 < mpp < float("inf"):
+        raise UsageError(f"{name}: the manifest's mpp {text!r} is not a size in um/px; correct it")
+    return mpp
 
 
 def view_at(source: Source, view: View, settings: Settings) -> View:

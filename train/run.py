@@ -8,7 +8,8 @@ trains a model from nothing (the paths in the config are those of `--out runs/ti
         --start wsisr/models/weights/tiny
 
 moves a trained model forward: its stage 1 by another cosine, then its stage 2 by distillation.
-Either way `OUT/distill/model` serves as `wsisr upscale --model`.
+Either way `OUT/distill/model` serves as `wsisr upscale --model`, or, where the config has no
+section `distill`, `OUT/model`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import csv
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,17 @@ def finished(stage: Stage, folder: Path, config: dict[str, Any]) -> bool:
     return last >= int(config[stage.name]["loop"]["iterations"])
 
 
-def command(stage: Stage, args: argparse.Namespace, left: float | None) -> list[str]:
+def command(
+    stage: Stage, args: argparse.Namespace, config: Mapping[str, Any], left: float | None
+) -> list[str]:
     """The command line of a stage with `left` minutes to go."""
     base = [sys.executable, "-m", f"train.{stage.name}"]
     out: Path = args.out
     if stage.name == "export":
-        parts = [f"--{part}={out / part}" for part in ("stage1", "autoencoder", "stage2")]
+        trained = [part for part in ("stage1", "autoencoder", "stage2") if part in config]
+        parts = [f"--{part}={out / part}" for part in trained]
+        if base := config["stage2"].get("base"):
+            parts.append(f"--base={base}")
         return [*base, *parts, "--name", args.name, "--out", str(out / "model")]
     common = [
         "--config",
@@ -114,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     config = yaml.safe_load(args.config.read_text())
     began = time.monotonic()
-    for stage in stages(args.out, args.start):
+    planned = [s for s in stages(args.out, args.start) if s.name == "export" or s.name in config]
+    for stage in planned:
         folder = args.out / stage.name
         if finished(stage, folder, config):
             continue
@@ -122,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if left is not None and left <= 0:
             print(f"time over before {stage.name}; give the same command again")
             return 0
-        done = subprocess.run(command(stage, args, left), check=False)
+        done = subprocess.run(command(stage, args, config, left), check=False)
         if done.returncode:
             return done.returncode
         if stage.trains and not finished(stage, folder, config):
@@ -131,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         if not stage.trains:
             (folder / "finished").touch()
-    print(f"done: {args.out / 'distill' / 'model'}")
+    last = "distill/model" if planned[-1].name == "distill" else "model"
+    print(f"done: {args.out / last}")
     return 0
 
 

@@ -2,16 +2,18 @@
 
     accelerate launch -m train.stage2 --config train/configs/tiny.yaml --data tiles --out runs/s2
 
-With a pretrained UNet (`base`) only the ControlNet learns, as in the paper. Without one there is
-no prior to keep, so UNet and ControlNet learn together.
+With a pretrained UNet (`base`) only the ControlNet learns, as in the paper, and the prompt is what
+the base's text encoder makes of no text. Without one there is no prior to keep, so UNet and
+ControlNet learn together, and the prompt is zero.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,8 @@ from train.command import parse
 from train.data import batch_rng, part
 from train.latents import Bank, load_bank
 from train.loop import LoopConfig, Losses, train
+from wsisr.errors import ModelError
+from wsisr.models.base import load_base
 from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet
 from wsisr.models.restoration import channels_last
 from wsisr.models.sampling import Schedule, make_schedule
@@ -34,9 +38,10 @@ class Stage2Config:
 
     Attributes:
         bank: folder of latent pairs (`train.latents`).
-        base: folder of a pretrained UNet, frozen; empty to train one from scratch.
+        base: a pretrained Stable Diffusion, frozen: hub id, folder or file (see
+            `wsisr.models.base`); empty to train a UNet from scratch.
         unet: arguments of diffusers' `UNet2DConditionModel` where there is no `base`.
-        prompt_tokens: tokens of the blank prompt (77 for Stable Diffusion).
+        prompt_tokens: tokens of the zero prompt where there is no `base`.
         batch, crop: pairs an iteration and process, side in latents.
         held_out: the last so many pairs of the bank are for the validation loss.
         largest_timestep: noise levels above it are never used at inference (start from the
@@ -56,14 +61,30 @@ class Stage2Config:
 
 
 def make_model(config: Stage2Config) -> ControllableDiffusion:
-    """UNet (pretrained and frozen, or new), its ControlNet, and the blank prompt."""
-    if config.base:
-        unet = UNet2DConditionModel.from_pretrained(config.base, use_safetensors=True)
-        unet.requires_grad_(False)
-    else:
+    """UNet (pretrained and frozen, or new), its ControlNet, and the blank prompt.
+
+    Raises:
+        ModelError: see `load_base`; or the base predicts v, where the noise is what is learnt.
+    """
+    if not config.base:
         unet = UNet2DConditionModel(**config.unet)
-    prompt = torch.zeros(config.prompt_tokens, unet.config.cross_attention_dim)
-    return ControllableDiffusion(unet, LatentControlNet.of_unet(unet), prompt)
+        prompt = torch.zeros(config.prompt_tokens, unet.config.cross_attention_dim)
+        return ControllableDiffusion(unet, LatentControlNet.of_unet(unet), prompt)
+    base = load_base(config.base, ("unet", "prompt"))
+    if base.prediction not in (None, "epsilon"):
+        raise ModelError(
+            f"stage2.base {config.base}: its UNet predicts {base.prediction}, training needs one "
+            "that predicts epsilon, as Stable Diffusion 2.1-base does"
+        )
+    unet = cast(UNet2DConditionModel, base.modules["unet"])
+    unet.requires_grad_(False)
+    return ControllableDiffusion(unet, LatentControlNet.of_unet(unet), cast(Tensor, base.prompt))
+
+
+def twin(model: ControllableDiffusion, frozen: bool) -> ControllableDiffusion:
+    """A copy for the averaged weights; a frozen UNet is shared, being the larger half."""
+    unet = model.unet if frozen else copy.deepcopy(model.unet)
+    return ControllableDiffusion(unet, copy.deepcopy(model.controlnet), model.prompt.clone())
 
 
 def diffusion_loss(
@@ -84,12 +105,22 @@ def diffusion_loss(
 def main() -> None:
     """Run the stage."""
     args, config = parse(__doc__ or "", "stage2", Stage2Config)
+    fit(config, args.out, args.minutes)
+
+
+def fit(config: Stage2Config, out: Path, minutes: float | None = None) -> ControllableDiffusion:
+    """Train, or go on training, in the folder `out`; returns the model as it was trained.
+
+    At each validation the averaged weights are written: controlnet/, prompt.safetensors, and unet/
+    unless it is the base's.
+    """
     everything = load_bank(Path(config.bank))
     split = len(everything.clean) - config.held_out
     bank = Bank(everything.clean[:split], everything.condition[:split])
     held = (everything.clean[split:].float(), everything.condition[split:].float())
     torch.manual_seed(config.loop.seed)
     model = channels_last(make_model(config))
+    averaged = twin(model, frozen=bool(config.base))
     schedule = make_schedule()
 
     def step(module: nn.Module, iteration: int) -> Losses:
@@ -102,17 +133,21 @@ def main() -> None:
         return {"loss": diffusion_loss(module, schedule, on_device, draw, top)}
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
-        averaged = make_model(config).eval()
-        averaged.load_state_dict(state)
-        averaged.unet.save_pretrained(args.out / "unet")
-        averaged.controlnet.save_pretrained(args.out / "controlnet")
-        save_file({"prompt": averaged.prompt}, args.out / "prompt.safetensors")
+        device = next(iter(state.values())).device
+        averaged.to(device).eval().load_state_dict(state)
+        if not config.base:
+            averaged.unet.save_pretrained(out / "unet")
+        averaged.controlnet.save_pretrained(out / "controlnet")
+        prompt = averaged.prompt.cpu().contiguous()
+        save_file({"prompt": prompt}, out / "prompt.safetensors")
         draw = torch.Generator().manual_seed(0)
+        pair = (held[0].to(device), held[1].to(device))
         with torch.inference_mode():
-            loss = diffusion_loss(averaged, schedule, held, draw, config.largest_timestep)
+            loss = diffusion_loss(averaged, schedule, pair, draw, config.largest_timestep)
         return {"loss": round(float(loss), 5)}
 
-    train(config.loop, model, args.out, step, validate=validate, minutes=args.minutes)
+    train(config.loop, model, out, step, validate=validate, minutes=minutes)
+    return model
 
 
 if __name__ == "__main__":

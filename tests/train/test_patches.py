@@ -28,6 +28,22 @@ def test_patients_without_a_split_stay_together() -> None:
     assert sorted(split for _, split in by_patient).count("train") == 16
 
 
+@pytest.mark.parametrize("mpp", ["0,25", "fine", "-1", "nan", "inf", "0"])
+def test_an_mpp_that_is_none_is_refused(mpp: str) -> None:
+    rows = [{"slide": "a.svs", "patient": "p", "split": "train", "mpp": mpp}]
+    with pytest.raises(UsageError, match=r"a\.svs: the manifest's mpp .* um/px"):
+        plan_sources([Path("a.svs")], rows, 0)
+
+
+def test_too_few_patients_to_share_out_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    sources = plan_sources([Path("a.svs"), Path("b.svs")], None, 0)
+    assert {s.split for s in sources} == {"train"}
+    assert "2 patients without a split" in caplog.text
+    caplog.clear()
+    plan_sources([Path(f"{name}.svs") for name in "abc"], None, 0)
+    assert not caplog.text
+
+
 def tree(folder: Path) -> dict[str, str]:
     return {
         str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
