@@ -21,6 +21,9 @@ from train.loop import LoopConfig, Losses, train
 from wsisr.models.loading import load_state
 from wsisr.models.restoration import SwinIR, channels_last
 
+PICTURES = 4
+"""Validation tiles that are shown."""
+
 
 @dataclass(frozen=True)
 class Stage1Config:
@@ -123,7 +126,25 @@ def main() -> None:
         with torch.inference_mode():
             return validation_psnr(averaged, val, config.scales)
 
-    train(config.loop, model, args.out, step, validate=validate, minutes=args.minutes)
+    def pictures(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, Tensor]:
+        averaged = SwinIR(**config.model).eval()
+        averaged.load_state_dict(state)
+        scale = max(config.scales)
+        hr = to_tensor(val.pixels[:PICTURES])[..., : config.crop, : config.crop]
+        lr = (F.avg_pool2d(hr, scale) * 255).round() / 255
+        with torch.inference_mode():
+            restored = averaged(upsample(lr, scale).clamp(0, 1))
+        return {"LR": lr, "restored": restored, "HR": hr}
+
+    train(
+        config.loop,
+        model,
+        args.out,
+        step,
+        validate=validate,
+        minutes=args.minutes,
+        pictures=pictures,
+    )
 
 
 if __name__ == "__main__":

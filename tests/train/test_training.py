@@ -347,6 +347,8 @@ def test_options_reach_the_loop_and_bad_configs_are_one_line(tiles: Path, tmp_pa
     assert len(losses(tmp_path / "run")) == 1
     kept = sorted(f.name for f in (tmp_path / "run" / "snapshots").iterdir())
     assert kept == ["0000002", "0000004"]
+    with Image.open(tmp_path / "run" / "pictures" / "0000004.png") as strip:
+        assert strip.width == 3 * 64 + 2 * 8  # LR, restored, HR
     done = subprocess.run(
         [sys.executable, "-m", "train.stage1", *map(str, common), "--data", str(tmp_path / "none")],
         capture_output=True,
