@@ -14,6 +14,7 @@ from train.data import TileSet
 from wsisr.engine import upscale_array
 from wsisr.evaluation import metrics
 from wsisr.evaluation.fidelity import area_downsample, bicubic_upsample
+from wsisr.evaluation.naturalness import NIQE_BLOCK
 from wsisr.models import Upscaler
 
 FIGURES = (
@@ -42,7 +43,8 @@ def judge(
         count: so many tiles, spread evenly over the list.
 
     Returns:
-        {`METRIC_xSCALE`: mean}; metrics that lack their weights are left out.
+        {`METRIC_xSCALE`: mean}; metrics that lack their weights are left out, NIQE also where
+        the tiles are smaller than what it is defined for.
     """
     chosen, _ = metrics.available(FIGURES)
     picked = range(0, len(tiles.pixels), max(1, len(tiles.pixels) // count))
@@ -58,7 +60,8 @@ def judge(
                 sr = bicubic_upsample(lr, scale)
             else:
                 sr = upscale_array(lr, scale, model=model, tile=WINDOW, overlap=OVERLAP)
-            rows.append(metrics.measure_tile(metrics.Sample(sr, metrics.Scan(hr), lr), chosen))
+            usable = [m for m in chosen if m.name != "niqe" or side >= 2 * NIQE_BLOCK]
+            rows.append(metrics.measure_tile(metrics.Sample(sr, metrics.Scan(hr), lr), usable))
         for name, value in metrics.summarize(rows).items():
             figures[f"{name}_x{scale}"] = round(value, 4)
     return figures
