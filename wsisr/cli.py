@@ -57,7 +57,7 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--input-mpp", type=float, metavar="X", help="Its um/px instead.")
 @click.option("--level", type=int, metavar="L", help="Its pyramid level instead.")
 @click.option("--region", type=RegionType(), help="Part of IN in level-0 px. [default: all]")
-@click.option("--model", default="tiny", show_default=True, help="Name or folder.")
+@click.option("--model", default="tiny", show_default=True, help="Name, folder or weight file.")
 @click.option("--base", help="Stable Diffusion 2.1 for a model without: folder, file or hub id.")
 @click.option("--steps", type=int, help="Denoising steps. [default: the model's]")
 @click.option(
