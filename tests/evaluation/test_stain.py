@@ -18,6 +18,7 @@ def test_unmixing_returns_the_stains_that_were_mixed() -> None:
     density = amounts @ rgb_from_hed
     pixel = np.rint(256 * 10.0**-density - 1).astype(np.uint8).reshape(1, 1, 3)
     np.testing.assert_allclose(stain.hed(pixel)[0, 0], amounts, atol=0.02)
+    assert stain.haematoxylin(pixel)[0, 0] == pytest.approx(stain.hed(pixel)[0, 0, 0], abs=1e-6)
 
 
 def test_shift_equals_scipy_to_the_bin_width(tiles: list[Image]) -> None:

@@ -14,6 +14,7 @@ Conventions (they move results more than models do, so they are stated here once
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -24,19 +25,23 @@ import numpy.typing as npt
 from wsisr.errors import UsageError
 from wsisr.evaluation.pixels import Image, check_image, check_pair
 
-Channels = npt.NDArray[np.float64]
-"""Contiguous planes, (channels, rows, columns), or one value a channel."""
+Channels = Sequence[npt.NDArray[np.uint8] | npt.NDArray[np.float64]]
+"""The planes of an image, each (rows, columns)."""
 
 
 class SsimMeans(NamedTuple):
     """Means over all windows for each channel, (3,): SSIM, its contrast-structure factor."""
 
-    full: Channels
-    structure: Channels
+    full: npt.NDArray[np.float64]
+    structure: npt.NDArray[np.float64]
 
 
 WINDOW_RADIUS = 5
+WINDOW_SIZE = 2 * WINDOW_RADIUS + 1
 WINDOW_SIGMA = 1.5
+_WEIGHTS = np.exp(-0.5 * (np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1) / WINDOW_SIGMA) ** 2)
+TAPS = tuple(float(weight) for weight in _WEIGHTS / _WEIGHTS.sum())
+"""Of the Gaussian window along one axis."""
 C1 = (0.01 * 255.0) ** 2
 C2 = (0.03 * 255.0) ** 2
 MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -65,9 +70,9 @@ def ssim(sr: Image, hr: Image) -> float:
 def ssim_means(sr: Image, hr: Image) -> SsimMeans:
     """Return the means that `ssim` and the finest scale of `ms_ssim` rest on; errors as `ssim`."""
     check_pair(sr, hr)
-    if min(sr.shape[:2]) < 2 * WINDOW_RADIUS + 1:
+    if min(sr.shape[:2]) < WINDOW_SIZE:
         raise UsageError("SSIM needs images of at least 11x11 px; leave smaller tiles out")
-    return _ssim_means(_planes(sr), _planes(hr))
+    return _ssim_means(_channels(sr), _channels(hr))
 
 
 def ms_ssim(sr: Image, hr: Image, finest: SsimMeans | None = None) -> float:
@@ -78,16 +83,16 @@ def ms_ssim(sr: Image, hr: Image, finest: SsimMeans | None = None) -> float:
     is known already. Raises `UsageError` otherwise.
     """
     check_pair(sr, hr)
-    if min(sr.shape[:2]) < (2 * WINDOW_RADIUS + 1) * 16:
+    if min(sr.shape[:2]) < WINDOW_SIZE * 16:
         raise UsageError("MS-SSIM needs images of at least 176x176 px; leave smaller tiles out")
-    a, b = _planes(sr), _planes(hr)
+    a, b = _channels(sr), _channels(hr)
     product = np.ones(3)
     for scale, exponent in enumerate(MS_SSIM_EXPONENTS):
         full, structure = finest if finest and scale == 0 else _ssim_means(a, b)
         coarsest = scale == len(MS_SSIM_EXPONENTS) - 1
         product *= np.maximum(full if coarsest else structure, 0.0) ** exponent
         if not coarsest:
-            a, b = _halve(a), _halve(b)
+            a, b = ([_halve(plane) for plane in planes] for planes in (a, b))
     return float(product.mean())
 
 
@@ -134,42 +139,48 @@ def bicubic_upsample(image: Image, scale: int) -> Image:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
 
 
-def _planes(image: Image) -> Channels:
-    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float64)
+def _channels(image: Image) -> Channels:
+    return [image[:, :, number] for number in range(3)]
 
 
 def _ssim_means(a: Channels, b: Channels) -> SsimMeans:
-    offsets = np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1)
-    taps = np.exp(-0.5 * (offsets / WINDOW_SIGMA) ** 2)
-    sums = np.array([_ssim_sums(x, y, taps / taps.sum()) for x, y in zip(a, b, strict=True)])
-    count = (a.shape[1] - 2 * WINDOW_RADIUS) * (a.shape[2] - 2 * WINDOW_RADIUS)
+    sums = np.array([_ssim_sums(x, y) for x, y in zip(a, b, strict=True)])
+    count = (a[0].shape[0] - 2 * WINDOW_RADIUS) * (a[0].shape[1] - 2 * WINDOW_RADIUS)
     return SsimMeans(sums[:, 0] / count, sums[:, 1] / count)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _ssim_sums(a, b, taps):  # type: ignore[no-untyped-def]
-    """Sum SSIM and contrast-structure over all windows inside; three lines of scratch memory."""
-    size = taps.shape[0]
-    rows, columns = a.shape[0] - size + 1, a.shape[1] - size + 1
-    down = np.empty((4, a.shape[1]))
+# the taps are compile-time constants, so that the short loops unroll and the long ones vectorize;
+# NumPy's rule for division by zero leaves no branch in them
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _ssim_sums(a, b):  # type: ignore[no-untyped-def]
+    """Sum SSIM and contrast-structure over all windows inside; a window's lines of scratch."""
+    columns = a.shape[1] - WINDOW_SIZE + 1
+    products = np.empty((4, a.shape[1]))
+    lines = np.empty((WINDOW_SIZE, 4, columns))
     local = np.empty((4, columns))
     full = structure = 0.0
-    for y in range(rows):
-        down[:] = 0.0
-        for k in range(size):
-            tap = taps[k]
-            for x in range(a.shape[1]):
-                p, q = a[y + k, x], b[y + k, x]
-                down[0, x] += tap * p
-                down[1, x] += tap * q
-                down[2, x] += tap * (p * p + q * q)
-                down[3, x] += tap * (p * q)
-        local[:] = 0.0
-        for k in range(size):
-            tap = taps[k]
-            for n in range(4):
-                for x in range(columns):
-                    local[n, x] += tap * down[n, x + k]
+    for y in range(a.shape[0]):
+        for x in range(a.shape[1]):
+            p, q = np.float64(a[y, x]), np.float64(b[y, x])
+            products[0, x] = p
+            products[1, x] = q
+            products[2, x] = p * p + q * q
+            products[3, x] = p * q
+        across = lines[y % WINDOW_SIZE]
+        for n in range(4):
+            for x in range(columns):
+                total = 0.0
+                for k in range(WINDOW_SIZE):
+                    total += TAPS[k] * products[n, x + k]
+                across[n, x] = total
+        if y < WINDOW_SIZE - 1:
+            continue
+        for n in range(4):
+            for x in range(columns):
+                total = 0.0
+                for k in range(WINDOW_SIZE):
+                    total += TAPS[k] * lines[(y + 1 + k) % WINDOW_SIZE, n, x]
+                local[n, x] = total
         for x in range(columns):
             squares = local[0, x] ** 2 + local[1, x] ** 2
             product = local[0, x] * local[1, x]
@@ -179,7 +190,11 @@ def _ssim_sums(a, b, taps):  # type: ignore[no-untyped-def]
     return full, structure
 
 
-def _halve(planes: Channels) -> Channels:
-    rows, columns = planes.shape[1] // 2 * 2, planes.shape[2] // 2 * 2
-    pairs = planes[:, 0:rows:2] + planes[:, 1:rows:2]
-    return np.ascontiguousarray((pairs[..., 0:columns:2] + pairs[..., 1:columns:2]) / 4.0)
+@numba.njit(cache=True, nogil=True)
+def _halve(plane):  # type: ignore[no-untyped-def]
+    halved = np.empty((plane.shape[0] // 2, plane.shape[1] // 2))
+    for y in range(halved.shape[0]):
+        for x in range(halved.shape[1]):
+            above = np.float64(plane[2 * y, 2 * x]) + plane[2 * y, 2 * x + 1]
+            halved[y, x] = (above + plane[2 * y + 1, 2 * x] + plane[2 * y + 1, 2 * x + 1]) / 4.0
+    return halved

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import cv2
+import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import special
@@ -118,16 +119,9 @@ def brisque_features(image: Image) -> Array:
     grey = cv2.transform(image.astype(np.float64), weights_y)
     features: list[float] = []
     for _ in range(2):
-        m = _normalized(grey, window, 1.0 / 255.0, cv2.BORDER_CONSTANT)
-        pairs = (
-            m,
-            m[:, :-1] * m[:, 1:],
-            m[:-1] * m[1:],
-            m[:-1, :-1] * m[1:, 1:],
-            m[1:, :-1] * m[:-1, 1:],
-        )
-        for number, values in enumerate(pairs):
-            features += _brisque_fit(values, with_mean=number > 0)
+        normalized = _normalized(grey, window, 1.0 / 255.0, cv2.BORDER_CONSTANT)
+        sums = _product_sums(normalized, False)
+        features += [feature for n in range(5) for feature in _brisque_fit(sums[n], n > 0)]
         grey = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_CUBIC)
     return np.array(features)
 
@@ -140,56 +134,117 @@ def _normalized(grey: Array, window: Array, constant: float, border: int) -> Arr
         cv2.sepFilter2D(values, cv2.CV_64F, taps, taps, borderType=border)
         for values in (grey, grey * grey)
     )
-    difference = grey - mean
-    # where pixels are equal the sign would be rounding noise, and the fits below count signs
-    difference[np.abs(difference) < 1e-9] = 0.0
-    return np.asarray(difference / (np.sqrt(np.abs(square - mean * mean)) + constant))
+    _normalize(grey, mean, square, constant)
+    return np.asarray(mean)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _normalize(grey, mean, square, constant):  # type: ignore[no-untyped-def]
+    """Put the normalized grey levels where `mean` was."""
+    for y in range(grey.shape[0]):
+        for x in range(grey.shape[1]):
+            local = mean[y, x]
+            difference = grey[y, x] - local
+            # the weights sum to 1 up to rounding, so a flat place would keep a sign of its own
+            if abs(difference) < 1e-9:
+                difference = 0.0
+            mean[y, x] = difference / (np.sqrt(abs(square[y, x] - local * local)) + constant)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _product_sums(values, wrap):  # type: ignore[no-untyped-def]
+    """Sum over the values and their products with four neighbours, (5, 6).
+
+    Rows: the values, then products with the neighbour to the left, above, above left and above
+    right; those beyond the border are on the other side with `wrap`, else left out. Columns:
+    counts and sums of squares of the negative and of the positive ones, sum of absolute values,
+    count of all.
+    """
+    rows, columns = values.shape
+    sums = np.zeros((5, 6))
+    ones = np.ones(columns)
+    last = columns - 1
+    for y in range(rows):
+        here = values[y]
+        _add_products(here, ones, sums[0])
+        _add_products(here[1:], here[:last], sums[1])
+        if y > 0 or wrap:
+            above = values[y - 1] if y > 0 else values[rows - 1]
+            _add_products(here, above, sums[2])
+            _add_products(here[1:], above[:last], sums[3])
+            _add_products(here[:last], above[1:], sums[4])
+            if wrap:
+                _add_products(here[:1], here[last:], sums[1])
+                _add_products(here[:1], above[last:], sums[3])
+                _add_products(here[last:], above[:1], sums[4])
+    return sums
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _add_products(a, b, sums):  # type: ignore[no-untyped-def]
+    negative = positive = left = right = absolute = 0.0
+    for x in range(a.shape[0]):
+        product = a[x] * b[x]
+        square = product * product
+        below = 1.0 if product < 0 else 0.0
+        above = 1.0 if product > 0 else 0.0
+        negative += below
+        positive += above
+        left += below * square
+        right += above * square
+        absolute += abs(product)
+    sums[0] += negative
+    sums[1] += positive
+    sums[2] += left
+    sums[3] += right
+    sums[4] += absolute
+    sums[5] += a.shape[0]
 
 
 def _niqe_block_features(blocks: Array) -> Array:
-    shape, left, right = _fit_blocks(blocks)
+    sums = np.array([_product_sums(block, True) for block in blocks])
+    shape, left, right = _fit_blocks(sums[:, 0])
     features = [shape, (left + right) / 2]
-    for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        shape, left, right = _fit_blocks(blocks * np.roll(blocks, (down, across), axis=(1, 2)))
+    for neighbour in range(1, 5):
+        shape, left, right = _fit_blocks(sums[:, neighbour])
         ratio = special.gamma(2 / shape) / special.gamma(1 / shape)
         features += [shape, (right - left) * ratio, left, right]
     return np.stack(features, axis=1)
 
 
-def _fit_blocks(blocks: Array) -> tuple[Array, Array, Array]:
-    """Return shape, left and right scale of an asymmetric generalized Gaussian for each block."""
-    values = blocks.reshape(len(blocks), -1)
-    squares = values * values
+def _fit_blocks(sums: Array) -> tuple[Array, Array, Array]:
+    """Return shape, left and right scale of an asymmetric generalized Gaussian for each block.
+
+    `sums` is (blocks, 6), as `_product_sums` has them.
+    """
+    negative, positive, left_sum, right_sum, absolute, count = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
-        negative, positive = values < 0, values > 0
-        left = np.sqrt((squares * negative).sum(axis=1) / negative.sum(axis=1))
-        right = np.sqrt((squares * positive).sum(axis=1) / positive.sum(axis=1))
-        ratio = left / right
-        moment = np.abs(values).mean(axis=1) ** 2 / squares.mean(axis=1)
-        target = moment * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
+        left, right = np.sqrt(left_sum / negative), np.sqrt(right_sum / positive)
+        target = _moment_ratio(left / right, absolute, left_sum + right_sum, count)
     shape = np.where(np.isfinite(target), SHAPES[_nearest(_shape_ratios(), target)], np.nan)
     factor = np.sqrt(special.gamma(1 / shape) / special.gamma(3 / shape))
     return shape, left * factor, right * factor
 
 
-def _brisque_fit(values: Array, with_mean: bool) -> list[float]:
-    squares = values * values
-    negative = values < 0
-    count = int(np.count_nonzero(negative))
-    total, left_sum = float(squares.sum()), float((squares * negative).sum())
-    if count in (0, values.size) or total == left_sum:
+def _brisque_fit(sums: Array, with_mean: bool) -> list[float]:
+    negative, _, left_sum, right_sum, absolute, count = sums
+    if negative in (0, count) or right_sum == 0:
         return [float("nan")] * (4 if with_mean else 2)
-    left = np.sqrt(left_sum / count)
-    right = np.sqrt((total - left_sum) / (values.size - count))
-    ratio = left / right
-    moment = float(np.abs(values).mean()) ** 2 / (total / values.size)
-    target = moment * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
+    # the package counts zeros as positive
+    left, right = np.sqrt(left_sum / negative), np.sqrt(right_sum / (count - negative))
+    target = _moment_ratio(left / right, absolute, left_sum + right_sum, count)
     shape = float(np.interp(target, _shape_ratios(), SHAPES))
     if not with_mean:
         return [shape, float(left**2 + right**2) / 2]
     factor = np.sqrt(special.gamma(1 / shape) / special.gamma(3 / shape))
     mean = (right - left) * factor * special.gamma(2 / shape) / special.gamma(1 / shape)
     return [shape, float(mean), float(left**2), float(right**2)]
+
+
+def _moment_ratio(ratio: Array, absolute: Array, squares: Array, count: Array) -> Array:
+    """Return what `_shape_ratios` is compared with; `ratio` is left over right deviation."""
+    moment = (absolute / count) ** 2 / (squares / count)
+    return np.asarray(moment * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2)
 
 
 @lru_cache(maxsize=1)
@@ -213,16 +268,11 @@ def _halved(grey: Array) -> Array:
     far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
     taps = np.where(distance <= 1, near, far)
     taps /= taps.sum()
-    for axis in (0, 1):
-        width = [(0, 0), (0, 0)]
-        width[axis] = (3, 3)
-        padded = np.pad(grey, width, mode="symmetric")
-        length = grey.shape[axis] // 2
-        parts = [
-            padded.take(range(k, k + 2 * length, 2), axis=axis) * tap for k, tap in enumerate(taps)
-        ]
-        grey = np.asarray(sum(parts[1:], start=parts[0]))
-    return grey
+    filtered = cv2.sepFilter2D(
+        grey, cv2.CV_64F, taps, taps, anchor=(3, 3), borderType=cv2.BORDER_REFLECT
+    )
+    rows, columns = (side // 2 * 2 for side in grey.shape)
+    return np.ascontiguousarray(filtered[:rows:2, :columns:2])
 
 
 @lru_cache(maxsize=2)

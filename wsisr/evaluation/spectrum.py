@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import fft as sp_fft
@@ -115,16 +116,32 @@ def comb_energies(image: Image, periods: Sequence[int] = COMB_PERIODS) -> Combs:
     if min(periods, default=2) < 2:
         raise UsageError("a comb period is at least 2 px")
     plane = luma(image)
-    profiles = {
-        "rows": np.abs(np.diff(plane, axis=0)).mean(axis=1),
-        "columns": np.abs(np.diff(plane, axis=1)).mean(axis=0),
-    }
+    down, across = _difference_sums(plane)
+    profiles = {"rows": down / plane.shape[1], "columns": across / plane.shape[0]}
     return {
         (axis, period): _comb_energy(profile, period)
         for axis, profile in profiles.items()
         for period in periods
         if profile.size >= MIN_COMB_REPEATS * period
     }
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _difference_sums(plane):  # type: ignore[no-untyped-def]
+    """Sum absolute differences over each border between rows, and between columns."""
+    rows, columns = plane.shape
+    down, across = np.zeros(rows - 1), np.zeros(columns - 1)
+    for y in range(rows):
+        here = plane[y]
+        for x in range(columns - 1):
+            across[x] += abs(here[x + 1] - here[x])
+        if y > 0:
+            above = plane[y - 1]
+            total = 0.0
+            for x in range(columns):
+                total += abs(here[x] - above[x])
+            down[y - 1] = total
+    return down, across
 
 
 def _comb_energy(profile: npt.NDArray[np.float64], period: int) -> tuple[float, float]:
