@@ -9,7 +9,9 @@ back), since stage 2 encodes restored images too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +21,8 @@ from diffusers import AutoencoderTiny
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import Tensor, nn
 
-from train.command import parse
-from train.data import TileSet, batch_rng, load_tiles, part, random_crops, to_tensor
+from train.command import Run, run_stage
+from train.data import TileSet, batch_rng, random_crops, to_tensor
 from train.degradation import upsample
 from train.loop import LoopConfig, Losses, train
 from train.losses import (
@@ -60,9 +62,9 @@ class AutoencoderConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-def make_batch(config: AutoencoderConfig, tiles: TileSet, iteration: int, rank: int) -> Tensor:
+def make_batch(config: AutoencoderConfig, tiles: TileSet, iteration: int) -> Tensor:
     """(B, 3, crop, crop) in [-1, 1]."""
-    rng = batch_rng(config.loop.seed, iteration, rank)
+    rng = batch_rng(config.loop.seed, iteration)
     hr = random_crops(tiles, rng, config.batch, config.crop)
     soft = upsample(F.avg_pool2d(hr, 4), 4).clamp(0, 1)
     choice = torch.from_numpy(rng.random(config.batch) < config.blurred).view(-1, 1, 1, 1)
@@ -105,26 +107,25 @@ def latent_scale(vae: AutoencoderTiny, tiles: TileSet) -> float:
     """The factor that gives latents unit variance over the tiles."""
     squares, count = 0.0, 0
     for tile in tiles.pixels[:: max(1, len(tiles.pixels) // 32)]:
-        z = vae.encode(to_tensor(tile[None]) * 2 - 1).latents
+        z = vae.encode(to_tensor(tile[None]).to(vae.device) * 2 - 1).latents
         squares, count = squares + float(z.square().sum()), count + z.numel()
     return float((squares / count) ** -0.5)
 
 
-def main() -> None:
-    """Run the stage."""
-    args, config = parse(__doc__ or "", "autoencoder", AutoencoderConfig)
-    tiles = load_tiles(args.data / "train", args.limit)
-    val = load_tiles(args.data / "val", min(args.limit or 16, 16))
+def fit(config: AutoencoderConfig, run: Run) -> None:
+    """Train, or go on training; each validation writes vae/."""
+    tiles, val = run.tiles("train"), run.tiles("val", 16)
     torch.manual_seed(config.loop.seed)
     vae = AutoencoderTiny(**config.model)
     initialise(vae)
     model = channels_last(Autoencode(vae))
+    averaged = copy.deepcopy(model).eval()
     rival = channels_last(PatchDiscriminator())
     pair: dict[str, Tensor] = {}
 
     def step(module: nn.Module, iteration: int) -> Losses:
         device = next(module.parameters()).device
-        x = make_batch(config, tiles, iteration, part())
+        x = make_batch(config, tiles, iteration)
         x = x.to(device, memory_format=torch.channels_last)
         y, z = module(x)
         losses = {
@@ -153,28 +154,34 @@ def main() -> None:
         return hinge_discriminator(module(pair["real"]), module(pair["fake"]))
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
-        averaged = Autoencode(AutoencoderTiny(**config.model)).eval()
-        averaged.load_state_dict(state)
+        device = next(iter(state.values())).device
+        averaged.to(device).load_state_dict(state)
         values = []
         with torch.inference_mode():
             for tile in val.pixels:
                 hr = to_tensor(tile[None])
-                values.append(psnr((averaged(hr * 2 - 1)[0] / 2 + 0.5).clamp(0, 1), hr))
+                decoded = averaged(hr.to(device) * 2 - 1)[0].cpu()
+                values.append(psnr((decoded / 2 + 0.5).clamp(0, 1), hr))
             scale = latent_scale(averaged.vae, tiles)
         averaged.vae.register_to_config(scaling_factor=scale)
-        averaged.vae.save_pretrained(args.out / "vae")
+        averaged.vae.save_pretrained(run.out / "vae")
         return {"psnr": round(sum(values) / len(values), 3), "scaling_factor": round(scale, 4)}
 
     train(
         config.loop,
         model,
-        args.out,
+        run.out,
         step,
         validate=validate,
-        minutes=args.minutes,
+        minutes=run.minutes,
         adversary=(rival, rival_loss),
     )
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stage; returns its exit code."""
+    return run_stage(__doc__, "autoencoder", AutoencoderConfig, fit, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

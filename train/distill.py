@@ -18,21 +18,24 @@ HYPIR (Lin et al. 2025); the null space as the place of invention: DDNM (Wang et
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-from train.command import parse
-from train.data import TileSet, batch_rng, load_tiles, part, random_crops
-from train.degradation import agree, degrade, upsample
-from train.judge import judge
-from train.loop import LoopConfig, Losses, train
-from train.losses import ImageLoss, PatchDiscriminator, beside, hinge_discriminator
-from train.stage1 import draw_scale
+from train.command import Run, run_stage
+from train.data import TileSet, batch_rng, part
+from train.degradation import agree, upsample
+from train.judge import examples, judge
+from train.loop import Losses, train
+from train.losses import Contest, ImageLoss
+from train.pairs import PairConfig, make_pair
+from wsisr.errors import ModelError
 from wsisr.models import Settings, from_pretrained, save_pretrained
 from wsisr.models.diffusion import latent_factor
 from wsisr.models.dualstage import SecondStage, add_detail, generate
@@ -42,7 +45,7 @@ from wsisr.models.sampling import timesteps_of
 
 
 @dataclass(frozen=True)
-class DistillConfig:
+class DistillConfig(PairConfig):
     """Section `distill` of a config.
 
     Attributes:
@@ -50,26 +53,16 @@ class DistillConfig:
         restoration: folder of another stage 1 than the teacher's; empty for the teacher's own.
         sampling: fields of `Settings` that the student is trained for, and exported with.
         train_encoder: whether the autoencoder's encoder learns too.
-        batch, crop: crops an iteration and process, side in px.
-        scales, scale_weights: one is drawn for each iteration.
-        degradation: see `train.degradation.degrade`.
         loss: see `ImageLoss`.
         judged: validation tiles that `train.judge` looks at.
-        loop: see `LoopConfig`.
     """
 
     teacher: str = ""
     restoration: str = ""
     sampling: dict[str, Any] = field(default_factory=dict)
     train_encoder: bool = False
-    batch: int = 8
-    crop: int = 128
-    scales: tuple[int, ...] = (2, 4, 8)
-    scale_weights: tuple[float, ...] = (0.1, 0.45, 0.45)
-    degradation: str = "scanner"
     loss: ImageLoss = field(default_factory=ImageLoss)
     judged: int = 8
-    loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 class Student(nn.Module):
@@ -98,13 +91,10 @@ class Student(nn.Module):
 
 
 def make_input(
-    config: DistillConfig, stage1: SwinIR, tiles: TileSet, iteration: int, rank: int
+    config: DistillConfig, stage1: nn.Module, tiles: TileSet, iteration: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(restored, low resolution, high resolution) of an iteration, in [0, 1]."""
-    rng = batch_rng(config.loop.seed, iteration, rank)
-    scale = draw_scale(config.loop.seed, iteration, config.scales, config.scale_weights)
-    hr = random_crops(tiles, rng, config.batch, config.crop)
-    lr = degrade(hr, scale, rng, config.degradation)
+    """(restored, low resolution, high resolution) of an iteration, in [0, 1], on the device."""
+    lr, hr, scale = make_pair(config, tiles, iteration)
     device = next(stage1.parameters()).device
     with torch.no_grad():
         resized = upsample(lr, scale).clamp(0, 1)
@@ -114,45 +104,42 @@ def make_input(
     return restored, lr.to(device), hr.to(device)
 
 
-def make_noise(config: DistillConfig, shape: tuple[int, ...], iteration: int, rank: int) -> Tensor:
+def make_noise(config: DistillConfig, shape: tuple[int, ...], iteration: int) -> Tensor:
     """Standard normal noise of an iteration."""
-    seed = int(batch_rng(config.loop.seed, iteration, 2**30 + rank).integers(2**62))
+    seed = int(batch_rng(config.loop.seed, iteration, 2**30 + part()).integers(2**62))
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def main() -> None:
-    """Run the stage."""
-    args, config = parse(__doc__ or "", "distill", DistillConfig)
-    tiles = load_tiles(args.data / "train", args.limit)
-    val = load_tiles(args.data / "val", args.limit)
+def fit(config: DistillConfig, run: Run) -> None:
+    """Train, or go on training; each validation writes model/.
+
+    Raises:
+        ModelError: the teacher is broken or has no second stage.
+    """
+    tiles, val = run.tiles("train"), run.tiles("val")
     torch.manual_seed(config.loop.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = Accelerator(mixed_precision=config.loop.mixed_precision)
+    device = accelerator.device
     teacher = from_pretrained(Path(config.teacher), settings=config.sampling, device=device)
+    second, settings = teacher.second, teacher.settings
+    if second is None:
+        raise ModelError(
+            f"{config.teacher}: has no second stage to distil at fidelity {settings.fidelity:g}; "
+            "set distill.teacher or distill.sampling"
+        )
     if config.restoration:
         teacher.restoration = load_stage1(Path(config.restoration), device)
-    assert teacher.second is not None
-    second, settings = teacher.second, teacher.settings
     student = channels_last(Student(second, settings, config.train_encoder))
-    rival = channels_last(PatchDiscriminator(channels=6))
+    averaged = copy.deepcopy(student)
+    contest = Contest(config.loss)
     latents = config.crop // latent_factor(second.vae)
     steps = len(timesteps_of(settings.sampler, settings.steps, settings.first_timestep))
     noise_shape = (steps, config.batch, second.vae.config.latent_channels, latents, latents)
-    shown: dict[str, Tensor] = {}
 
     def step(module: nn.Module, iteration: int) -> Losses:
-        restored, lr, hr = make_input(config, teacher.restoration, tiles, iteration, part())
-        noise = make_noise(config, noise_shape, iteration, part()).to(restored.device)
-        image = module(restored, lr, noise)
-        shown["real"], shown["fake"] = beside(hr, restored), beside(image.detach(), restored)
-        return config.loss(image, hr, restored, rival, iteration)
-
-    def rival_loss(module: nn.Module, iteration: int) -> Tensor:
-        # the rival learns a little ahead, so that its first word is not noise
-        if iteration < config.loss.adversarial_from - 50:
-            return torch.zeros(())
-        return hinge_discriminator(module(shown["real"]), module(shown["fake"]))
-
-    averaged = copy.deepcopy(student)
+        restored, lr, hr = make_input(config, teacher.restoration, tiles, iteration)
+        noise = make_noise(config, noise_shape, iteration).to(device)
+        return contest.losses(module(restored, lr, noise), hr, restored, iteration)
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         averaged.load_state_dict(state)
@@ -162,23 +149,24 @@ def main() -> None:
             "unet": averaged.diffusion.unet,
             "controlnet": averaged.diffusion.controlnet,
         }
-        folder = args.out / "model"
+        folder = run.out / "model"
         write_model(folder, Path(config.teacher), parts, averaged.diffusion.prompt, config.sampling)
-        model = from_pretrained(folder, device=device)
-        return judge(model, val, [s for s in config.scales if s > 2], config.judged)
+        return judge(from_pretrained(folder, device=device), val, config.scales, config.judged)
 
     train(
         config.loop,
         student,
-        args.out,
+        run.out,
         step,
         validate=validate,
-        minutes=args.minutes,
-        adversary=(rival, rival_loss),
+        minutes=run.minutes,
+        adversary=(contest.rival, contest.rival_loss),
+        accelerator=accelerator,
+        pictures=lambda: examples(run.out / "model", val, max(config.scales)),
     )
 
 
-def load_stage1(folder: Path, device: str) -> SwinIR:
+def load_stage1(folder: Path, device: torch.device) -> SwinIR:
     """A trained `restoration` part, frozen."""
     module = channels_last(cast(SwinIR, load_module(folder, SwinIR)))
     module.eval().requires_grad_(False).to(device)
@@ -199,5 +187,10 @@ def write_model(
     save_pretrained(folder, card, halves, prompt)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stage; returns its exit code."""
+    return run_stage(__doc__, "distill", DistillConfig, fit, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,3 +15,13 @@ class CheckpointError(WsisrError):
 
 class TrainingDivergedError(WsisrError):
     """The loss is no longer finite; the last good checkpoint stays."""
+
+
+class StageError(WsisrError):
+    """A stage of a run that ended with an error, which it has printed itself."""
+
+    def __init__(self, stage: str, code: int) -> None:
+        super().__init__(
+            f"{stage} failed (see above); put it right and give the same command again"
+        )
+        self.exit_code = code if code > 0 else 1

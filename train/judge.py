@@ -7,15 +7,18 @@ checkpoints, so they come from the validation slides and never from the test sli
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
-from train.data import TileSet
+from train.data import TileSet, to_tensor
 from wsisr.engine import upscale_array
 from wsisr.evaluation import metrics
 from wsisr.evaluation.fidelity import area_downsample, bicubic_upsample
 from wsisr.evaluation.naturalness import NIQE_BLOCK
-from wsisr.models import Upscaler
+from wsisr.models import Upscaler, from_pretrained, pick_device
 
 FIGURES = (
     "psnr",
@@ -29,6 +32,7 @@ FIGURES = (
 )
 WINDOW = 512  # px; a crop of one window less its overlap costs one run of the model
 OVERLAP = 64
+EXAMPLE = 256  # px a side of the pictures
 
 
 def judge(
@@ -39,29 +43,65 @@ def judge(
     Args:
         model: what to judge, or None for bicubic.
         tiles: validation tiles; their top-left part of one window is used.
-        scales: integer factors.
+        scales: integer factors; 2, where bicubic comes close, is judged only if it is alone.
         count: so many tiles, spread evenly over the list.
 
     Returns:
-        {`METRIC_xSCALE`: mean}; metrics that lack their weights are left out, NIQE also where
-        the tiles are smaller than what it is defined for.
+        {`METRIC_xSCALE`: mean}; metrics that lack their weights, or that such tiles are too small
+        for, are left out.
     """
     chosen, _ = metrics.available(FIGURES)
     picked = range(0, len(tiles.pixels), max(1, len(tiles.pixels) // count))
     figures = {}
-    for scale in scales:
+    for scale in [scale for scale in scales if scale > 2] or scales:
         rows = []
         for index in list(picked)[:count]:
-            tile = tiles.pixels[index]
-            side = min(WINDOW - OVERLAP, *tile.shape[:2]) // (2 * scale) * 2 * scale
-            hr = np.ascontiguousarray(tile[:side, :side])
-            lr = area_downsample(hr, scale)
+            hr, lr = _pair(tiles, index, scale, WINDOW - OVERLAP)
+            fitting = [m for m in chosen if m.name != "niqe" or min(hr.shape[:2]) >= 2 * NIQE_BLOCK]
             if model is None:
                 sr = bicubic_upsample(lr, scale)
             else:
                 sr = upscale_array(lr, scale, model=model, tile=WINDOW, overlap=OVERLAP)
-            usable = [m for m in chosen if m.name != "niqe" or side >= 2 * NIQE_BLOCK]
-            rows.append(metrics.measure_tile(metrics.Sample(sr, metrics.Scan(hr), lr), usable))
+            rows.append(metrics.measure_tile(metrics.Sample(sr, metrics.Scan(hr), lr), fitting))
         for name, value in metrics.summarize(rows).items():
             figures[f"{name}_x{scale}"] = round(value, 4)
     return figures
+
+
+def examples(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[str, Tensor]:
+    """What a model folder makes of some validation tiles, for `train.pictures`.
+
+    Args:
+        folder: the model.
+        tiles: validation tiles; their top-left corners of at most `EXAMPLE` px are used.
+        scale: integer factor.
+        count: so many tiles, spread evenly over the list.
+
+    Returns:
+        `LR`, `restored` (stage 1 alone, where there is a stage 2), `result` and `HR`, each
+        (count, 3, h, w) float32 in [0, 1].
+    """
+    device = pick_device(None)
+    models = {"result": from_pretrained(folder, device=device)}
+    if models["result"].second is not None:
+        alone = from_pretrained(folder, device=device, settings={"fidelity": 1.0})
+        models = {"restored": alone, **models}
+    columns: dict[str, list[NDArray[np.uint8]]] = {}
+    for index in range(min(count, len(tiles.pixels))):
+        hr, lr = _pair(tiles, index * len(tiles.pixels) // count, scale, EXAMPLE)
+        columns.setdefault("LR", []).append(lr)
+        for name, model in models.items():
+            sr = upscale_array(lr, scale, model=model, tile=EXAMPLE, overlap=0)
+            columns.setdefault(name, []).append(sr)
+        columns.setdefault("HR", []).append(hr)
+    return {name: to_tensor(np.stack(images)) for name, images in columns.items()}
+
+
+def _pair(
+    tiles: TileSet, index: int, scale: int, most: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The top-left part of a tile, at most `most` px a side, and its box means."""
+    tile = tiles.pixels[index]
+    side = min(most, *tile.shape[:2]) // (2 * scale) * 2 * scale
+    hr = np.ascontiguousarray(tile[:side, :side])
+    return hr, area_downsample(hr, scale)

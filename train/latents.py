@@ -9,6 +9,9 @@ its own. Written in shards, so an interrupted run goes on where it stopped.
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -19,9 +22,10 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from train.command import parse
-from train.data import batch_rng, load_tiles, to_tensor
+from train.command import Run, run_stage
+from train.data import batch_rng, to_tensor
 from train.degradation import agree, degrade, upsample
+from train.errors import DataError
 from wsisr.errors import ModelError
 from wsisr.models.base import load_base
 from wsisr.models.diffusion import Vae, encode
@@ -81,11 +85,11 @@ def load_bank(folder: Path) -> Bank:
     """All shards of a bank.
 
     Raises:
-        FileNotFoundError: there are none.
+        DataError: there are none.
     """
     files = sorted(folder.glob("bank-*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{folder}: no bank-*.safetensors; run `python -m train.latents`")
+        raise DataError(f"{folder}: no bank-*.safetensors; run `python -m train.latents`")
     shards = [load_file(f) for f in files]
     return Bank(
         torch.cat([s["clean"] for s in shards]), torch.cat([s["condition"] for s in shards])
@@ -110,11 +114,11 @@ def load_vae(config: BankConfig) -> Vae:
     return cast(Vae, load_module(Path(config.vae), AutoencoderTiny))
 
 
-def main() -> None:
-    """Write the bank."""
-    args, config = parse(__doc__ or "", "latents", BankConfig)
-    tiles = load_tiles(args.data / "train", args.limit)
-    args.out.mkdir(parents=True, exist_ok=True)
+def write_bank(config: BankConfig, run: Run) -> None:
+    """Write what is not written yet, and at the end an empty file `finished`."""
+    began = time.monotonic()
+    tiles = run.tiles("train")
+    run.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     restoration = Path(config.restoration) if config.restoration else None
     stage1 = no_restoration() if restoration is None else load_module(restoration, SwinIR)
@@ -126,9 +130,12 @@ def main() -> None:
     order = np.random.default_rng(config.seed).permutation(total) % len(tiles.pixels)
     weights = np.asarray(config.scale_weights) / sum(config.scale_weights)
     for first in range(0, total, SHARD):
-        file = args.out / f"bank-{first // SHARD:04d}.safetensors"
+        file = run.out / f"bank-{first // SHARD:04d}.safetensors"
         if file.exists():
             continue
+        if run.minutes is not None and time.monotonic() - began > 60 * run.minutes:
+            print(f"time slice over at tile {first} of {total}")
+            return
         clean, condition = [], []
         for item in range(first, min(first + SHARD, total)):
             rng = batch_rng(config.seed, item)
@@ -152,7 +159,13 @@ def main() -> None:
         )
         partial.replace(file)
         print(f"{file.name}: {min(first + SHARD, total)} of {total}", flush=True)
+    (run.out / "finished").touch()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stage; returns its exit code."""
+    return run_stage(__doc__, "latents", BankConfig, write_bank, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ uninterrupted one.
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
 import shutil
@@ -28,6 +29,7 @@ from train.checkpoint import load_checkpoint, save_checkpoint
 from train.data import set_part
 from train.errors import CheckpointError, TrainingDivergedError
 from train.pictures import save_strip
+from train.shards import write_atomic
 
 log = logging.getLogger("train")
 
@@ -70,6 +72,11 @@ class LoopConfig:
     keep_every: int = 0
     precision: str = "no"
     tensorboard: bool = False
+
+    @property
+    def mixed_precision(self) -> str:
+        """For accelerate; YAML reads a bare `no` as false."""
+        return self.precision or "no"
 
 
 def learning_rate(config: LoopConfig, iteration: int) -> float:
@@ -185,7 +192,7 @@ def train(
     minutes: float | None = None,
     adversary: Adversary | None = None,
     accelerator: Accelerator | None = None,
-    pictures: Callable[[Mapping[str, Tensor], int], Mapping[str, Tensor]] | None = None,
+    pictures: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Mapping[str, Tensor]:
     """Train `module` from scratch or from the checkpoint in `out` until schedule or time end.
 
@@ -202,8 +209,8 @@ def train(
         adversary: a discriminator and its loss as a function of (discriminator, iteration), run
             after each step of the module; it may return a constant while it is not yet wanted.
         accelerator: where it runs; by default one made from `config.precision`.
-        pictures: (averaged state dict, iteration) -> images by name, (B, 3, H, W) in [0, 1] each,
-            written side by side to pictures/ITERATION.png at each validation.
+        pictures: called after each validation -> images by name, (B, 3, H, W) in [0, 1] each,
+            written side by side to pictures/ITERATION.png.
 
     Returns:
         The averaged state dict of the module.
@@ -212,7 +219,7 @@ def train(
         TrainingDivergedError: a loss is not finite; the last checkpoint stays.
         CheckpointError: a checkpoint cannot be written or read.
     """
-    accelerator = accelerator or Accelerator(mixed_precision=config.precision)
+    accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
     out.mkdir(parents=True, exist_ok=True)
     rate, decay = config.learning_rate, config.weight_decay
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -242,7 +249,7 @@ def train(
         seconds = time.monotonic() - began
         out_of_time = _any(accelerator, minutes is not None and seconds > 60 * minutes)
         if accelerator.is_main_process:
-            if done % 20 == 0 or last:
+            if done == 1 or done % 20 == 0 or last:
                 logs.row("log", {"iteration": done, "seconds": round(seconds, 1)} | losses)
             keep = bool(config.keep_every) and done % config.keep_every == 0
             if done % config.validate_every == 0 or last or keep:
@@ -250,7 +257,7 @@ def train(
                 logs.row("validation", {"iteration": done} | figures)
                 log.info("iteration %d: %s", done, figures)
                 if pictures is not None:
-                    logs.strip(done, pictures(ema.shadow, done))
+                    logs.strip(done, pictures())
                 bare.train()
             if keep:
                 _keep(out, done)
@@ -424,12 +431,23 @@ class _Logs:
     def row(self, name: str, row: Mapping[str, float]) -> None:
         """One line of a CSV file."""
         file = self.out / f"{name}.csv"
-        new = not file.exists()
+        old: list[dict[str, str]] = []
+        columns: list[str] = []
+        if file.exists():
+            with file.open(newline="") as handle:
+                reader = csv.DictReader(handle)
+                columns = list(reader.fieldnames or ())
+                if not row.keys() <= set(columns):
+                    old = list(reader)
+        new = [key for key in row if key not in columns]
+        if new:  # at first, and where the machine a run has moved to measures more
+            text = io.StringIO()
+            writer = csv.DictWriter(text, columns + new, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(old)
+            write_atomic(file, text.getvalue().encode())
         with file.open("a", newline="") as handle:
-            writer = csv.DictWriter(handle, row.keys())
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+            csv.DictWriter(handle, columns + new, lineterminator="\n").writerow(row)
         if self.board is not None:
             for key in row.keys() - {"iteration"}:
                 self.board.add_scalar(f"{name}/{key}", row[key], row["iteration"])

@@ -9,6 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wsisr.models.restoration import channels_last
+
+AHEAD = 50
+"""Iterations a rival learns before it is heard, so that its first word is not noise."""
+
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of the finite differences of two batches (B, C, H, W)."""
@@ -168,6 +173,28 @@ class ImageLoss:
             total = total + self.features * losses["features"]
         losses["grid"] = grid_penalty(image)
         return {"loss": total + self.grid * losses["grid"], **losses}
+
+
+class Contest:
+    """An `ImageLoss` with its rival, who learns from the images that were last compared."""
+
+    def __init__(self, loss: ImageLoss) -> None:
+        self.loss = loss
+        self.rival = channels_last(PatchDiscriminator(channels=6))
+        self._real = self._fake = torch.empty(0)
+
+    def losses(
+        self, image: Tensor, hr: Tensor, condition: Tensor, iteration: int
+    ) -> dict[str, Tensor]:
+        """See `ImageLoss`."""
+        self._real, self._fake = beside(hr, condition), beside(image.detach(), condition)
+        return self.loss(image, hr, condition, self.rival, iteration)
+
+    def rival_loss(self, rival: nn.Module, iteration: int) -> Tensor:
+        """The rival's own loss; a constant until shortly before its word is heard."""
+        if iteration < self.loss.adversarial_from - AHEAD:
+            return torch.zeros(())
+        return hinge_discriminator(rival(self._real), rival(self._fake))
 
 
 def beside(image: Tensor, condition: Tensor) -> Tensor:

@@ -2,144 +2,191 @@
 
     python -m train.run --config train/configs/tiny.yaml --data tiles --out runs/tiny --minutes 9
 
-trains a model from nothing (the paths in the config are those of `--out runs/tiny`);
+trains a model from nothing;
 
     python -m train.run --config train/configs/tiny.yaml --data tiles --out runs/next --minutes 9 \
         --start wsisr/models/weights/tiny
 
 moves a trained model forward: its stage 1 by another cosine, then its stage 2 by distillation.
 Either way `OUT/distill/model` serves as `wsisr upscale --model`, or, where the config has no
-section `distill`, `OUT/model`.
+section `distill`, `OUT/model`. A stage whose section is missing is not run; what others need of
+it is where the config says.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import copy
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from train.checkpoint import POINTER, current
+from train.command import Run, add_common, read_config
+from train.errors import StageError
+from train.export import export
+from train.loop import LoopConfig
+from train.shards import write_atomic
+from wsisr.errors import UsageError, WsisrError
 
-@dataclass(frozen=True)
-class Stage:
-    """One module of `train` and its arguments.
-
-    Attributes:
-        name: of the module, of its config section and of its folder in OUT.
-        arguments: beside --config, --data, --out and --minutes.
-        trains: whether it writes a log and stops by the clock; else it runs to its end.
-    """
-
-    name: str
-    arguments: tuple[str, ...] = ()
-    trains: bool = True
+TRAINED = ("stage1", "autoencoder", "stage2", "distill")
+FROM_NOTHING = ("stage1", "autoencoder", "latents", "stage2", "export", "distill")
+FORWARD = ("stage1", "distill")
 
 
-def stages(out: Path, start: Path | None) -> list[Stage]:
-    """The stages of a run from nothing, or from the model folder `start`."""
+def planned(config: dict[str, Any], start: Path | None) -> list[str]:
+    """The stages that a config asks for, in their order."""
+    order = FROM_NOTHING if start is None else FORWARD
+    exports = "stage1" in config or "stage2" in config
+    return [name for name in order if (exports if name == "export" else name in config)]
+
+
+def complete(config: dict[str, Any], out: Path, start: Path | None) -> dict[str, Any]:
+    """The config with the folders of this run in it, for what the run makes itself."""
+    stages = planned(config, start)
+    restoration = out / "stage1" / "restoration"
+    links: list[tuple[str, str, str | None, Path]]  # section, key, the stage that makes it, where
     if start is None:
-        return [
-            Stage("stage1"),
-            Stage("autoencoder"),
-            Stage("latents", trains=False),
-            Stage("stage2"),
-            Stage("export", trains=False),
-            Stage("distill"),
+        links = [
+            ("latents", "restoration", "stage1", restoration),
+            ("latents", "vae", "autoencoder", out / "autoencoder" / "vae"),
+            ("stage2", "bank", "latents", out / "latents"),
+            ("distill", "teacher", "export", out / "model"),
         ]
-    return [
-        Stage("stage1", ("--set", f"init={start / 'restoration'}")),
-        Stage(
-            "distill",
-            (
-                *("--set", f"teacher={start}"),
-                *("--set", f"restoration={out / 'stage1' / 'restoration'}"),
-            ),
-        ),
-    ]
+    else:
+        links = [
+            ("stage1", "init", None, start / "restoration"),
+            ("distill", "teacher", None, start),
+            ("distill", "restoration", "stage1", restoration),
+        ]
+    config = copy.deepcopy(config)
+    for section, key, maker, place in links:
+        if section in stages and (maker is None or maker in stages):
+            config[section][key] = str(place)
+    return config
 
 
-def finished(stage: Stage, folder: Path, config: dict[str, Any]) -> bool:
-    """Whether the stage has logged its last iteration, or left its result."""
-    if not stage.trains:
-        return (folder / "finished").exists()
-    log = folder / "log.csv"
-    if not log.exists():
-        return False
-    with log.open(newline="") as file:
-        last = max((int(row["iteration"]) for row in csv.DictReader(file)), default=0)
-    return last >= int(config[stage.name]["loop"]["iterations"])
+def finished(stage: str, config: dict[str, Any], out: Path) -> bool:
+    """Whether a stage of a run has left its result."""
+    if stage == "latents":
+        return (out / stage / "finished").exists()
+    if stage == "export":
+        card = out / "model" / "model.json"
+        sources = [out / name / POINTER for name in TRAINED[:-1]]
+        newest = max((f.stat().st_mtime for f in sources if f.exists()), default=0.0)
+        return card.exists() and card.stat().st_mtime >= newest
+    checkpoint = current(out / stage)
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    loop = config[stage].get("loop", {})
+    return done >= int(loop.get("iterations", LoopConfig.iterations))
 
 
-def command(
-    stage: Stage, args: argparse.Namespace, config: Mapping[str, Any], left: float | None
-) -> list[str]:
-    """The command line of a stage with `left` minutes to go."""
-    base = [sys.executable, "-m", f"train.{stage.name}"]
-    out: Path = args.out
-    if stage.name == "export":
-        trained = [part for part in ("stage1", "autoencoder", "stage2") if part in config]
-        parts = [f"--{part}={out / part}" for part in trained]
-        if base := config["stage2"].get("base"):
-            parts.append(f"--base={base}")
-        return [*base, *parts, "--name", args.name, "--out", str(out / "model")]
-    common = [
-        "--config",
-        str(args.config),
-        "--data",
-        str(args.data),
-        "--out",
-        str(out / stage.name),
-    ]
-    if args.threads:
-        common += ["--threads", str(args.threads)]
-    if args.limit:
-        common += ["--limit", str(args.limit)]
-    if stage.trains and left is not None:
-        common += ["--minutes", f"{left:.3f}"]
-    return [*base, *common, *stage.arguments]
+def launch(stage: str, arguments: Sequence[str]) -> int:
+    """Run a stage in a process of its own, which gives its memory back; its exit code."""
+    return subprocess.run(
+        [sys.executable, "-m", f"train.{stage}", *arguments], check=False
+    ).returncode
+
+
+def advance(
+    config: dict[str, Any],
+    run: Run,
+    *,
+    name: str = "tiny",
+    threads: int | None = None,
+    start: Path | None = None,
+) -> str | None:
+    """Go on with a run until it is done or its minutes are over.
+
+    Args:
+        config: sections by stage.
+        run: data, folder and limits of the whole run.
+        name: of the model it makes.
+        threads: CPU threads of each stage.
+        start: model folder to move forward; None trains from nothing.
+
+    Returns:
+        None when all stages are done, else the one that is next.
+
+    Raises:
+        StageError: a stage failed; it has said why.
+    """
+    began = time.monotonic()
+    config = complete(config, run.out, start)
+    run.out.mkdir(parents=True, exist_ok=True)
+    file = run.out / "config.yaml"
+    write_atomic(file, yaml.safe_dump(config, sort_keys=False).encode())
+    common = ["--config", str(file), "--data", str(run.data)]
+    common += [] if threads is None else ["--threads", str(threads)]
+    common += [] if run.limit is None else ["--limit", str(run.limit)]
+    for stage in planned(config, start):
+        if finished(stage, config, run.out):
+            continue
+        if stage == "export":
+            export_model(config, run.out, name)
+            continue
+        arguments = [*common, "--out", str(run.out / stage)]
+        if run.minutes is not None:
+            left = run.minutes - (time.monotonic() - began) / 60
+            if left <= 0:
+                return stage
+            arguments += ["--minutes", f"{left:.3f}"]
+        code = launch(stage, arguments)
+        if code:
+            raise StageError(stage, code)
+        if not finished(stage, config, run.out):
+            return stage
+    return None
+
+
+def export_model(config: dict[str, Any], run: Path, name: str, snapshot: str = "") -> Path:
+    """Export what a run has trained to its model/, or, with `snapshot`, a folder of stage 2's
+    snapshots to its models/. Returns the model folder."""
+    latents = config.get("latents", {"restoration": run / "stage1" / "restoration"})
+    base = config.get("stage2", {}).get("base") or None
+    stage2 = run / "stage2" / "snapshots" / snapshot if snapshot else run / "stage2"
+    out = run / "models" / snapshot if snapshot else run / "model"
+    export(
+        out,
+        name,
+        (config.get("latents") or config["stage1"]).get("scales", (4,)),
+        config.get("export", {}).get("sampling", {}),
+        stage1=Path(latents["restoration"]).parent if latents.get("restoration") else None,
+        autoencoder=Path(latents["vae"]).parent if latents.get("vae") and not base else None,
+        stage2=stage2 if "stage2" in config else None,
+        base=base,
+    )
+    return out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is left to run; 0 when done or when the time is over, else the stage's code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="YAML file")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; resumed")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common(parser, "SECTION.KEY=VALUE")
     parser.add_argument("--start", type=Path, help="model folder to move forward")
-    parser.add_argument("--minutes", type=float, help="stop with a checkpoint after so long")
     parser.add_argument("--name", default="tiny", help="of the model")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch")
-    parser.add_argument("--limit", type=int, help="use at most so many tiles of each split")
     args = parser.parse_args(arguments)
-    config = yaml.safe_load(args.config.read_text())
-    began = time.monotonic()
-    planned = [s for s in stages(args.out, args.start) if s.name == "export" or s.name in config]
-    for stage in planned:
-        folder = args.out / stage.name
-        if finished(stage, folder, config):
-            continue
-        left = None if args.minutes is None else args.minutes - (time.monotonic() - began) / 60
-        if left is not None and left <= 0:
-            print(f"time over before {stage.name}; give the same command again")
-            return 0
-        done = subprocess.run(command(stage, args, config, left), check=False)
-        if done.returncode:
-            return done.returncode
-        if stage.trains and not finished(stage, folder, config):
-            print(f"time over in {stage.name}; give the same command again")
-            return 0
-        folder.mkdir(parents=True, exist_ok=True)
-        if not stage.trains:
-            (folder / "finished").touch()
-    last = "distill/model" if planned[-1].name == "distill" else "model"
-    print(f"done: {args.out / last}")
+    run = Run(args.data, args.out, args.minutes, args.limit)
+    try:
+        config = read_config(args.config, args.set)
+        stages = planned(config, args.start)
+        if not stages:
+            raise UsageError(f"{args.config}: no section of a stage in it")
+        left = advance(config, run, name=args.name, threads=args.threads, start=args.start)
+    except WsisrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    if left is not None:
+        print(f"time over in {left}; give the same command again")
+        return 0
+    print(f"done: {args.out / ('distill/model' if stages[-1] == 'distill' else 'model')}")
     return 0
 
 

@@ -5,6 +5,8 @@ accelerate launch -m train.stage1 --config train/configs/tiny.yaml --data tiles 
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.command import parse
-from train.data import TileSet, batch_rng, load_tiles, part, random_crops, to_tensor
-from train.degradation import agree, degrade, upsample
-from train.loop import LoopConfig, Losses, train
+from train.command import Run, run_stage
+from train.data import TileSet, to_tensor
+from train.degradation import agree, upsample
+from train.loop import Losses, train
+from train.pairs import PairConfig, make_pair
 from wsisr.models.loading import load_state
 from wsisr.models.restoration import SwinIR, channels_last
 
@@ -26,50 +29,26 @@ PICTURES = 4
 
 
 @dataclass(frozen=True)
-class Stage1Config:
-    """Section `stage1` of a config.
+class Stage1Config(PairConfig):
+    """Section `stage1` of a config; batch, crop and scales are the paper's by default.
 
     Attributes:
         model: arguments of `SwinIR`.
-        batch: crops an iteration and process.
-        crop: side of a crop in px.
-        scales: one is drawn for each iteration, with probability `scale_weights`.
-        degradation: see `train.degradation.degrade`.
         loss: `mse` (the paper) or `l1`.
         consistent: take the loss after the projection onto agreement with the input, as inference
             does with soft consistency: the network then spends itself on what the input leaves
             open. Off in the paper.
         init: folder with weights to start from (a `restoration` part); empty to start anew.
-        loop: see `LoopConfig`.
     """
 
-    model: dict[str, Any] = field(default_factory=dict)
     batch: int = 16
     crop: int = 512
     scales: tuple[int, ...] = (4,)
     scale_weights: tuple[float, ...] = (1.0,)
-    degradation: str = "scanner"
+    model: dict[str, Any] = field(default_factory=dict)
     loss: str = "mse"
     consistent: bool = False
     init: str = ""
-    loop: LoopConfig = field(default_factory=LoopConfig)
-
-
-def draw_scale(seed: int, iteration: int, scales: Sequence[int], weights: Sequence[float]) -> int:
-    """The scale of an iteration: the same on all processes, so that they work on equal shapes."""
-    chance = batch_rng(seed, iteration, 2**31).random()
-    edges = torch.tensor(weights).cumsum(0)
-    return scales[int((chance * edges[-1] >= edges).sum())]
-
-
-def make_pair(
-    config: Stage1Config, tiles: TileSet, iteration: int, rank: int
-) -> tuple[Tensor, Tensor]:
-    """Low resolution (B, 3, crop / scale, crop / scale) and high (B, 3, crop, crop), in [0, 1]."""
-    rng = batch_rng(config.loop.seed, iteration, rank)
-    scale = draw_scale(config.loop.seed, iteration, config.scales, config.scale_weights)
-    hr = random_crops(tiles, rng, config.batch, config.crop)
-    return degrade(hr, scale, rng, config.degradation), hr
 
 
 def validation_psnr(model: nn.Module, tiles: TileSet, scales: tuple[int, ...]) -> dict[str, float]:
@@ -96,21 +75,19 @@ def validation_psnr(model: nn.Module, tiles: TileSet, scales: tuple[int, ...]) -
     return figures
 
 
-def main() -> None:
-    """Run the stage."""
-    args, config = parse(__doc__ or "", "stage1", Stage1Config)
-    tiles = load_tiles(args.data / "train", args.limit)
-    val = load_tiles(args.data / "val", min(args.limit or 16, 16))
+def fit(config: Stage1Config, run: Run) -> None:
+    """Train, or go on training; each validation writes restoration/."""
+    tiles, val = run.tiles("train"), run.tiles("val", 16)
     torch.manual_seed(config.loop.seed)
     network = SwinIR(**config.model)
     if config.init:
         network.load_state_dict(load_state(Path(config.init)))
-    model = channels_last(network)
+    averaged = copy.deepcopy(network).eval()
 
     def step(module: nn.Module, iteration: int) -> Losses:
-        lr, hr = make_pair(config, tiles, iteration, part())
+        lr, hr, scale = make_pair(config, tiles, iteration)
         device = next(module.parameters()).device
-        resized = upsample(lr, config.crop // lr.shape[2])
+        resized = upsample(lr, scale)
         restored = module(resized.to(device, memory_format=torch.channels_last))
         if config.consistent:
             # half precision would leave a grey level of disagreement
@@ -120,32 +97,34 @@ def main() -> None:
         return {"loss": loss(restored, hr.to(device))}
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
-        averaged = SwinIR(**config.model).eval()
-        averaged.load_state_dict(state)
-        averaged.save_pretrained(args.out / "restoration")
+        averaged.to(next(iter(state.values())).device).load_state_dict(state)
+        averaged.save_pretrained(run.out / "restoration")
         with torch.inference_mode():
             return validation_psnr(averaged, val, config.scales)
 
-    def pictures(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, Tensor]:
-        averaged = SwinIR(**config.model).eval()
-        averaged.load_state_dict(state)
+    def pictures() -> Mapping[str, Tensor]:
         scale = max(config.scales)
         hr = to_tensor(val.pixels[:PICTURES])[..., : config.crop, : config.crop]
         lr = (F.avg_pool2d(hr, scale) * 255).round() / 255
         with torch.inference_mode():
-            restored = averaged(upsample(lr, scale).clamp(0, 1))
+            restored = averaged(upsample(lr, scale).clamp(0, 1).to(averaged.device))
         return {"LR": lr, "restored": restored, "HR": hr}
 
     train(
         config.loop,
-        model,
-        args.out,
+        channels_last(network),
+        run.out,
         step,
         validate=validate,
-        minutes=args.minutes,
+        minutes=run.minutes,
         pictures=pictures,
     )
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stage; returns its exit code."""
+    return run_stage(__doc__, "stage1", Stage1Config, fit, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

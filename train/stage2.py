@@ -10,7 +10,8 @@ ControlNet learn together, and the prompt is zero.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from train.command import parse
+from train.command import Run, run_stage
 from train.data import batch_rng, part
 from train.latents import Bank, load_bank
 from train.loop import LoopConfig, Losses, train
@@ -102,17 +103,11 @@ def diffusion_loss(
     return F.mse_loss(module(noisy, timestep.to(clean.device), condition), noise)
 
 
-def main() -> None:
-    """Run the stage."""
-    args, config = parse(__doc__ or "", "stage2", Stage2Config)
-    fit(config, args.out, args.minutes)
-
-
-def fit(config: Stage2Config, out: Path, minutes: float | None = None) -> ControllableDiffusion:
-    """Train, or go on training, in the folder `out`; returns the model as it was trained.
+def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
+    """Train, or go on training, in the folder `run.out`; returns the model as it was trained.
 
     At each validation the averaged weights are written: controlnet/, prompt.safetensors, and unet/
-    unless it is the base's.
+    unless it is the base's. The tiles are not read: they are in the bank.
     """
     everything = load_bank(Path(config.bank))
     split = len(everything.clean) - config.held_out
@@ -136,19 +131,24 @@ def fit(config: Stage2Config, out: Path, minutes: float | None = None) -> Contro
         device = next(iter(state.values())).device
         averaged.to(device).eval().load_state_dict(state)
         if not config.base:
-            averaged.unet.save_pretrained(out / "unet")
-        averaged.controlnet.save_pretrained(out / "controlnet")
+            averaged.unet.save_pretrained(run.out / "unet")
+        averaged.controlnet.save_pretrained(run.out / "controlnet")
         prompt = averaged.prompt.cpu().contiguous()
-        save_file({"prompt": prompt}, out / "prompt.safetensors")
+        save_file({"prompt": prompt}, run.out / "prompt.safetensors")
         draw = torch.Generator().manual_seed(0)
         pair = (held[0].to(device), held[1].to(device))
         with torch.inference_mode():
             loss = diffusion_loss(averaged, schedule, pair, draw, config.largest_timestep)
         return {"loss": round(float(loss), 5)}
 
-    train(config.loop, model, out, step, validate=validate, minutes=minutes)
+    train(config.loop, model, run.out, step, validate=validate, minutes=run.minutes)
     return model
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stage; returns its exit code."""
+    return run_stage(__doc__, "stage2", Stage2Config, fit, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.models.test_base import folder, original  # noqa: F401  (fixtures)
-from train.command import build
+from train.command import Run, build
 from train.stage2 import Stage2Config, fit, make_model
 from wsisr.errors import ModelError
 from wsisr.models.base import DEFAULT_BASE, load_base
@@ -39,7 +39,7 @@ def test_only_the_controlnet_learns_on_a_base(
     for conv in (*before.controlnet.controlnet_down_blocks, before.controlnet.controlnet_mid_block):
         assert float(conv.weight.detach().abs().max()) == 0
 
-    after = fit(config, tmp_path / "run")
+    after = fit(config, Run(tmp_path, tmp_path / "run"))
     for key, value in base.modules["unet"].state_dict().items():
         assert torch.equal(after.unet.state_dict()[key], value), key
     start, end = before.controlnet.state_dict(), after.controlnet.state_dict()

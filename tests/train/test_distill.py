@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from PIL import Image
 
+import train.run
+from tests.train import small
+from train.command import Run, build
 from train.degradation import agree, sampling, upsample
-from train.distill import Student, write_model
+from train.distill import DistillConfig, Student, fit, write_model
 from train.losses import ImageLoss, PatchDiscriminator, contrast_l1, feature_l1, grid_penalty
+from train.pictures import GAP
+from train.plain import PlainConfig
+from train.plain import fit as fit_plain
+from wsisr.errors import ModelError
 from wsisr.models import ModelCard, WindowInput, from_pretrained, save_pretrained
 from wsisr.models.diffusion import LatentControlNet
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import SwinIR
 from wsisr_kernels import philox_normal_batch
 
-ROOT = Path(__file__).resolve().parents[2]
 SAMPLING = {
     "sampler": "ddim",
     "steps": 2,
@@ -66,23 +67,6 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = {name: type(part).__name__ for name, part in parts.items()}
     card = ModelCard("small", names, (2, 4), {}, SAMPLING)
     save_pretrained(folder, card, parts, torch.zeros(1, 8))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Textured tiles of two slides a split, in the layout of the data package."""
-    folder = tmp_path_factory.mktemp("tiles")
-    coarse = np.random.default_rng(0).integers(60, 220, (48, 48, 3), np.uint8)
-    resized = Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC)
-    texture = np.asarray(resized)
-    for split, count in (("train", 4), ("val", 2)):
-        for i in range(count):
-            # one texture at several offsets: batches are alike, so that a loss shows its trend
-            image = Image.fromarray(np.roll(texture, 16 * i, 0))
-            place = folder / split / f"{split}{i % 2}"
-            place.mkdir(parents=True, exist_ok=True)
-            image.save(place / f"{i}.png")
     return folder
 
 
@@ -167,90 +151,70 @@ def test_the_plain_network_starts_as_the_identity() -> None:
     torch.testing.assert_close(PlainNet(width=8, blocks=2)(x), x)
 
 
-def run(stage: str, config: dict[str, object], tiles: Path, out: Path) -> list[dict[str, str]]:
-    file = out.with_suffix(".yaml")
-    file.write_text(json.dumps({stage: config}))  # JSON is YAML
-    arguments = ["--config", file, "--data", tiles, "--out", out, "--threads", 1]
-    done = subprocess.run(
-        [sys.executable, "-m", f"train.{stage}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    with (out / "log.csv").open() as log:
-        return list(csv.DictReader(log))
-
-
-SMALL = {
-    "batch": 2,
-    "crop": 64,
-    "scales": [4],
-    "scale_weights": [1.0],
-    "degradation": "area",
+SMALL = small.PAIRS | {
     "judged": 1,
     "loop": {"iterations": 40, "learning_rate": 3e-3, "save_every": 40, "validate_every": 40},
 }
 
 
+def titles(file: Path) -> int:
+    """Columns of a picture of 128 px crops."""
+    with Image.open(file) as strip:
+        return (strip.width + GAP) // (128 + GAP)
+
+
 def test_distillation_makes_a_better_model_that_loads(
     teacher: Path, tiles: Path, tmp_path: Path
 ) -> None:
-    config = SMALL | {
+    values = SMALL | {
         "teacher": str(teacher),
         "sampling": SAMPLING | {"steps": 1},
         "loss": {"adversarial": 0.001, "adversarial_from": 30},
     }
-    rows = run("distill", config, tiles, tmp_path / "distill")
+    fit(build(DistillConfig, values), Run(tiles, tmp_path))
+    rows = small.log(tmp_path)
     # the restored image is as near in L1 as this texture allows: what is learnt is its contrast
     assert float(rows[-1]["contrast"]) < 0.8 * float(rows[0]["contrast"])
     assert float(rows[0]["adversarial"]) == 0 != float(rows[-1]["adversarial"])
-    assert from_pretrained(tmp_path / "distill" / "model").settings.steps == 1
+    assert from_pretrained(tmp_path / "model").settings.steps == 1
+    assert titles(tmp_path / "pictures" / "0000040.png") == 4  # LR, restored, result, HR
+
+
+def test_a_teacher_without_stage_2_is_refused(teacher: Path, tiles: Path, tmp_path: Path) -> None:
+    values = SMALL | {"teacher": str(teacher), "sampling": {"fidelity": 1.0}}
+    with pytest.raises(ModelError, match="no second stage to distil at fidelity 1"):
+        fit(build(DistillConfig, values), Run(tiles, tmp_path))
 
 
 def test_plain_training_makes_a_model_that_loads(tiles: Path, tmp_path: Path) -> None:
-    config = SMALL | {
+    values = SMALL | {
         "model": {"width": 16, "blocks": 2},
         "loss": {"adversarial_from": 10**9},
     }
-    rows = run("plain", config, tiles, tmp_path / "plain")
+    fit_plain(build(PlainConfig, values), Run(tiles, tmp_path))
+    rows = small.log(tmp_path)
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
-    model = from_pretrained(tmp_path / "plain" / "model")
+    model = from_pretrained(tmp_path / "model")
     assert type(model.restoration).__name__ == "PlainNet"
     assert model.second is None
+    assert titles(tmp_path / "pictures" / "0000040.png") == 3  # LR, result, HR
 
 
-@pytest.mark.slow
 def test_one_command_in_slices_moves_a_model_forward(
-    teacher: Path, tiles: Path, tmp_path: Path
+    teacher: Path,
+    tiles: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    loop = SMALL["loop"]
-    config = {
-        "stage1": {
-            "model": {"embed_dim": 16, "depths": [2], "num_heads": [2], "num_feat": 8},
-            "batch": 2,
-            "crop": 64,
-            "loop": loop,
-        },
-        "distill": SMALL | {"sampling": SAMPLING | {"steps": 1}},
-    }
-    file = tmp_path / "small.yaml"
-    file.write_text(json.dumps(config))
-    slices = []
-    for minutes in ("0.005", "5"):  # the first ends inside stage 1
-        arguments = ["--config", file, "--data", tiles, "--out", tmp_path / "run"]
-        arguments += ["--start", teacher, "--minutes", minutes, "--threads", 1]
-        done = subprocess.run(
-            [sys.executable, "-m", "train.run", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            check=True,
-        )
-        slices.append(done.stdout)
-    assert "time over in stage1" in slices[0]
-    assert "done" in slices[1]
+    monkeypatch.setattr(train.run, "launch", small.launch)
+    config = small.config("stage1") | {"distill": SMALL | {"sampling": SAMPLING | {"steps": 1}}}
+    file = small.write(tmp_path / "small.yaml", config)
+    arguments = ["--config", file, "--data", tiles, "--out", tmp_path / "run", "--start", teacher]
+    arguments += ["--set", "distill.loop.iterations=2", "--threads", 1]
+    for minutes, said in (("0.001", "time over in stage1"), ("5", "done")):
+        assert train.run.main([*map(str, arguments), "--minutes", minutes]) == 0
+        assert said in capsys.readouterr().out
     made = from_pretrained(tmp_path / "run" / "distill" / "model")
     old = from_pretrained(teacher)
     weights = made.restoration.state_dict(), old.restoration.state_dict()

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import csv
-import json
 import os
 import subprocess
 import sys
@@ -12,37 +10,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 
+from tests.train import small
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.data import batch_rng, load_tiles, random_crops
 from train.degradation import KINDS, agree, degrade, upsample
 from train.errors import CheckpointError, DataError
-from train.loop import LoopConfig, TrainingDivergedError, learning_rate, train
+from train.loop import LoopConfig, TrainingDivergedError, _Logs, learning_rate, train
 from train.shards import ShardWriter, find_tiles
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Textured tiles in the layout of the data package."""
-    folder = tmp_path_factory.mktemp("tiles")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 2)):
-        for i in range(count):
-            coarse = rng.integers(60, 220, (24, 24, 3), np.uint8)
-            image = Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC)
-            place = folder / split / f"slide{i % 2}"
-            place.mkdir(parents=True, exist_ok=True)
-            image.save(place / f"{i}.png")
-    return folder
 
 
 def test_batches_are_functions_of_the_iteration(tiles: Path) -> None:
     loaded = load_tiles(tiles / "train")
-    assert loaded.slides == ("slide0", "slide1")
+    assert loaded.slides == ("train0", "train1")
     a = random_crops(loaded, batch_rng(0, 7), 4, 64)
     assert torch.equal(a, random_crops(loaded, batch_rng(0, 7), 4, 64))
     assert not torch.equal(a, random_crops(loaded, batch_rng(0, 8), 4, 64))
@@ -120,90 +101,17 @@ def test_a_diverged_run_keeps_the_last_good_state(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint.json").read_bytes() == before
 
 
-CONFIG = {
-    "stage1": {
-        "model": {"embed_dim": 16, "depths": [2], "num_heads": [2], "num_feat": 8},
-        "batch": 2,
-        "crop": 64,
-        "consistent": True,
-        "loss": "l1",
-    },
-    "autoencoder": {
-        "model": {
-            "encoder_block_out_channels": [8] * 4,
-            "decoder_block_out_channels": [8] * 4,
-            "num_encoder_blocks": [0, 1, 1, 1],
-            "num_decoder_blocks": [1, 1, 1, 0],
-        },
-        "batch": 2,
-        "crop": 64,
-        "adversarial_from": 15,
-    },
-    "latents": {},
-    "stage2": {
-        "unet": {
-            "in_channels": 4,
-            "out_channels": 4,
-            "block_out_channels": [8, 16],
-            "layers_per_block": 1,
-            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-            "cross_attention_dim": 8,
-            "attention_head_dim": 2,
-            "norm_num_groups": 4,
-            "use_linear_projection": True,
-        },
-        "batch": 8,
-        "crop": 16,
-        "held_out": 1,
-    },
-}
-LOOP = {"iterations": 40, "learning_rate": 3e-3, "save_every": 20, "validate_every": 40}
-
-
-def run(stage: str, *arguments: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"train.{stage}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def losses(run_folder: Path) -> list[float]:
-    with (run_folder / "log.csv").open() as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
-
-
 @pytest.mark.slow
-def test_all_stages_make_a_model_that_upscales(tiles: Path, tmp_path: Path) -> None:
-    config = json.loads(json.dumps(CONFIG))
-    for stage in ("stage1", "autoencoder", "stage2"):
-        config[stage]["loop"] = LOOP
-    config["latents"] = {
-        "restoration": str(tmp_path / "stage1" / "restoration"),
-        "vae": str(tmp_path / "autoencoder" / "vae"),
-    }
-    config["stage2"]["bank"] = str(tmp_path / "latents")
-    file = tmp_path / "small.yaml"
-    file.write_text(json.dumps(config))  # JSON is YAML
+def test_the_commands_make_a_model_that_upscales(tiles: Path, tmp_path: Path) -> None:
+    file = small.write(tmp_path / "small.yaml", small.config())
     common = ("--config", file, "--data", tiles, "--threads", 1)
-    for stage in ("stage1", "autoencoder", "latents", "stage2"):
-        run(stage, *common, "--out", tmp_path / stage)
-    assert losses(tmp_path / "autoencoder")[1] < losses(tmp_path / "autoencoder")[0]
-    model = tmp_path / "model"
-    run(
-        "export",
-        *("--stage1", tmp_path / "stage1", "--autoencoder", tmp_path / "autoencoder"),
-        *("--stage2", tmp_path / "stage2", "--name", "small", "--out", model),
-        *("--sampling", '{"steps": 2, "start_from": "condition", "start_timestep": 400}'),
-    )
+    done = small.command("run", *common, "--out", tmp_path / "run", "--name", "small")
+    assert done.returncode == 0, done.stderr[-2000:]
     from wsisr.engine import upscale_array
 
     lr = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
-    assert upscale_array(lr, 4, model=str(model)).shape == (160, 120, 3)
+    model = str(tmp_path / "run" / "model")
+    assert upscale_array(lr, 4, model=model).shape == (160, 120, 3)
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
@@ -258,7 +166,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from train.data import batch_rng
-from train.loop import LoopConfig, train
+from train.loop import LoopConfig, _Logs, train
 
 out, accumulate = Path(sys.argv[1]), int(sys.argv[2])
 accelerator = Accelerator(cpu=True)
@@ -282,7 +190,10 @@ if accelerator.is_main_process:
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     script = tmp_path / "child.py"
     script.write_text(GRADIENTS)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{small.ROOT}:{small.ROOT / 'kernels'}",
+    }
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     for name, launch, accumulate in (("one", [], 2), ("two", torchrun, 1)):
         command = [sys.executable, *launch, script, tmp_path / name, accumulate]
@@ -330,32 +241,48 @@ def test_shards_hold_what_folders_hold_and_corrupt_tiles_stop(tiles: Path, tmp_p
         load_tiles(tmp_path / "train")
 
 
-@pytest.mark.slow
-def test_options_reach_the_loop_and_bad_configs_are_one_line(tiles: Path, tmp_path: Path) -> None:
-    file = tmp_path / "small.yaml"
-    file.write_text(json.dumps({"stage1": CONFIG["stage1"] | {"loop": LOOP}}))
-    common = ("--config", file, "--out", tmp_path / "run", "--threads", 1)
-    sets = (
-        "--set",
-        "loop.iterations=4",
-        "--set",
-        "loop.accumulate=2",
-        "--set",
-        "loop.keep_every=2",
-    )
-    run("stage1", *common, "--data", tiles, *sets)
-    assert len(losses(tmp_path / "run")) == 1
+def test_options_reach_the_loop_and_snapshots_are_kept(tiles: Path, tmp_path: Path) -> None:
+    file = small.write(tmp_path / "small.yaml", small.config("stage1"))
+    sets = ("loop.iterations=4", "loop.accumulate=2", "loop.keep_every=2", "loop.precision=no")
+    arguments = ["--config", file, "--data", tiles, "--out", tmp_path / "run"]
+    arguments += [item for value in sets for item in ("--set", value)]
+    assert small.launch("stage1", list(map(str, arguments))) == 0
+    assert [row["iteration"] for row in small.log(tmp_path / "run")] == ["1", "4"]
     kept = sorted(f.name for f in (tmp_path / "run" / "snapshots").iterdir())
     assert kept == ["0000002", "0000004"]
-    with Image.open(tmp_path / "run" / "pictures" / "0000004.png") as strip:
-        assert strip.width == 3 * 64 + 2 * 8  # LR, restored, HR
-    done = subprocess.run(
-        [sys.executable, "-m", "train.stage1", *map(str, common), "--data", str(tmp_path / "none")],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "no .jpg" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "code"),
+    [
+        (["--data", "none"], "none/train: no .jpg", 1),
+        (["--config", "none.yaml"], "none.yaml cannot be read", 2),
+        (["--set", "loop.rate=1"], "unexpected keyword argument 'rate'", 2),
+        (["--set", "batch"], "--set stage1.batch: does not fit", 2),
+        (["--set", "crop=4096"], "128x128 px are smaller than a crop of 4096 px", 1),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    tiles: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: list[str],
+    said: str,
+    code: int,
+) -> None:
+    file = small.write(tmp_path / "small.yaml", small.config("stage1"))
+    arguments = ["--config", str(file), "--data", str(tiles), "--out", str(tmp_path / "run")]
+    assert small.launch("stage1", [*arguments, *change]) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert said in lines[0]
+
+
+def test_a_log_takes_figures_that_come_later(tmp_path: Path) -> None:
+    logs = _Logs(tmp_path, tensorboard=False)
+    logs.row("validation", {"iteration": 1, "psnr": 2.0})
+    logs.row("validation", {"iteration": 2, "niqe": 4.0, "psnr": 3.0})
+    logs.row("validation", {"iteration": 3, "psnr": 5.0})
+    rows = [tuple(row.values()) for row in small.log(tmp_path, "validation")]
+    assert rows == [("1", "2.0", ""), ("2", "3.0", "4.0"), ("3", "5.0", "")]

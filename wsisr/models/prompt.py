@@ -117,7 +117,7 @@ def _block(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return block
 
 
-@torch.inference_mode()
+@torch.no_grad()  # and not inference mode: trainings use the result
 def _run(
     tokens: Tensor, positions: Tensor, blocks: list[dict[str, Tensor]], norm: tuple[Tensor, Tensor]
 ) -> Tensor:

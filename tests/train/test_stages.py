@@ -1,0 +1,163 @@
+"""Each stage learns, and together they make a model that loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import train.run
+from tests.models.test_base import folder, original  # noqa: F401  (fixtures)
+from tests.train import small
+from train.autoencoder import AutoencoderConfig
+from train.autoencoder import fit as fit_autoencoder
+from train.command import Run, build
+from train.export import main
+from train.run import complete, planned
+from train.stage1 import Stage1Config
+from train.stage1 import fit as fit_stage1
+from train.stage2 import Stage2Config
+from train.stage2 import fit as fit_stage2
+from wsisr.engine import upscale_array
+from wsisr.models import from_pretrained
+from wsisr.models.loading import read_card
+
+
+def falls(folder: Path, key: str = "loss") -> bool:  # noqa: F811
+    rows = small.log(folder)
+    assert [row["iteration"] for row in rows] == ["1", "20"]
+    return float(rows[-1][key]) < 0.9 * float(rows[0][key])
+
+
+def bank(place: Path, channels: int = 4, side: int = 16) -> str:
+    """Latents whose noise can be told from them: they are constant."""
+    place.mkdir()
+    pairs = {k: torch.ones(4, channels, side, side).half() for k in ("clean", "condition")}
+    save_file(pairs, place / "bank-0000.safetensors")
+    return str(place)
+
+
+def test_stage_1_learns_and_draws_its_validation(tiles: Path, tmp_path: Path) -> None:
+    fit_stage1(build(Stage1Config, small.config()["stage1"]), Run(tiles, tmp_path))
+    assert falls(tmp_path)
+    assert (tmp_path / "restoration" / "config.json").exists()
+    with Image.open(tmp_path / "pictures" / "0000020.png") as strip:
+        assert strip.width == 3 * 64 + 2 * 8  # LR, restored, HR
+
+
+def test_the_autoencoder_learns(tiles: Path, tmp_path: Path) -> None:
+    fit_autoencoder(build(AutoencoderConfig, small.config()["autoencoder"]), Run(tiles, tmp_path))
+    assert falls(tmp_path)
+    assert float(small.log(tmp_path, "validation")[-1]["scaling_factor"]) > 0
+
+
+def test_stage_2_learns(tiles: Path, tmp_path: Path) -> None:
+    values = small.config()["stage2"] | {"bank": bank(tmp_path / "bank")}
+    fit_stage2(build(Stage2Config, values), Run(tiles, tmp_path))
+    assert falls(tmp_path)
+
+
+def test_a_model_on_a_base_is_exported_and_loads(
+    folder: Path,  # noqa: F811
+    tiles: Path,
+    tmp_path: Path,
+) -> None:
+    loop = small.LOOP | {"iterations": 1}
+    values = {"bank": bank(tmp_path / "bank"), "base": str(folder), "batch": 2, "crop": 16}
+    run = Run(tiles, tmp_path / "stage2")
+    fit_stage2(build(Stage2Config, values | {"held_out": 1, "loop": loop}), run)
+    place = tmp_path / "model"
+    arguments = ["--stage2", run.out, "--base", folder, "--name", "small", "--out", place]
+    assert main([*map(str, arguments), "--scales", "4", "--sampling", '{"steps": 1}']) == 0
+    card = read_card(place)
+    assert card.base == str(folder)
+    assert set(card.parts) == {"restoration", "controlnet"}
+    lr = (np.random.default_rng(0).random((16, 16, 3)) * 255).astype(np.uint8)
+    model = from_pretrained(place)
+    assert upscale_array(lr, 4, model=model, tile=64, overlap=8).shape == (64, 64, 3)
+
+
+def test_what_is_no_model_is_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--name", "x", "--out", str(tmp_path / "out")]
+    assert main(common) == 2
+    assert main([*common, "--stage2", str(tmp_path)]) == 2
+    assert main([*common, "--stage1", str(tmp_path / "none")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("error: ") for line in lines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_fills_in_the_folders_of_what_it_makes() -> None:
+    config = small.config() | {"distill": {"teacher": "elsewhere"}}
+    whole = complete(config, Path("out"), None)
+    assert whole["latents"]["restoration"] == "out/stage1/restoration"
+    assert whole["latents"]["vae"] == "out/autoencoder/vae"
+    assert whole["stage2"]["bank"] == "out/latents"
+    assert whole["distill"]["teacher"] == "out/model"
+    del config["stage1"]
+    config["latents"]["restoration"] = "mine"
+    assert complete(config, Path("out"), None)["latents"]["restoration"] == "mine"
+    forward = complete(config, Path("out"), Path("old"))
+    assert planned(config, Path("old")) == ["distill"]
+    assert forward["distill"]["teacher"] == "old"
+    assert "restoration" not in forward["distill"]
+
+
+def test_one_command_runs_the_papers_stages(
+    folder: Path,  # noqa: F811
+    tiles: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The structure of `sd21.yaml`, made small by --set."""
+    order = []
+
+    def launch(stage: str, arguments: list[str]) -> int:
+        order.append(stage)
+        return small.launch(stage, arguments)
+
+    monkeypatch.setattr(train.run, "launch", launch)
+    # the autoencoder of the smallest base halves the size once: 64 px are 32 latents
+    sets = [
+        "stage1.model={embed_dim: 16, depths: [2], num_heads: [2], num_feat: 8}",
+        *("stage1.batch=1", "stage1.crop=64", "latents.passes=1", "stage2.held_out=1"),
+        *("stage2.batch=1", "stage2.crop=16", "export.sampling={steps: 1}"),
+        *(f"{stage}.base={folder}" for stage in ("latents", "stage2")),
+    ]
+    for stage in ("stage1", "stage2"):
+        sets += [f"{stage}.loop.{key}" for key in ("iterations=1", "validate_every=1")]
+        sets += [f"{stage}.loop.precision=no"]
+    arguments = ["--config", "train/configs/sd21.yaml", "--data", tiles, "--out", tmp_path / "run"]
+    command = [*map(str, arguments), *(item for s in sets for item in ("--set", s))]
+    monkeypatch.chdir(small.ROOT)
+    assert train.run.main([*command, "--minutes", "0"]) == 0
+    assert "time over in stage1" in capsys.readouterr().out
+    assert train.run.main([*command, "--minutes", "5", "--limit", "4"]) == 0
+    assert f"done: {tmp_path / 'run' / 'model'}" in capsys.readouterr().out
+    assert order == ["stage1", "latents", "stage2"]
+    assert train.run.main(command) == 0
+    assert len(order) == 3  # nothing is left to do
+    model = from_pretrained(tmp_path / "run" / "model")
+    assert model.describe()["base"] == str(folder)
+    lr = (np.random.default_rng(0).random((16, 16, 3)) * 255).astype(np.uint8)
+    assert upscale_array(lr, 4, model=model, tile=64, overlap=8).std() > 1
+
+
+def test_a_failing_stage_ends_the_run_with_its_code(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train.run, "launch", small.launch)
+    file = small.write(tmp_path / "small.yaml", small.config("stage1"))
+    arguments = ["--config", str(file), "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert train.run.main(arguments) == 1
+    assert "stage1 failed" in capsys.readouterr().err.splitlines()[-1]
+    assert train.run.main([*arguments, "--set", "stage1.nonsense=1"]) == 2
+    assert train.run.main([*arguments, "--set", "stage1"]) == 2
