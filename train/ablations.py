@@ -1,0 +1,202 @@
+"""The paper's ablations: without stage 1, two degradations, several numbers of iterations.
+
+    python -m train.ablations --config train/configs/sd21.yaml --data tiles --out runs/ablations \
+        --minutes 9
+
+trains the variants one after the other, in slices of time: give the same command again until it
+says `done`. Each variant is a run of `train.run` in OUT/VARIANT; its stage 2 is kept at four
+iterations (or by `stage2.loop.keep_every`), and each of them is a model folder for
+`wsisr upscale --model`: OUT/VARIANT/models/ITERATION, the last OUT/VARIANT/model. All are judged on
+validation tiles (`train.judge`), beside bicubic interpolation: OUT/ablations.csv and .md.
+
+Histo-Diffusion 2024, table 4 (stage 1) and table 6 (degradation, iterations).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import io
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from train.command import Run, add_common, read_config
+from train.judge import judge
+from train.loop import LoopConfig
+from train.run import advance, export_model
+from train.shards import write_atomic
+from wsisr.errors import UsageError, WsisrError
+from wsisr.models import from_pretrained, pick_device
+
+KEPT = 4
+"""Iterations at which a variant is judged, where the config does not say."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a variant is trained with."""
+
+    degradation: str
+    stage1: bool = True
+
+
+VARIANTS = {
+    "codeformer": Variant("codeformer"),
+    "codeformer-without-stage1": Variant("codeformer", stage1=False),
+    "realesrgan": Variant("realesrgan"),
+}
+
+
+def configure(config: dict[str, Any], variant: Variant, autoencoder: Path) -> dict[str, Any]:
+    """The config of a variant; one trained autoencoder, where there is one, serves all."""
+    made = copy.deepcopy({k: config[k] for k in ("stage1", "latents", "stage2")})
+    made["export"] = copy.deepcopy(config.get("export", {}))
+    made["stage1"]["degradation"] = made["latents"]["degradation"] = variant.degradation
+    if not variant.stage1:
+        del made["stage1"]
+        made["latents"]["restoration"] = ""
+    if "autoencoder" in config:
+        made["latents"]["vae"] = str(autoencoder / "vae")
+    loop = made["stage2"].setdefault("loop", {})
+    every = max(1, int(loop.get("iterations", LoopConfig.iterations)) // KEPT)
+    loop["keep_every"] = loop.get("keep_every") or every
+    return made
+
+
+def models(config: dict[str, Any], run: Path, name: str) -> dict[int, Path]:
+    """Model folders of a trained variant by iteration, exported where they are missing."""
+    last = int(config["stage2"]["loop"].get("iterations", LoopConfig.iterations))
+    found = {}
+    for snapshot in sorted(p.name for p in (run / "stage2" / "snapshots").iterdir()):
+        if int(snapshot) < last:
+            folder = run / "models" / snapshot
+            if not (folder / "model.json").exists():
+                export_model(config, run, f"{name}-{int(snapshot)}", snapshot)
+            found[int(snapshot)] = folder
+    return {**found, last: run / "model"}
+
+
+def table(figures: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """The figures as CSV and as Markdown, a line a model."""
+    columns = list(dict.fromkeys(key for row in figures.values() for key in row))
+    rows = [[name, *(row.get(key, "") for key in columns)] for name, row in figures.items()]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["model", *columns], *rows])
+    lines = [["model", *columns], ["---"] * (len(columns) + 1), *rows]
+    return text.getvalue(), "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def run_ablations(
+    config: dict[str, Any],
+    run: Run,
+    variants: Iterable[str] = tuple(VARIANTS),
+    *,
+    judged: int = 8,
+    threads: int | None = None,
+) -> str | None:
+    """Go on with the ablations until they are done or the run's minutes are over.
+
+    Args:
+        config: sections stage1, latents, stage2, and autoencoder where there is no base.
+        run: data, folder and limits of all of them together.
+        variants: names in `VARIANTS`.
+        judged: validation tiles.
+        threads: CPU threads of each stage.
+
+    Returns:
+        None when all are trained and judged, else what is next.
+
+    Raises:
+        UsageError: a section is missing.
+        StageError: a stage failed.
+    """
+    if lacking := {"stage1", "latents", "stage2"} - config.keys():
+        raise UsageError(f"the config has no section {', '.join(sorted(lacking))}")
+    began = time.monotonic()
+
+    def rest(place: Path) -> Run:
+        spent = (time.monotonic() - began) / 60
+        left = None if run.minutes is None else run.minutes - spent
+        return replace(run, out=place, minutes=left)
+
+    if "autoencoder" in config:
+        only = {"autoencoder": config["autoencoder"]}
+        if advance(only, rest(run.out), threads=threads):
+            return "autoencoder"
+    for name in variants:
+        made = configure(config, VARIANTS[name], run.out / "autoencoder")
+        left = advance(made, rest(run.out / name), name=name, threads=threads)
+        if left:
+            return f"{left} of {name}"
+        scales = made["latents"].get("scales", (4,))
+        rows: list[tuple[str, dict[str, Any], Path | None]] = [("bicubic", {}, None)]
+        for iteration, place in models(made, run.out / name, name).items():
+            facts = {**asdict(VARIANTS[name]), "iterations": iteration}
+            rows.append((f"{name}-{iteration}", facts, place))
+        for model, facts, folder in rows:
+            left_minutes = rest(run.out).minutes
+            if left_minutes is not None and left_minutes <= 0:
+                return f"judging {model}"
+            add_row(run, model, facts, folder, scales, judged)
+    return None
+
+
+def add_row(
+    run: Run,
+    model: str,
+    facts: Mapping[str, Any],
+    folder: Path | None,
+    scales: Sequence[int],
+    judged: int,
+) -> None:
+    """Judge a model folder (None: bicubic) and write the tables anew, unless that was done."""
+    file = run.out / "figures.json"
+    figures: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    if model in figures:
+        return
+    loaded = None if folder is None else from_pretrained(folder, device=pick_device(None))
+    first = dict.fromkeys(("degradation", "stage1", "iterations"), "")
+    figures[model] = {**first, **facts, **judge(loaded, run.tiles("val"), scales, judged)}
+    write_atomic(file, json.dumps(figures, indent=1).encode())
+    for suffix, text in zip(("csv", "md"), table(figures), strict=True):
+        write_atomic(run.out / f"ablations.{suffix}", text.encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common(parser, "SECTION.KEY=VALUE")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--judged", type=int, default=8, help="validation tiles")
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    run = Run(args.data, args.out, args.minutes, args.limit)
+    try:
+        left = run_ablations(
+            read_config(args.config, args.set),
+            run,
+            args.variants,
+            judged=args.judged,
+            threads=args.threads,
+        )
+    except WsisrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    if left is not None:
+        print(f"time over in {left}; give the same command again")
+        return 0
+    print((args.out / "ablations.md").read_text() + f"done: {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
