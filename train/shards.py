@@ -19,9 +19,11 @@ from typing import IO
 
 from train.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif")
 SHARD_BYTES = 15_000_000
 """A shard is closed before it grows beyond this, index and padding included."""
+INDEX_NUMBERS = 64 + 2 * 8 + 4
+"""Bytes of a line of an index beside the name: hash, offset, size, separators."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class ShardWriter:
 
     def add(self, name: str, data: bytes) -> Tile:
         """Append one tile; `name` has a suffix of `SUFFIXES`."""
-        padded = tarfile.BLOCKSIZE + -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        padded = _in_tar(data)
         if self._file is not None and self._file.tell() + padded + tarfile.RECORDSIZE > self.limit:
             self.close()
         if self._file is None:
@@ -152,6 +154,16 @@ class ShardWriter:
     @property
     def _shard(self) -> Path:
         return self.prefix.with_name(f"{self.prefix.name}-{self._count:04d}.tar")
+
+
+def _in_tar(data: bytes) -> int:
+    """Bytes of a member with its header."""
+    return tarfile.BLOCKSIZE + -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def packed_size(name: str, data: bytes) -> int:
+    """Bytes that a tile takes in a shard and its index, at the most."""
+    return _in_tar(data) + len(name.encode()) + INDEX_NUMBERS
 
 
 def write_atomic(path: Path, data: bytes) -> None:

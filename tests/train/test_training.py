@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from tests.train import small
@@ -19,6 +21,7 @@ from train.degradation import KINDS, agree, degrade, upsample
 from train.errors import CheckpointError, DataError
 from train.loop import LoopConfig, TrainingDivergedError, _Logs, learning_rate, train
 from train.shards import ShardWriter, find_tiles
+from wsisr.models.restoration import SwinIR
 
 
 def test_batches_are_functions_of_the_iteration(tiles: Path) -> None:
@@ -239,6 +242,49 @@ def test_shards_hold_what_folders_hold_and_corrupt_tiles_stop(tiles: Path, tmp_p
         file.write(b"damage")
     with pytest.raises(DataError, match=r"1 of 6 tiles are unreadable, more than 1%"):
         load_tiles(tmp_path / "train")
+
+
+def test_one_corrupt_tile_in_a_hundred_is_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "slide"
+    place.mkdir()
+    for i in range(101):
+        Image.new("RGB", (8, 8), (i, i, i)).save(place / f"{i:03d}.png")
+    (place / "050.png").write_bytes(b"no image")
+    loaded = load_tiles(tmp_path)
+    assert len(loaded.pixels) == len(loaded.names) == 100
+    assert "slide/050.png" not in loaded.names
+    assert "slide/050.png: skipped, unreadable" in caplog.text
+    assert "1 of 101 tiles unreadable, left out" in caplog.text
+    lazy = load_tiles(tmp_path, memory=0)
+    assert lazy.pixels[50][0, 0, 0] == 51  # the next one stands in
+
+
+def test_a_disk_that_fills_while_parts_are_exported_is_one_line(
+    tiles: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = small.write(tmp_path / "small.yaml", small.config("stage1"))
+    arguments = ["--config", str(file), "--data", str(tiles), "--out", str(tmp_path / "run")]
+    sets = ("loop.iterations=2", "loop.save_every=1", "loop.validate_every=2")
+    arguments += [item for value in sets for item in ("--set", value)]
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SwinIR, "save_pretrained", full)
+        assert small.launch("stage1", arguments) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "No space left on device" in lines[0]
+    found = load_checkpoint(tmp_path / "run")
+    assert found is not None
+    assert found[0] == 1
+    assert small.launch("stage1", arguments) == 0  # goes on where it stood
 
 
 def test_options_reach_the_loop_and_snapshots_are_kept(tiles: Path, tmp_path: Path) -> None:

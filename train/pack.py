@@ -1,0 +1,173 @@
+"""Pack a folder of tiles below a size, to move a training to another machine.
+
+    python -m train.pack --data tiles --out pack --megabytes 50
+
+Written are `OUT/train/pack-0000.tar`, `OUT/val/pack-0000.tar` and so on, each below 16 MB, with an
+index and SHA-256 hashes (see `train.shards`), and `OUT/pack.json`: what was packed and what was
+lost. Every training takes OUT as its --data.
+
+Validation tiles keep their bytes, so figures stay comparable. Training tiles are coded anew
+(`--codec webp` or `avif`, at `--quality`), or keep their bytes too (`--codec keep`); where they do
+not fit, a random part of them is left out, the same for the same `--seed`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, features
+
+from train.data import CORRUPT
+from train.errors import DataError
+from train.shards import ShardWriter, Tile, find_tiles, packed_size, write_atomic
+from wsisr.errors import UsageError, WsisrError
+
+log = logging.getLogger("train")
+CODECS = ("webp", "avif", "keep")
+QUALITY = 80
+RESERVE = 100_000
+"""Bytes for the ends of the tars and pack.json."""
+
+
+def recode(data: bytes, codec: str, quality: int) -> tuple[bytes, float]:
+    """An image file coded anew, and the PSNR in dB between the two as decoded.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        before = image.convert("RGB")
+    options: dict[str, Any] = {"webp": {"method": 6}, "avif": {"speed": 6}}[codec]
+    buffer = io.BytesIO()
+    before.save(buffer, codec, quality=quality, **options)
+    with Image.open(buffer) as image:
+        after = image.convert("RGB")
+    difference = np.asarray(before, np.float32) - np.asarray(after, np.float32)
+    error = max(float(np.square(difference).mean()), 1e-9)
+    return buffer.getvalue(), 10 * float(np.log10(255**2 / error))
+
+
+def pack(
+    data: Path,
+    out: Path,
+    megabytes: float = 50,
+    codec: str = "webp",
+    quality: int = QUALITY,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write a pack; what it holds as a dict, which stands in pack.json too.
+
+    Holds the coded bytes of the pack.
+
+    Args:
+        data: folder with train/ and val/.
+        out: folder of the pack, new or empty.
+        megabytes: of 10^6 bytes, that all its files together stay below.
+        codec: of the training tiles, one of `CODECS`.
+        quality: of the codec, 1 to 100.
+        seed: of the part that is kept where not all fit.
+
+    Raises:
+        UsageError: an unknown or missing codec, a quality out of range, or `out` is in use.
+        DataError: the validation tiles alone do not fit, or more than 1 % of the training tiles
+            are unreadable; fewer are left out and counted.
+    """
+    if codec not in CODECS or (codec != "keep" and not features.check(codec)):
+        raise UsageError(f"--codec {codec}: this Pillow cannot write it; use webp or keep")
+    if not 1 <= quality <= 100:
+        raise UsageError(f"--quality {quality}: must lie between 1 and 100")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"--out {out}: is not empty; give another folder")
+    left = megabytes * 1e6 - RESERVE
+    kept: dict[str, list[tuple[str, bytes]]] = {"train": [], "val": []}
+    for tile in find_tiles(data / "val"):
+        kept["val"].append((tile.name, tile.read()))
+        left -= packed_size(*kept["val"][-1])
+    tiles = find_tiles(data / "train")
+    loss, corrupt, full = [], 0, False
+    for i in np.random.default_rng(seed).permutation(len(tiles)):
+        try:
+            name, coded, decibels = _code(tiles[i], codec, quality)
+        except (OSError, SyntaxError, DataError) as error:
+            corrupt += 1
+            log.warning("%s: left out, unreadable (%s)", tiles[i].name, error)
+            if corrupt > CORRUPT * len(tiles):
+                raise DataError(
+                    f"{data}: {corrupt} of {len(tiles)} training tiles are unreadable, more than "
+                    f"{CORRUPT:.0%} (the last is {tiles[i].name}); copy or make them again"
+                ) from error
+            continue
+        left -= packed_size(name, coded)
+        if left < 0:
+            full = True
+            break
+        kept["train"].append((name, coded))
+        loss.append(decibels)
+    if not kept["train"]:
+        raise DataError(
+            f"{data}: {len(kept['val'])} validation tiles leave no room for training tiles in "
+            f"{megabytes:g} MB; give more --megabytes"
+        )
+    for split, members in kept.items():
+        writer = ShardWriter(out / split / "pack")
+        for name, coded in sorted(members):
+            writer.add(name, coded)
+        writer.close()
+    facts: dict[str, Any] = {
+        "tiles": {split: len(members) for split, members in kept.items()},
+        "left_out": {"no_room": full * (len(tiles) - len(loss) - corrupt), "unreadable": corrupt},
+        "codec": codec,
+        "bytes": sum(f.stat().st_size for f in out.rglob("*") if f.is_file()),
+    }
+    if codec != "keep":
+        facts |= {"quality": quality, "psnr": round(float(np.mean(loss)), 2)}
+        facts["psnr_worst"] = round(min(loss), 2)
+    facts["shards_sha256"] = {
+        shard.relative_to(out).as_posix(): hashlib.sha256(shard.read_bytes()).hexdigest()
+        for shard in sorted(out.rglob("*.tar"))
+    }
+    write_atomic(out / "pack.json", (json.dumps(facts, indent=1) + "\n").encode())
+    return facts
+
+
+def _code(tile: Tile, codec: str, quality: int) -> tuple[str, bytes, float]:
+    """Name and bytes in the pack, and PSNR in dB."""
+    data = tile.read()
+    if codec == "keep":
+        return tile.name, data, float("inf")
+    coded, decibels = recode(data, codec, quality)
+    return str(Path(tile.name).with_suffix(f".{codec}")), coded, decibels
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pack")
+    parser.add_argument("--megabytes", type=float, default=50.0, help="of all files together")
+    parser.add_argument("--codec", choices=CODECS, default="webp", help="of the training tiles")
+    parser.add_argument("--quality", type=int, default=QUALITY)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    try:
+        facts = pack(args.data, args.out, args.megabytes, args.codec, args.quality, args.seed)
+    except WsisrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps({k: v for k, v in facts.items() if k != "shards_sha256"}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
