@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsisr.blend import Cell, CellBlender, ramp
+from wsisr.blend import Cell, CellBlender
 from wsisr.errors import ModelError, WsisrError
 from wsisr.plan import Plan, Rect
+from wsisr_kernels import blend_margin, blend_ramp
 
 Windows = Callable[[int, int], np.ndarray]
 
@@ -73,7 +74,10 @@ def assemble(plan: Plan, windows: Windows) -> np.ndarray:
 
 def axis_weights(count: int, size: int, tile: int, overlap: int) -> np.ndarray:
     """Weight of every window at every position of an axis, float64 (count, size)."""
-    rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(overlap) + 0.5) / max(overlap, 1))
+    rim = overlap // 4
+    inner = overlap - 2 * rim
+    middle = 0.5 - 0.5 * np.cos(np.pi * (np.arange(inner) + 0.5) / max(inner, 1))
+    rise = np.concatenate((np.zeros(rim), middle, np.ones(rim)))
     weights = np.zeros((count, count * (tile - overlap) + tile))
     for index in range(count):
         profile = np.ones(tile)
@@ -132,18 +136,40 @@ def test_equal_windows_pass_unchanged(plan, value, glass):
 
 @given(st.integers(0, 300))
 def test_ramp_and_its_mirror_sum_to_one(overlap):
-    weights = ramp(overlap)
+    weights = blend_ramp(overlap)
     assert weights.dtype == np.float32
     assert weights.shape == (overlap,)
     assert np.abs(weights + weights[::-1] - 1).max(initial=0) <= 1e-6
-    assert (np.diff(weights) > 0).all()
-    assert ((weights > 0) & (weights < 1)).all()
+    margin = blend_margin(overlap)
+    assert (weights[:margin] == 0).all()
+    assert (weights[overlap - margin :] == 1).all()
+    middle = weights[margin : overlap - margin]
+    assert (np.diff(middle) > 0).all()
+    assert ((middle > 0) & (middle < 1)).all()
 
 
-@pytest.mark.parametrize("overlap", [1, 8, 32, 63, 64])
-def test_ramp_is_the_raised_cosine_at_pixel_centres(overlap):
-    centres = (np.arange(overlap) + 0.5) / overlap
-    assert np.allclose(ramp(overlap), np.sin(np.pi / 2 * centres) ** 2, atol=1e-7)
+@pytest.mark.parametrize("overlap", [1, 2, 3, 4, 8, 32, 63, 64])
+def test_ramp_is_a_raised_cosine_between_the_margins(overlap):
+    margin = overlap // 4
+    inner = overlap - 2 * margin
+    centres = (np.arange(inner) + 0.5) / inner
+    middle = blend_ramp(overlap)[margin : overlap - margin]
+    assert np.allclose(middle, np.sin(np.pi / 2 * centres) ** 2, atol=1e-7)
+
+
+def test_the_rim_of_a_window_that_another_covers_has_no_weight():
+    """A network's padding spoils it."""
+    plan = plan_of(56, 56, 24, 8)
+
+    def spoilt(row: int, column: int) -> np.ndarray:
+        window = np.full((24, 24, 3), 100, np.float32)
+        for axis, index in enumerate((row, column)):
+            along = window if axis == 0 else window.transpose(1, 0, 2)
+            along[: 2 * (index > 0)] = 255
+            along[24 - 2 * (index < 2) :] = 255
+        return window
+
+    assert (assemble(plan, spoilt) == 100).all()
 
 
 def test_halves_round_up_and_the_range_is_kept():

@@ -358,6 +358,18 @@ def test_a_resumed_run_computes_only_what_is_missing(
         assert rest.tissue_tiles <= whole.tissue_tiles - rest.resumed_tiles // 2
 
 
+def test_a_run_that_blends_otherwise_is_not_gone_on_from(
+    slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PyramidSpec", partial(PyramidSpec, tile=128))
+    run = job(slide, tissue="off")
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "blend_margin", lambda overlap: 0)
+        interrupted(run, 9)
+    with pytest.raises(UsageError, match="blend_margin 0, now 8"):
+        upscale(run)
+
+
 def test_damage_is_listed_whole_after_an_interruption(tmp_path: Path) -> None:
     path = tmp_path / "in.tif"
     tifffile.imwrite(path, tissue_like(256, 192), photometric="rgb", tile=(64, 64), compression=8)

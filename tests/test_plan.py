@@ -113,7 +113,8 @@ def test_cubic_matrix_is_torchs_bicubic(n: int, scale: int, start: int) -> None:
     expected = F.interpolate(
         torch.from_numpy(signal).view(1, 1, 1, -1), size=(1, size), mode="bicubic"
     )[0, 0, 0].numpy()
-    np.testing.assert_allclose(matrix @ signal[span[0] : span[1]], expected[start:], atol=2e-6)
+    # torch has the positions, up to 60 here, in float32
+    np.testing.assert_allclose(matrix @ signal[span[0] : span[1]], expected[start:], atol=1e-5)
 
 
 def test_cubic_matrix_is_opencvs_at_other_scales() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wsisr.errors import ModelError
 from wsisr.plan import Plan, Window
-from wsisr_kernels import blend_cell
+from wsisr_kernels import blend_cell, blend_ramp
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,6 @@ class Cell:
     x: int
     y: int
     pixels: NDArray[np.uint8]
-
-
-def ramp(overlap: int) -> NDArray[np.float32]:
-    """Weights of a window over its leading `overlap` pixels, float32 (overlap,), rising.
-
-    A raised cosine at the pixels' centres, (k + 1/2) / overlap: symmetric about the middle of
-    the overlap, (overlap - 1) / 2, so that it and its mirror image sum to one.
-    """
-    centres = (np.arange(overlap) + 0.5) / max(overlap, 1)
-    return (0.5 - 0.5 * np.cos(np.pi * centres)).astype(np.float32)
 
 
 class CellBlender:
@@ -61,7 +51,7 @@ class CellBlender:
         self._plan = plan
         self._device = torch.device(device)
         self._order = plan.windows()
-        self._ramp = torch.from_numpy(ramp(plan.overlap)).to(self._device)
+        self._ramp = torch.from_numpy(blend_ramp(plan.overlap)).to(self._device)
         self._above: dict[int, torch.Tensor] = {}
         self._left: torch.Tensor | None = None
         self._spare: list[torch.Tensor] = []

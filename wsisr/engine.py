@@ -55,6 +55,7 @@ from wsisr.uncertainty import (
     describe_map,
     sample_statistics,
 )
+from wsisr_kernels import blend_margin
 
 NOTICE = "Computer-generated pixels: not for primary diagnosis."
 ENCODING_THREADS = 2
@@ -484,6 +485,7 @@ def describe_run(
         "scale": resolution.scale,
         "tile": plan.tile,
         "overlap": plan.overlap,
+        "blend_margin": blend_margin(plan.overlap),
         "tissue": job.tissue,
         **({"samples": [job.uncertainty, job.output_sample]} if job.uncertainty else {}),
         **model.describe(),

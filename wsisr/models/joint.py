@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from wsisr_kernels import blend_ramp
+
 WINDOWS = 2
 """Windows along a side of a block."""
 
@@ -53,7 +55,7 @@ def averaged(predict: Predict, z: Tensor, condition: Tensor, side: int, overlap:
 
 def _weights(side: int, overlap: int, leads: bool, trails: bool) -> Tensor:
     """Weights (side,) of a window along an axis, with neighbours before or behind it or not."""
-    ramp = 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(overlap) + 0.5) / max(overlap, 1))
+    ramp = torch.from_numpy(blend_ramp(overlap))
     weights = torch.ones(side)
     if leads:
         weights[:overlap] = ramp

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from wsisr_kernels.blending import cpu, reference
 from wsisr_kernels.devices import uses_triton
 
-__all__ = ["blend_cell"]
+__all__ = ["blend_cell", "blend_margin", "blend_ramp"]
+
+
+def blend_margin(overlap: int) -> int:
+    """How far from its edge a window has no weight, where another covers it: a quarter of what
+    they share.
+
+    A network pads a window with zeros, so its outermost pixels are worse than the rest: with the
+    shipped model they differ from the same pixels amid a window by 4 to 10 grey levels and are
+    less sharp, 16 px further in by what they differ anywhere.
+    """
+    return overlap // 4
+
+
+def blend_ramp(overlap: int) -> NDArray[np.float32]:
+    """Weights of a window over its leading `overlap` pixels or latents, float32 (overlap,).
+
+    Zero in the margin, a raised cosine at the pixels' centres between the margins, one in the
+    other window's margin. It is symmetric about the middle of the overlap, (overlap - 1) / 2, so
+    that it and its mirror image sum to one.
+    """
+    margin = blend_margin(overlap)
+    centres = (np.arange(overlap) + 0.5 - margin) / max(overlap - 2 * margin, 1)
+    return (0.5 - 0.5 * np.cos(np.pi * centres.clip(0, 1))).astype(np.float32)
 
 
 def blend_cell(
