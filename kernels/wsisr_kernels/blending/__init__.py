@@ -17,8 +17,8 @@ def blend_margin(overlap: int) -> int:
     they share.
 
     A network pads a window with zeros, so its outermost pixels are worse than the rest: with the
-    shipped model they differ from the same pixels amid a window by 4 to 10 grey levels and are
-    less sharp, 16 px further in by what they differ anywhere.
+    shipped model the outer 8 px differ from the same pixels amid a window by 3 to 6 grey levels,
+    those 16 to 24 px further in by 0.7 to 2.2.
     """
     return overlap // 4
 
