@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from train.command import Run, run_stage
 from train.data import batch_rng, part
+from train.errors import DataError
 from train.latents import Bank, load_bank
 from train.loop import LoopConfig, Losses, train
 from wsisr.errors import ModelError
@@ -44,7 +45,8 @@ class Stage2Config:
         unet: arguments of diffusers' `UNet2DConditionModel` where there is no `base`.
         prompt_tokens: tokens of the zero prompt where there is no `base`.
         batch, crop: pairs an iteration and process, side in latents.
-        held_out: the last so many pairs of the bank are for the validation loss.
+        held_out: the last so many pairs of the bank, at most a quarter, are for the validation
+            loss.
         largest_timestep: noise levels above it are never used at inference (start from the
             condition), so they need not be learnt.
         loop: see `LoopConfig`.
@@ -103,14 +105,32 @@ def diffusion_loss(
     return F.mse_loss(module(noisy, timestep.to(clean.device), condition), noise)
 
 
+def check_bank(config: Stage2Config, bank: Bank) -> None:
+    """Raise DataError unless a bank can be trained and validated on."""
+    pairs, _, height, width = bank.clean.shape
+    if pairs < 4:
+        raise DataError(f"{config.bank}: holds {pairs} pairs, fewer than 4; encode more tiles")
+    if config.crop > min(height, width):
+        raise DataError(
+            f"{config.bank}: latents of {width}x{height} are smaller than a crop of {config.crop}; "
+            "lower stage2.crop"
+        )
+
+
 def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
     """Train, or go on training, in the folder `run.out`; returns the model as it was trained.
 
     At each validation the averaged weights are written: controlnet/, prompt.safetensors, and unet/
     unless it is the base's. The tiles are not read: they are in the bank.
+
+    Raises:
+        DataError: the bank holds fewer than four pairs, or they are smaller than the crop.
+        ModelError: see `make_model`.
     """
     everything = load_bank(Path(config.bank))
-    split = len(everything.clean) - config.held_out
+    check_bank(config, everything)
+    pairs = len(everything.clean)
+    split = pairs - min(config.held_out, pairs // 4)
     bank = Bank(everything.clean[:split], everything.condition[:split])
     held = (everything.clean[split:].float(), everything.condition[split:].float())
     torch.manual_seed(config.loop.seed)

@@ -61,6 +61,19 @@ def test_stage_2_learns(tiles: Path, tmp_path: Path) -> None:
     assert falls(tmp_path)
 
 
+def test_banks_that_are_too_small(tiles: Path, tmp_path: Path) -> None:
+    values = small.config()["stage2"] | {"bank": bank(tmp_path / "bank")}
+    loop = small.LOOP | {"iterations": 1}
+    # all four pairs of the bank held out would leave none to learn from
+    config = build(Stage2Config, values | {"held_out": 16, "loop": loop})
+    fit_stage2(config, Run(tiles, tmp_path / "run"))
+    assert float(small.log(tmp_path / "run", "validation")[0]["loss"]) > 0
+    with pytest.raises(DataError, match="16x16 are smaller than a crop of 17"):
+        fit_stage2(build(Stage2Config, values | {"crop": 17}), Run(tiles, tmp_path))
+    with pytest.raises(DataError, match=r"no bank-\*"):
+        fit_stage2(build(Stage2Config, values | {"bank": "none"}), Run(tiles, tmp_path))
+
+
 def test_a_model_on_a_base_is_exported_and_loads(
     folder: Path,  # noqa: F811
     tiles: Path,
