@@ -16,6 +16,7 @@ from tests.train import small
 from train.autoencoder import AutoencoderConfig
 from train.autoencoder import fit as fit_autoencoder
 from train.command import Run, build
+from train.errors import DataError
 from train.export import main
 from train.run import complete, planned
 from train.stage1 import Stage1Config
