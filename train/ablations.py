@@ -27,12 +27,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from train.command import Run, add_common, read_config
+from train.command import Run, add_common, in_slices, read_config
 from train.judge import judge
 from train.loop import LoopConfig
 from train.run import advance, export_model
 from train.shards import write_atomic
-from wsisr.errors import UsageError, WsisrError
+from wsisr.errors import UsageError
 from wsisr.models import from_pretrained, pick_device
 
 KEPT = 4
@@ -180,22 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run = Run(args.data, args.out, args.minutes, args.limit)
-    try:
-        left = run_ablations(
-            read_config(args.config, args.set),
-            run,
-            args.variants,
-            judged=args.judged,
-            threads=args.threads,
-        )
-    except WsisrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    if left is not None:
-        print(f"time over in {left}; give the same command again")
-        return 0
-    print((args.out / "ablations.md").read_text() + f"done: {args.out}")
-    return 0
+
+    def work() -> str | None:
+        config = read_config(args.config, args.set)
+        return run_ablations(config, run, args.variants, judged=args.judged, threads=args.threads)
+
+    return in_slices(work, lambda: (args.out / "ablations.md").read_text() + f"done: {args.out}")
 
 
 if __name__ == "__main__":

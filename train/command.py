@@ -91,6 +91,28 @@ def run_stage(
     return 0
 
 
+def in_slices(work: Callable[[], str | None], result: Callable[[], str]) -> int:
+    """Run a command that is given again until it is done, and say how far it is.
+
+    Args:
+        work: goes on; returns what is next, or None when all is done.
+        result: what to say then.
+
+    Returns:
+        The exit code; an expected failure is one line on stderr.
+    """
+    try:
+        left = work()
+    except WsisrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: the run cannot be written or read ({error})", file=sys.stderr)
+        return 1
+    print(result() if left is None else f"time over in {left}; give the same command again")
+    return 0
+
+
 def add_common(parser: argparse.ArgumentParser, key: str = "KEY=VALUE") -> None:
     """The options of all commands that train; `key` is what `--set` takes."""
     parser.add_argument("--config", type=Path, required=True, help="YAML file")

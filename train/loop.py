@@ -409,7 +409,9 @@ def _keep(out: Path, done: int) -> None:
 
 
 def _exports(out: Path) -> Iterable[Path]:
-    yield from (f.parent for f in out.glob("*/config.json"))
+    # parts of a model, and whole models
+    for card in ("config.json", "model.json"):
+        yield from (f.parent for f in out.glob(f"*/{card}"))
     yield from out.glob("*.safetensors")
 
 

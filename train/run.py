@@ -27,12 +27,12 @@ from typing import Any
 import yaml
 
 from train.checkpoint import POINTER, current
-from train.command import Run, add_common, read_config
+from train.command import Run, add_common, in_slices, read_config
 from train.errors import StageError
 from train.export import export
 from train.loop import LoopConfig
 from train.shards import write_atomic
-from wsisr.errors import UsageError, WsisrError
+from wsisr.errors import UsageError
 
 TRAINED = ("stage1", "autoencoder", "stage2", "distill")
 FROM_NOTHING = ("stage1", "autoencoder", "latents", "stage2", "export", "distill")
@@ -174,20 +174,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default="tiny", help="of the model")
     args = parser.parse_args(arguments)
     run = Run(args.data, args.out, args.minutes, args.limit)
-    try:
+    stages: list[str] = []
+
+    def work() -> str | None:
         config = read_config(args.config, args.set)
-        stages = planned(config, args.start)
+        stages.extend(planned(config, args.start))
         if not stages:
             raise UsageError(f"{args.config}: no section of a stage in it")
-        left = advance(config, run, name=args.name, threads=args.threads, start=args.start)
-    except WsisrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    if left is not None:
-        print(f"time over in {left}; give the same command again")
-        return 0
-    print(f"done: {args.out / ('distill/model' if stages[-1] == 'distill' else 'model')}")
-    return 0
+        return advance(config, run, name=args.name, threads=args.threads, start=args.start)
+
+    def result() -> str:
+        return f"done: {args.out / ('distill/model' if stages[-1] == 'distill' else 'model')}"
+
+    return in_slices(work, result)
 
 
 if __name__ == "__main__":

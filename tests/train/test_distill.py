@@ -190,6 +190,7 @@ def test_plain_training_makes_a_model_that_loads(tiles: Path, tmp_path: Path) ->
     values = SMALL | {
         "model": {"width": 16, "blocks": 2},
         "loss": {"adversarial_from": 10**9},
+        "loop": SMALL["loop"] | {"keep_every": 20},
     }
     fit_plain(build(PlainConfig, values), Run(tiles, tmp_path))
     rows = small.log(tmp_path)
@@ -197,6 +198,8 @@ def test_plain_training_makes_a_model_that_loads(tiles: Path, tmp_path: Path) ->
     model = from_pretrained(tmp_path / "model")
     assert type(model.restoration).__name__ == "PlainNet"
     assert model.second is None
+    kept = [from_pretrained(f / "model") for f in sorted((tmp_path / "snapshots").iterdir())]
+    assert len(kept) == 2  # iterations 20 and 40
     assert titles(tmp_path / "pictures" / "0000040.png") == 3  # LR, result, HR
 
 
