@@ -175,3 +175,12 @@ def test_a_damaged_jpeg_2000_tile_is_named(tmp_path: Path) -> None:
     aperio(path, 33005, [stream, stream, stream[:30], stream], 192, 96)
     with open_slide(path) as slide, pytest.raises(SlideError, match=r"tile column 0 row 1"):
         slide.read(0, 0, 0, 192, 192)
+
+
+def test_a_folder_is_a_dicom_slide_only_alone(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.dcm").write_bytes((data_dir / "slides" / DICOM).read_bytes())
+    (tmp_path / "notes.txt").write_text("of the scanner")
+    with open_slide(tmp_path) as slide, open_slide(tmp_path / "one.dcm") as alone:
+        assert slide.levels == alone.levels
+    with pytest.raises(SlideError, match="is a folder of several slides"):
+        open_slide(data_dir / "slides")

@@ -77,7 +77,14 @@ def open_slide(
 def _open_folder(path: Path, unreadable: set[tuple[str, int, int]] | None) -> Slide:
     if is_zarr(path):
         return open_zarr(path, unreadable=unreadable)
-    for candidate in sorted(path.iterdir()):
-        if candidate.suffix.lower() == ".dcm":
-            return open_vendor(candidate, unreadable=unreadable)
+    files = sorted(path.iterdir())
+    dicom = [file for file in files if file.suffix.lower() == ".dcm"]
+    if dicom:
+        # a collection of slides is no slide, though one of them may be DICOM
+        for file in files:
+            if file not in dicom and openslide.OpenSlide.detect_format(str(file)):
+                raise SlideError(
+                    f"{path} is a folder of several slides ({file.name} is one); give one of them"
+                )
+        return open_vendor(dicom[0], unreadable=unreadable)
     raise SlideError(f"{path} is a folder, and no OME-Zarr or DICOM slide; give a slide file")
