@@ -229,12 +229,14 @@ class DualStage(nn.Module):
         resized = resized.to(self.device, memory_format=torch.channels_last)
         dtype = PRECISIONS[settings.precision]
         autocast = partial(torch.autocast, self.device.type, dtype, enabled=dtype != torch.float32)
+        # autocast holds networks only: consistency and colour at half precision are off by levels
         with autocast():
-            restored = self._agree(self.restoration(resized).clamp(0, 1), windows).clamp(0, 1)
-            if self.stochastic:
-                assert self.second is not None
-                condition = encode(self.second.vae, restored)
-        image = restored.float()
+            restored = self.restoration(resized)
+        image = self._agree(restored.float().clamp(0, 1), windows).clamp(0, 1)
+        if self.stochastic:
+            assert self.second is not None
+            with autocast():
+                condition = encode(self.second.vae, image)
         for seed in seeds:
             if not self.stochastic:
                 yield image
