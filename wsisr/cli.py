@@ -218,7 +218,7 @@ def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
 @click.option("--metrics", help="Comma-separated names. [default: all that can run]")
 @click.option("--count", type=int, default=200, show_default=True, help="Tissue tiles; 0 is all.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of tiles.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--workers", type=click.IntRange(1), help="Tiles at once. [default: a core each]")
 @click.option("--force", is_flag=True, help="Full-reference measures despite a bad registration.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def evaluate(
@@ -230,14 +230,14 @@ def evaluate(
     metrics: str | None,
     count: int,
     seed: int,
-    workers: int,
+    workers: int | None,
     force: bool,
     as_json: bool,
     **rest: Any,
 ) -> None:
     """Judge SR against the real scan HR, or alone."""
     from wsisr.evaluation.command import as_table, judge
-    from wsisr.evaluation.evaluate import Options
+    from wsisr.evaluation.evaluate import Options, available_cores
     from wsisr.evaluation.segmenters import choose
 
     options = Options(
@@ -247,7 +247,7 @@ def evaluate(
         segmenter=choose(segmenter),
         show_progress=True,
         seed=seed,
-        workers=workers,
+        workers=workers or available_cores(),
         force=force,
     )
     evaluation = judge(sr, hr, lr, options=options, **rest)

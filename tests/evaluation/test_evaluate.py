@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from wsisr.errors import OutputError, SlideError, UsageError
+from wsisr.evaluation import weights
 from wsisr.evaluation.evaluate import (
     Options,
+    available_cores,
     bootstrap,
     evaluate_alone,
     evaluate_slides,
@@ -153,6 +155,43 @@ def test_a_slide_alone_says_what_it_lacks(pair: dict[str, Path]) -> None:
     without = evaluate_alone(pair["sr"], options=options)
     assert "--lr" in without.not_run["lr_rmse"]
     assert "--lr" in without.not_run["bicubic"]
+
+
+def test_results_are_the_same_whatever_the_worker_count(pair: dict[str, Path]) -> None:
+    threads = cv2.getNumThreads()
+    learned = [name for name in ("st_lpips",) if weights.missing(name) is None]
+    found = [
+        evaluate_slides(
+            pair["sr"],
+            pair["hr"],
+            pair["lr"],
+            options=Options(only=(*FAST, *learned), workers=workers, tile=128, count=5),
+            sr_mpp=0.25,
+            hr_mpp=0.25,
+        )
+        for workers in (1, 3)
+    ]
+    assert found[0].csv() == found[1].csv()
+    assert found[0].json() == found[1].json()
+    assert cv2.getNumThreads() == threads
+
+
+def test_opencv_starts_no_threads_inside_the_workers(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        "wsisr.evaluation.metrics.fidelity.psnr",
+        lambda *_: float(seen.append(cv2.getNumThreads()) or 0),
+    )
+    cv2.setNumThreads(2)
+    evaluate_tiles(folders["sr"], folders["hr"], options=Options(only=("psnr",)))
+    assert set(seen) == {1}
+    assert cv2.getNumThreads() == 2
+
+
+def test_by_default_a_worker_has_a_core_each() -> None:
+    assert Options().workers == available_cores() >= 1
 
 
 def test_tiles_are_drawn_by_seed(pair: dict[str, Path]) -> None:

@@ -7,11 +7,12 @@ write the report. Memory is bounded by the tiles in flight (two a worker) and an
 from __future__ import annotations
 
 import math
+import os
 import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,13 @@ LEAST_GROUPS = 3
 """Slides from which on intervals are drawn over slides instead of tiles."""
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Options:
     """What all three kinds of evaluation share."""
@@ -53,7 +61,8 @@ class Options:
     count: int | None = 200
     """Tissue tiles drawn by `seed`; None for all."""
     seed: int = 0
-    workers: int = 1
+    workers: int = field(default_factory=available_cores)
+    """Tiles judged at once, each on one core. Results do not depend on it."""
     out: Path | None = None
     """Folder for report.html, tiles.csv, summary.json, tiles.geojson."""
     force: bool = False
@@ -235,7 +244,13 @@ def _measure(
     progress = tqdm(
         total=len(source.places), unit="tile", desc="eval", disable=not options.show_progress
     )
-    with progress, ThreadPoolExecutor(max_workers=options.workers) as pool:
+    uses_torch = options.segmenter.uses_torch or any(metric.uses_torch for metric in chosen)
+    begin = _torch_on_one_core if uses_torch else None
+    with (
+        progress,
+        _one_thread_a_call(),
+        ThreadPoolExecutor(options.workers, "eval", begin) as pool,
+    ):
         for place, future in _in_flight(source.places, pool, judge, 2 * options.workers):
             try:
                 results.append(future.result())
@@ -243,6 +258,24 @@ def _measure(
                 failed[place.name] = str(error)
             progress.update()
     return results, failed
+
+
+@contextmanager
+def _one_thread_a_call() -> Iterator[None]:
+    """Keep OpenCV from starting threads of its own: the workers are one a core already."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _torch_on_one_core() -> None:
+    # holds for the calling worker; how sums are split among threads would change last digits
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _in_flight(

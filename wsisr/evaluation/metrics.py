@@ -25,6 +25,8 @@ from wsisr.evaluation.nuclei import (
 from wsisr.evaluation.pixels import Image
 
 Need = Literal["hr", "lr", "sr_nuclei"]
+STATISTICS = frozenset({"niqe", "brisque"})
+"""Weights that are tables of numbers; all others are those of networks."""
 
 
 class Measurement(NamedTuple):
@@ -141,6 +143,11 @@ class Metric:
     """Entries of `weights.REGISTRY` that it needs."""
     weight: Callable[[Sample], float] = lambda _: 1.0
     """Returns what the tile counts in a mean: nuclear measures count nuclei, not tiles."""
+
+    @property
+    def uses_torch(self) -> bool:
+        """Return whether a network of torch computes it."""
+        return not STATISTICS.issuperset(self.weights)
 
 
 def all_metrics() -> tuple[Metric, ...]:

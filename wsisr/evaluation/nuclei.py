@@ -52,6 +52,11 @@ class Segmenter(Protocol):
         ...
 
     @property
+    def uses_torch(self) -> bool:
+        """Return whether a network of torch finds them."""
+        ...
+
+    @property
     def convention(self) -> str:
         """Return one line that says what finds the nuclei, with versions and settings."""
         ...
@@ -75,6 +80,7 @@ class ClassicalSegmenter:
     """
 
     searches = True
+    uses_torch = False
     blur_um: float = 0.5
     local_mean_um: float = 50.0
     density_floor: float = 0.1

@@ -63,6 +63,7 @@ class HoVerNetSegmenter:
 
     path: Path
     searches = True
+    uses_torch = True
 
     @property
     def convention(self) -> str:
@@ -122,6 +123,7 @@ class InstanSegSegmenter:
 
     path: Path
     searches = True
+    uses_torch = True
 
     @property
     def convention(self) -> str:
@@ -169,6 +171,7 @@ class GivenNuclei:
 
     path: Path
     searches = False
+    uses_torch = False
 
     @property
     def convention(self) -> str:
@@ -226,6 +229,7 @@ class PlacedNuclei:
     y: int
     matrix: Matrix | None
     searches = False
+    uses_torch = False
 
     @property
     def convention(self) -> str:
