@@ -37,9 +37,12 @@ from wsisr.evaluation.report import write_report
 from wsisr.evaluation.results import Evaluation, TileResult
 from wsisr.evaluation.segmenters import GivenNuclei
 from wsisr.evaluation.sources import FolderSource, Place, SlideSource, Source, Views
+from wsisr.evaluation.unmatched import Unmatched, UnmatchedFiles, unmatched
 from wsisr.slides import open_slide
 
 BOOTSTRAP_DRAWS = 1000
+Judged = tuple[TileResult, dict[str, list[Unmatched]]]
+"""A tile's measurements, and {method: nuclei that SR or HR has alone} where they are wanted."""
 LEAST_GROUPS = 3
 """Slides from which on intervals are drawn over slides instead of tiles."""
 
@@ -64,7 +67,7 @@ class Options:
     workers: int = field(default_factory=available_cores)
     """Tiles judged at once, each on one core. Results do not depend on it."""
     out: Path | None = None
-    """Folder for report.html, tiles.csv, summary.json, tiles.geojson."""
+    """Folder for report.html, tiles.csv, summary.json, tiles.geojson and lost_and_invented."""
     force: bool = False
     """Give full-reference measures whatever the registration's residual."""
     segmenter: Segmenter = field(default_factory=ClassicalSegmenter)
@@ -228,17 +231,21 @@ def _note_unmet(
 def _measure(
     source: Source, method: str, chosen: Sequence[Metric], options: Options
 ) -> tuple[list[TileResult], dict[str, str]]:
-    def judge(place: Place) -> TileResult:
+    draws = options.out is not None and any("sr_nuclei" in metric.needs for metric in chosen)
+
+    def judge(place: Place) -> Judged:
         views = source.load(place)
         segmenter = options.segmenter
         if isinstance(segmenter, GivenNuclei):
             segmenter = segmenter.at(place.name, place.x, place.y, source.matrix)
         scan = None if views.hr is None else Scan(views.hr, source.mpp, segmenter)
-        values = {
-            name: metrics.measure_tile(Sample(image, scan, views.lr), chosen)
-            for name, image in _images(method, views)
-        }
-        return TileResult(place, values)
+        samples = {name: Sample(im, scan, views.lr) for name, im in _images(method, views)}
+        values = {name: metrics.measure_tile(sample, chosen) for name, sample in samples.items()}
+        drawn = {}
+        if draws and scan is not None and segmenter.searches:
+            sample = samples[method]
+            drawn[method] = unmatched(*sample.nuclei, sample.nuclei_agreement)
+        return TileResult(place, values), drawn
 
     results, failed = [], {}
     progress = tqdm(
@@ -246,16 +253,24 @@ def _measure(
     )
     uses_torch = options.segmenter.uses_torch or any(metric.uses_torch for metric in chosen)
     begin = _torch_on_one_core if uses_torch else None
-    with (
-        progress,
-        _one_thread_a_call(),
-        ThreadPoolExecutor(options.workers, "eval", begin) as pool,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(progress)
+        files = None
+        if options.out is not None:
+            by_tile = source.size is None
+            files = stack.enter_context(UnmatchedFiles(options.out, source.mpp, by_tile=by_tile))
+        stack.enter_context(_one_thread_a_call())
+        pool = stack.enter_context(ThreadPoolExecutor(options.workers, "eval", begin))
         for place, future in _in_flight(source.places, pool, judge, 2 * options.workers):
             try:
-                results.append(future.result())
+                tile, drawn = future.result()
             except WsisrError as error:
                 failed[place.name] = str(error)
+            else:
+                results.append(tile)
+                for name, nuclei in drawn.items():
+                    assert files is not None  # nothing is drawn otherwise
+                    files.add(place, name, nuclei)
             progress.update()
     return results, failed
 
@@ -281,11 +296,11 @@ def _torch_on_one_core() -> None:
 def _in_flight(
     places: Sequence[Place],
     pool: ThreadPoolExecutor,
-    judge: Callable[[Place], TileResult],
+    judge: Callable[[Place], Judged],
     most: int,
-) -> Iterator[tuple[Place, Future[TileResult]]]:
+) -> Iterator[tuple[Place, Future[Judged]]]:
     """Yield tiles in order as they are begun, never holding more than `most` at a time."""
-    waiting: deque[tuple[Place, Future[TileResult]]] = deque()
+    waiting: deque[tuple[Place, Future[Judged]]] = deque()
     for place in places:
         waiting.append((place, pool.submit(judge, place)))
         if len(waiting) >= most:

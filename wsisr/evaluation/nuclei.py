@@ -160,6 +160,10 @@ class NucleiAgreement:
     """(k, 2): the labels of each matched pair, SR then HR."""
     iou: npt.NDArray[np.float64]
     """(k,): intersection over union of each pair, above 0.5."""
+    sr_best: npt.NDArray[np.float64]
+    """(SR count,): each nucleus's largest IoU with any of HR, 0 where it touches none."""
+    hr_best: npt.NDArray[np.float64]
+    """(HR count,): the same of HR's nuclei with SR's."""
     sr_count: int
     hr_count: int
     sr_area: int
@@ -216,9 +220,14 @@ def agreement(sr: Labels, hr: Labels) -> NucleiAgreement:
     own, reference = np.divmod(pairs, hr_areas.size)
     iou = intersection / (sr_areas[own] + hr_areas[reference] - intersection)
     matched = iou > MATCH_IOU
+    sr_best, hr_best = np.zeros(sr_areas.size), np.zeros(hr_areas.size)
+    np.maximum.at(sr_best, own, iou)
+    np.maximum.at(hr_best, reference, iou)
     return NucleiAgreement(
         matches=np.stack([own[matched], reference[matched]], axis=1),
         iou=iou[matched],
+        sr_best=sr_best[1:],
+        hr_best=hr_best[1:],
         sr_count=sr_areas.size - 1,
         hr_count=hr_areas.size - 1,
         sr_area=int(sr_areas[1:].sum()),

@@ -15,13 +15,12 @@ from wsisr.errors import UsageError
 from wsisr.evaluation.nuclei import Labels, Segmenter, agreement
 from wsisr.evaluation.pixels import Image
 from wsisr.evaluation.sources import Place, Views
+from wsisr.evaluation.unmatched import INVENTED, LOST
 
 PANEL = 384
 """Side of a panel of a strip, px."""
 INSET_SOURCE, INSET_SIDE = 56, 168
 """Side of the piece an inset shows, in px of the tile, and how large it is drawn."""
-INVENTED, LOST = (0, 240, 255), (255, 230, 0)
-"""Colours of the outlines, RGB."""
 
 
 def data_uri(image: Image, quality: int = 88) -> str:

@@ -14,6 +14,7 @@ from wsisr.evaluation.metrics import Metric
 from wsisr.evaluation.nuclei import Segmenter
 from wsisr.evaluation.results import Evaluation, TileResult
 from wsisr.evaluation.sources import Source
+from wsisr.evaluation.unmatched import FOLDER, INVENTED, LOST
 
 WORST_TILES = 10
 WORST_BY = ("nuclei_pq", "ssim", "lr_rmse", "niqe", "brisque")
@@ -333,9 +334,10 @@ def _worst(
         )
     return (
         f"<h2>The worst tiles by {html.escape(labels[ranking].label)}</h2>"
-        f'<p class="note">{_key(pictures.INVENTED)}in SR: nuclei the scan does not have. '
-        f"{_key(pictures.LOST)}in HR: nuclei the result has lost. Insets show the framed piece "
-        "three times enlarged.</p>" + "".join(figures)
+        f'<p class="note">{_key(INVENTED)}in SR: nuclei the scan does not have. '
+        f"{_key(LOST)}in HR: nuclei the result has lost. Insets show the framed piece "
+        "three times enlarged. All of them, tile by tile, stand in the GeoJSON files of "
+        f"<code>{FOLDER}</code> beside this page, for QuPath.</p>" + "".join(figures)
     )
 
 
