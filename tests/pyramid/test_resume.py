@@ -295,6 +295,7 @@ numbers = st.integers(0, 2**32 - 1)
             length=numbers,
             checksum=numbers,
             slot=st.integers(-(2**31), 2**31 - 1),
+            piece_checksum=numbers,
         ),
         max_size=5,
     ),
@@ -310,7 +311,7 @@ def test_no_journal_content_crashes_or_harms(
     write_part(out, small(), pixels, 5)
     with journal_path(out).open("ab") as file:
         for record in records:
-            file.write(pack(record, record.slot, 0, file.tell()))
+            file.write(pack(record, file.tell()))
         file.write(garbage)
     complete(out, small(), pixels)
     assert decode(out)[0].shape == (200, 300, 3)

@@ -59,11 +59,13 @@ class AppendFile:
 
     def overwrite(self, offset: int, data: bytes | memoryview) -> None:
         """Write `data` at `offset`."""
-        view = memoryview(data)
-        with os_errors(self._shown):
-            while view:
-                written = os.pwrite(self._fd, view, offset)
-                view, offset = view[written:], offset + written
+        # no context manager here: this runs several times a tile
+        try:
+            written = os.pwrite(self._fd, data, offset)
+            if written < len(data):
+                self.overwrite(offset + written, memoryview(data)[written:])
+        except OSError as error:
+            raise OutputError(_explain(self._shown, error)) from error
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`, fewer where the file ends."""

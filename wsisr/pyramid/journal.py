@@ -26,11 +26,11 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import imagecodecs
 import numpy as np
@@ -55,8 +55,7 @@ _SIZE = struct.Struct("<I")
 RECORD_SIZE = _RECORD.size + _CHECK.size
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A stored tile. slot: where its piece is kept (or NO_PIECE, BLANK_PIECE)."""
 
     place: Place
@@ -186,27 +185,23 @@ class Journal:
         used: Iterable[Place],
     ) -> None:
         """See `Log.commit`; one write, so that the records of a chain are torn only by power."""
-        rows = [(record, NO_PIECE, 0) for record in records]
         if piece is not None:
-            rows[-1] = (records[-1], *self._keep(*piece))
-        self._append(rows)
-        self._unflushed += sum(record.length for record in records)
+            slot, piece_checksum = self._keep(*piece)
+            records[-1] = records[-1]._replace(slot=slot, piece_checksum=piece_checksum)
+        position, packed = self._file.end, b""
+        for record in records:
+            packed += pack(record, position + len(packed))
+            self._unflushed += record.length
+        self._file.append(packed)
         # only now, for until the records stand the old pieces are what a resume needs
         for place in used:
             self._release(place)
         self._flush_if_due()
 
-    def _append(self, rows: list[tuple[Record, int, int]]) -> None:
-        position = self._file.end
-        packed = bytearray()
-        for record, slot, piece_checksum in rows:
-            packed += pack(record, slot, piece_checksum, position + len(packed))
-        self._file.append(bytes(packed))
-
     def _keep(self, place: Place, piece: NDArray[np.uint8] | None) -> tuple[int, int]:
         if piece is None:
             return BLANK_PIECE, 0
-        data = np.ascontiguousarray(piece).data.cast("B")
+        data = piece.reshape(-1).data
         with self._free_lock:
             slot = self._free.pop() if self._free else self._slot_count
             self._slot_count = max(self._slot_count, slot + 1)
@@ -303,20 +298,10 @@ def lock(path: Path, out: Path) -> int:
     return fd
 
 
-def pack(record: Record, slot: int, piece_checksum: int, position: int) -> bytes:
+def pack(record: Record, position: int) -> bytes:
     """A record as it stands at byte `position` of the journal."""
-    level, row, col = record.place
-    body = _RECORD.pack(
-        level,
-        record.state,
-        row,
-        col,
-        record.offset,
-        record.length,
-        record.checksum,
-        slot,
-        piece_checksum,
-    )
+    (level, row, col), state, *rest = record
+    body = _RECORD.pack(level, state, row, col, *rest)
     # the position makes a record invalid anywhere else, such as left over from a longer journal
     return body + _CHECK.pack(checksum(body, position & 0xFFFFFFFF))
 

@@ -61,30 +61,22 @@ class PieceStore:
 
     def __init__(self, spec: PyramidSpec) -> None:
         self._spec = spec
-        self._waiting: dict[Place, dict[tuple[int, int], Image | None]] = {}
+        self._waiting: dict[Place, dict[Place, Image | None]] = {}
 
-    def add(self, place: Place, piece: Image | None) -> dict[tuple[int, int], Image | None] | None:
-        """Keep the piece of tile `place`; all pieces of the tile above once it was the last one."""
+    def add(self, place: Place, piece: Image | None) -> dict[Place, Image | None] | None:
+        """Keep the piece of tile `place`; once it was the last, all of the tile above by tile."""
         level, row, col = place
         above = (level + 1, row // 2, col // 2)
         pieces = self._waiting.setdefault(above, {})
-        pieces[row % 2, col % 2] = piece
-        if len(pieces) < sum(1 for _ in children(self._spec, above)):
+        pieces[place] = piece
+        rows, cols = self._spec.grid(level)
+        if len(pieces) < min(2, rows - row // 2 * 2) * min(2, cols - col // 2 * 2):
             return None
         return self._waiting.pop(above)
 
     def clear(self) -> None:
         """Let go of everything."""
         self._waiting.clear()
-
-
-def children(spec: PyramidSpec, place: Place) -> Iterator[Place]:
-    """The one, two or four tiles of the level below that make up tile `place`."""
-    level, row, col = place
-    rows, cols = spec.grid(level - 1)
-    for r in range(2 * row, min(2 * row + 2, rows)):
-        for c in range(2 * col, min(2 * col + 2, cols)):
-            yield level - 1, r, c
 
 
 def z_order(rows: int, cols: int) -> Iterator[tuple[int, int]]:
@@ -115,22 +107,21 @@ def halve(pixels: Image) -> Image:
     rows, cols = pixels.shape[:2]
     if rows % 2 or cols % 2:
         pixels = np.pad(pixels, ((0, rows % 2), (0, cols % 2), (0, 0)), mode="edge")
-    halved = cv2.resize(
+    halved: Image = cv2.resize(
         pixels, (pixels.shape[1] // 2, pixels.shape[0] // 2), interpolation=cv2.INTER_AREA
     )
     # OpenCV drops the axis of a single channel
-    return np.asarray(halved, dtype=np.uint8).reshape(*halved.shape[:2], pixels.shape[2])
+    return halved if halved.ndim == 3 else halved[..., np.newaxis]
 
 
-def assemble(
-    spec: PyramidSpec, place: Place, pieces: dict[tuple[int, int], Image | None]
-) -> Image | None:
+def assemble(spec: PyramidSpec, place: Place, pieces: dict[Place, Image | None]) -> Image | None:
     """Tile `place` put together from its pieces; None where all are pure background."""
     if all(piece is None for piece in pieces.values()):
         return None
     half = spec.tile // 2
     pixels = np.empty((*spec.tile_shape(*place), spec.samples), np.uint8)
-    for (i, j), piece in pieces.items():
-        part = pixels[i * half : (i + 1) * half, j * half : (j + 1) * half]
+    for (_, row, col), piece in pieces.items():
+        y, x = row % 2 * half, col % 2 * half
+        part = pixels[y : y + half, x : x + half]
         part[...] = np.asarray(spec.background, np.uint8) if piece is None else piece
     return pixels

@@ -28,7 +28,6 @@ from wsisr.pyramid.levels import (
     Place,
     TileIndex,
     assemble,
-    children,
     halve,
 )
 from wsisr.pyramid.resume import Restored
@@ -98,14 +97,17 @@ Job = tuple[Place, NDArray[np.uint8] | None, bytes | None]
 class Workers:
     """Threads that do `work`, which must not raise; `submit` waits while `3 * count` are pending.
 
-    A thread pool's futures would cost a tenth of the time that a tile takes.
+    A thread pool's futures would cost a tenth of the time that a tile takes, and a semaphore
+    written in Python a hundredth: room is a queue of tokens.
     """
 
     def __init__(self, count: int, work: Callable[[Job], None]) -> None:
         self._work = work
         self.busy_seconds = 0.0
         self._counting = threading.Lock()
-        self._room = threading.Semaphore(3 * count)
+        self._room: SimpleQueue[None] = SimpleQueue()
+        for _ in range(3 * count):
+            self._room.put(None)
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         # daemons, so that a writer left open cannot keep the interpreter from ending
         self._threads = [
@@ -117,7 +119,7 @@ class Workers:
 
     def submit(self, job: Job) -> None:
         """Queue a job."""
-        self._room.acquire()
+        self._room.get()
         self._queue.put(job)
 
     def join(self) -> None:
@@ -134,7 +136,7 @@ class Workers:
             self._work(job)
             with self._counting:
                 self.busy_seconds += time.perf_counter() - began
-            self._room.release()
+            self._room.put(None)
 
 
 class StreamWriter:
@@ -174,7 +176,7 @@ class StreamWriter:
             pieces = self._pieces.add(place, piece)
             if pieces is not None:
                 above = (place[0] + 1, place[1] // 2, place[2] // 2)
-                self._climb(above, assemble(self.spec, above, pieces))
+                self._climb(above, assemble(self.spec, above, pieces), used=list(pieces))
 
     def write_tile(self, row: int, col: int, pixels: NDArray[np.uint8]) -> None:
         """See `PyramidWriter.write_tile`."""
@@ -283,23 +285,27 @@ class StreamWriter:
             self._failure = self._failure or error
 
     def _climb(
-        self, place: Place, pixels: NDArray[np.uint8] | None, data: bytes | None = None
+        self,
+        place: Place,
+        pixels: NDArray[np.uint8] | None,
+        data: bytes | None = None,
+        used: list[Place] | None = None,
     ) -> None:
         """Store the tile, and every tile above that it completes.
+
+        used: the tiles whose pieces `pixels` was put together from.
 
         Their records are written together at the end: until then none counts, so an interruption
         finds either the pieces of a tile or the tile itself.
         """
         records: list[Record] = []
-        used: list[Place] = []
+        used = used or []
         while self._failure is None:
             level, row, col = place
             above = (level + 1, row // 2, col // 2)
             if pixels is not None and data is None:
                 data = self._sink.encode(pixels)
             piece = None if pixels is None or level == self._top else halve(pixels)
-            if level > 0:
-                used.extend(children(self.spec, place))
             with self._lock:
                 records.append(self._store(place, data))
                 if level == self._top or self._index.has(above):
@@ -309,6 +315,7 @@ class StreamWriter:
                 if pieces is None:
                     self._log.commit(records, (place, piece), used)
                     return
+            used.extend(pieces)
             place, pixels, data = above, assemble(self.spec, above, pieces), None
 
     def _store(self, place: Place, data: bytes | None) -> Record:
