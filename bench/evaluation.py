@@ -47,8 +47,6 @@ from wsisr.slides import open_slide
 
 SCALE = 4
 MPP = 0.25
-FITTED = frozenset({"niqe", "brisque"})
-"""Weights that are tables of numbers, not networks."""
 PARTS = ("speed", "split", "texture", "memory")
 WIDTH, HEIGHTS = 4096, (4096, 16384)
 ANGLES = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
@@ -56,7 +54,7 @@ ANGLES = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
 
 def offline() -> list[str]:
     """Return the measures that run here and need no neural network."""
-    return [metric.name for metric in metrics.available()[0] if {*metric.weights} <= FITTED]
+    return [metric.name for metric in metrics.available()[0] if not metric.uses_torch]
 
 
 def make_tiles(paths: Sequence[Path], folder: Path) -> tuple[Path, Path]:

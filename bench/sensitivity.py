@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from bench.quality import list_tiles, to_markdown
+from bench.quality import cell, list_tiles, markdown_table
 from wsisr.errors import WsisrError
 from wsisr.evaluation import metrics
 from wsisr.evaluation.fidelity import area_downsample, bicubic_upsample
@@ -190,6 +190,19 @@ class Result:
         missed = [name for name, by in self.caught_by.items() if not by and name != "HR itself"]
         return missed + ["HR itself"] * bool(self.caught_by["HR itself"])
 
+    def markdown(self) -> str:
+        """Return faults x measures with the alarms in bold, limits and gaps below."""
+        names = list(dict.fromkeys(name for values in self.methods.values() for name in values))
+        lines = []
+        for fault, values in self.methods.items():
+            alarms = self.caught_by[fault]
+            cells = [cell(values.get(name, math.nan)) for name in names]
+            marked = [f"**{c}**" if n in alarms else c for n, c in zip(names, cells, strict=True)]
+            lines.append([fault, *marked, ", ".join(alarms) or "no alarm"])
+        table = markdown_table(["fault", *names, "caught by"], lines)
+        gaps = [f"- {name}: not run: {reason}" for name, reason in self.not_run.items()]
+        return "\n".join([*table, "", f"Alarm limits: {LIMITS}", "", *gaps]).rstrip()
+
 
 def _to_uint8(values: npt.NDArray[np.generic]) -> Image:
     return np.clip(np.rint(np.asarray(values, np.float64)), 0, 255).astype(np.uint8)
@@ -220,10 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "not_run": result.not_run,
         "conventions": result.conventions,
     }
-    print(to_markdown(values))
-    print(f"\nAlarm limits: {LIMITS}\n")
-    for name, measures in result.caught_by.items():
-        print(f"- {name}: {', '.join(measures) if measures else 'no alarm'}")
+    print(result.markdown())
     if options.json is not None:
         options.json.write_text(metrics.to_json(values), encoding="utf-8")
     return 1 if result.escaped else 0

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from bench import quality
+from bench.quality import DataSet, Quality, Row
+from wsisr.errors import UsageError
+from wsisr.evaluation.fidelity import area_downsample, bicubic_upsample
+from wsisr.evaluation.sources import read_image
+
+pytestmark = pytest.mark.usefixtures("no_weights")
+SMALL = ["--scales", "4", "--metrics", "psnr,hf_db,lr_rmse,lpips", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def folders(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two data sets of small real tiles: three slides of two tiles, and one tile alone."""
+    root = tmp_path_factory.mktemp("data")
+    for slide in sorted((data_dir / "tiles" / "test").iterdir())[:3]:
+        for path in sorted(slide.glob("*.png"))[:2]:
+            (root / "many" / slide.name).mkdir(parents=True, exist_ok=True)
+            target = root / "many" / slide.name / path.name
+            cv2.imwrite(str(target), read_image(path)[100:202, 100:204, ::-1])
+    (root / "one").mkdir()
+    cv2.imwrite(str(root / "one" / "a.png"), read_image(target)[:64, :64, ::-1])
+    return root / "many", root / "one"
+
+
+def table(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_data_sets_methods_slides_and_intervals_in_all_files(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {name: tmp_path / f"q.{name}" for name in ("markdown", "csv", "json")}
+    arguments = ["--tiles", f"Many={folders[0]}", f"One={folders[1]}@0.5", *SMALL]
+    arguments += ["--methods", "Baseline=bicubic,hr", "Gone=runs/none", "--intervals"]
+    arguments += [item for name, path in files.items() for item in (f"--{name}", str(path))]
+    assert quality.main([*arguments, "--per-slide"]) == 0
+    printed = capsys.readouterr().out
+    assert files["markdown"].read_text().strip() == printed.strip()
+
+    head, _, *lines = table(printed)
+    assert head == ["data", "method", "slide", "psnr", "hf_db", "lr_rmse", "lpips"]
+    assert [line[:3] for line in lines if line[0] == "One"] == [
+        ["One", "Baseline", "all"],
+        ["One", "Baseline", "."],
+        ["One", "hr", "all"],
+        ["One", "hr", "."],
+        ["One", "Gone", "all"],
+    ]
+    assert len(lines) == 9 + 5
+    assert {line[6] for line in lines if line[1] == "hr"} == {"not run: weights missing"}
+    gone = next(line for line in lines if line[1] == "Gone")
+    assert all(cell.startswith("not run: neither a known model") for cell in gone[3:])
+    assert "- One: Gone x4: not run: --model runs/none: neither" in printed
+    assert "wsisr models fetch lpips" in printed
+    assert "bootstrap over slides of Many; tiles of One" in printed
+
+    rows = list(csv.DictReader(files["csv"].open()))
+    assert len(rows) == len(lines) * 4
+    found = {
+        row["slide"]: row
+        for row in rows
+        if (row["data"], row["method"], row["metric"]) == ("Many", "Baseline", "psnr")
+    }
+    assert len(found) == 4
+    pooled = found.pop("all")
+    assert int(pooled["tiles"]) == 6
+    assert float(pooled["low"]) < float(pooled["value"]) < float(pooled["high"])
+    assert {row["tiles"] for row in found.values()} == {"2"}
+    mean = np.mean([float(row["value"]) for row in found.values()])
+    assert float(pooled["value"]) == pytest.approx(mean)
+    assert all(row["not_run"] and not row["value"] for row in rows if row["method"] == "Gone")
+
+    result = json.loads(files["json"].read_text())
+    assert set(result["methods"]) == {"Many: Baseline", "Many: hr", "One: Baseline", "One: hr"}
+    assert result["methods"]["Many: Baseline"]["psnr"] == float(pooled["value"])
+    assert result["slides"]["One: hr"]["."]["hf_db"] == pytest.approx(0)
+    assert set(result["not_run"]) == {"lpips", "Many: Gone x4", "One: Gone x4"}
+
+
+def test_figures_are_those_of_the_measures_themselves(folders: tuple[Path, Path]) -> None:
+    hr = read_image(folders[1] / "a.png")
+    lr = area_downsample(hr, 4)
+    made = quality.run(
+        [DataSet("d", folders[1])],
+        [4],
+        [quality.contender("bicubic")],
+        only=["psnr", "lr_rmse"],
+        show_progress=False,
+    )
+    scan = quality.metrics.Scan(hr)
+    sample = quality.metrics.Sample(bicubic_upsample(lr, 4), scan, lr)
+    chosen = quality.metrics.available(["psnr", "lr_rmse"])[0]
+    expected = quality.metrics.measure_tile(sample, chosen)
+    assert made.rows[0].values == {name: item.value for name, item in expected.items()}
+
+
+@pytest.mark.parametrize(("number", "columns"), [(2, 9), (3, 4), (4, 13), (6, 9)])
+def test_shapes_of_the_papers_tables(
+    folders: tuple[Path, Path], number: int, columns: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--tiles", f"PRAD-100={folders[1]}", "--table", str(number), "--quiet"]
+    assert quality.main([*arguments, "--methods", "160k/with=bicubic"]) == 0
+    printed = capsys.readouterr().out
+    head, _, line = table(printed)
+    shape = quality.SHAPES[number]
+    assert head[0] == "Datasets"
+    assert tuple(head[1 : len(shape.headings) + 1]) == shape.headings
+    assert head[-columns - 1] == "Scale"
+    names = ["160k", "with"] if len(shape.headings) == 2 else ["160k/with"]
+    assert line[: -columns - 1] == ["PRAD-100", *names]
+    # 64 px are too few for NIQE, and no weights are there: all stay in the table and say why
+    for name, cell in zip(shape.metrics, line[-columns:], strict=True):
+        runs = name in ("psnr", "ssim", "l1_texture", "l1_intensity")
+        assert cell.startswith("not run: ") is not runs, name
+    if number != 3:
+        assert "NRQM ↑: not run: this version of wsisr has no implementation" in printed
+
+
+def test_table_5_has_a_column_a_method(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--tiles", f"PRAD-100={folders[1]}", "--table", "5", "--quiet"]
+    assert quality.main([*arguments, "--methods", "Bicubic=bicubic", "Ours=hr"]) == 0
+    head, _, *lines = table(capsys.readouterr().out)
+    assert head == ["PRAD-100 ×4", "Bicubic", "Ours"]
+    assert [line[0] for line in lines] == ["UNI cosine ↑", "PLIP cosine ↑"]
+    assert {cell for line in lines for cell in line[1:]} == {"not run: weights missing"}
+
+
+def rows(**scores: tuple[float, ...]) -> Quality:
+    names = ("psnr", "niqe", "hf_db")
+    made = [
+        Row("d", name, 4, None, 1, dict(zip(names, values, strict=True)), ranked=name != "scan")
+        for name, values in scores.items()
+    ]
+    return Quality(tuple(made), names, {}, {}, {})
+
+
+def test_best_and_second_or_worst_are_marked_by_each_measures_direction() -> None:
+    scores = rows(a=(30, 5, -3.0), b=(28, 4, 1.0), c=(29, 6, math.nan), scan=(99, 1, 0.0))
+    lines = {line[1]: line[-3:] for line in table(scores.markdown(quality.SHAPES[2]))}
+    assert lines["a"] == ["**30.00**", "<u>5.000</u>", "<u>-3.000</u>"]
+    assert lines["b"] == ["28.00", "**4.000**", "**1.000**"]
+    assert lines["c"] == ["<u>29.00</u>", "6.000", "–"]
+    assert lines["scan"] == ["99.00", "1.000", "0.000"]
+    worst = {line[1]: line[-3:] for line in table(scores.markdown(quality.SHAPES[6]))}
+    assert worst["c"][:2] == ["29.00", "*6.000*"]
+    assert worst["b"][0] == "*28.00*"
+    assert "**" not in rows(a=(30, 5, -3.0)).markdown(quality.SHAPES[2])
+
+
+def test_a_model_that_fails_on_a_tile_leaves_the_others_standing(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(target: str, device: str) -> quality.Method:
+        def method(lr: np.ndarray, scale: int, *_: object) -> np.ndarray:
+            if scale == 8:
+                raise UsageError("only a scale of 4 is known to it")
+            return bicubic_upsample(lr, scale)
+
+        return method
+
+    monkeypatch.setattr(quality, "resolve_method", resolve)
+    made = quality.run(
+        [DataSet("d", folders[1])],
+        [4, 8],
+        [quality.contender("x")],
+        only=["psnr"],
+        show_progress=False,
+    )
+    assert made.json()["methods"].keys() == {"x x4"}
+    assert made.json()["not_run"] == {"x x8": "only a scale of 4 is known to it"}
+
+
+def test_ready_results_lie_by_data_set_and_scale(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for scale in (2, 4):
+        folder = tmp_path / "ready" / "d" / f"x{scale}"
+        folder.mkdir(parents=True)
+        image = read_image(folders[1] / "a.png")
+        low = bicubic_upsample(area_downsample(image, scale), scale)
+        cv2.imwrite(str(folder / "a.png"), low[:, :, ::-1])
+    both = [quality.contender(f"Ours={tmp_path / 'ready'}"), quality.contender("bicubic")]
+    made = quality.run(
+        [DataSet("d", folders[1])], [2, 4], both, only=["psnr", "hf_db"], show_progress=False
+    ).json()["methods"]
+    assert made["Ours x2"] == made["bicubic x2"] != made["Ours x4"] == made["bicubic x4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tiles", "{0}", "{0}"], "--tiles: many stands twice"),
+        (["--tiles", "{0}", "--methods", "bicubic,bicubic"], "--methods: bicubic stands twice"),
+        (["--tiles", "a={0}@x"], "'x' is no pixel size in um"),
+        (["--tiles", "a={0}@9"], "at most 2 um"),
+        (["--tiles", "{0}", "--scales", "4,four"], "--scales 4,four: give whole numbers"),
+        (["--tiles", "{0}", "--scales", "4,4"], "each once"),
+        (["--tiles", "{0}", "--metrics", "psnrr"], "unknown measure psnrr"),
+        (["--tiles", "{0}", "--methods", "a="], "a method is NAME or LABEL=NAME"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_2(
+    folders: tuple[Path, Path],
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    filled = [text.format(*folders) for text in arguments]
+    assert quality.main([*filled, "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_nothing_ran_is_1_and_a_table_that_cannot_be_written_is_named(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--tiles", str(folders[1]), *SMALL]
+    assert quality.main([*arguments, "--methods", "runs/none"]) == 1
+    assert quality.main([*arguments, "--csv", str(tmp_path / "no" / "q.csv")]) == 1
+    assert "q.csv cannot be written" in capsys.readouterr().err
