@@ -203,6 +203,13 @@ def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
 @click.argument("hr", type=click.Path(path_type=Path), required=False)
 @click.option("--lr", type=click.Path(path_type=Path), help="The slide that was upscaled.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
+@click.option("--label", default="sr", show_default=True, help="What tables call SR.")
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="LABEL=PATH",
+    help="A further result to compare, of SR's size; repeat for several.",
+)
 @click.option("--tiles", is_flag=True, help="SR and HR are folders of tiles of the same names.")
 @click.option("--scale", type=int, help="With --tiles: make LR from HR by this factor.")
 @click.option("--transform", type=click.Path(path_type=Path), help="JSON matrix, SR to HR px.")

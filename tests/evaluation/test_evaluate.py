@@ -4,14 +4,18 @@ import csv
 import html.parser
 import json
 import math
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from wsisr.cli import cli
 from wsisr.errors import OutputError, SlideError, UsageError
 from wsisr.evaluation import weights
+from wsisr.evaluation.command import judge, labelled
 from wsisr.evaluation.evaluate import (
     Options,
     available_cores,
@@ -145,6 +149,68 @@ def test_misaligned_slides_get_no_full_reference_figures(
         sr_mpp=0.25,
     )
     assert "psnr" in forced.methods["sr"]
+
+
+def test_several_results_share_places_and_table(pair: dict[str, Path], tmp_path: Path) -> None:
+    hr = cv2.imread(str(pair["hr"]))[:, :, ::-1]
+    shifted = save(tmp_path / "shifted.png", np.roll(hr, 2, axis=1))
+    out = tmp_path / "out"
+    arguments = ["eval", pair["sr"], pair["hr"], "--lr", pair["lr"], "--out", out, "--count", 2]
+    arguments += ["--label", "cubic", "--also", f"true={pair['hr']}", "--also", f"off={shifted}"]
+    arguments += ["--sr-mpp", 0.25, "--hr-mpp", 0.25, "--metrics", "psnr,lr_rmse,hf_db,nuclei_pq"]
+    done = CliRunner().invoke(cli, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    methods = result["methods"]
+    assert list(methods) == ["cubic", "true", "off", "bicubic"]
+    assert methods["true"]["hf_db"] == pytest.approx(0, abs=1e-9)
+    assert methods["true"]["nuclei_pq"] == 1.0
+    # what lies beside the scan's grid has no full-reference figures, and says so
+    assert set(methods["off"]) == {"lr_rmse"}
+    assert "misaligned by 2.0" in result["not_run"]["full-reference measures of off"]
+    assert result["also_alignments"]["true"]["residual_px"] < 0.01
+    drawn = {path.name for path in (out / "lost_and_invented").iterdir()}
+    assert drawn == {"cubic.geojson", "true.geojson"}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(f">{name}</text>" in page for name in ("cubic", "bicubic"))  # points of the plot
+    assert all(f"<th>{name}</th>" in page for name in methods)
+    alone = ["eval", pair["sr"], "--also", f"true={pair['hr']}", "--metrics", "sharpness"]
+    table = CliRunner().invoke(cli, [*map(str, alone)]).stdout.splitlines()
+    assert table[0].split() == ["sr", "true"]
+
+
+def test_several_folders_share_a_table(folders: dict[str, Path], tmp_path: Path) -> None:
+    options = Options(only=("psnr", "lr_rmse"))
+    also = {"true": folders["hr"]}
+    result = evaluate_tiles(folders["sr"], folders["hr"], scale=4, options=options, also=also)
+    assert list(result.methods) == ["sr", "true", "bicubic"]
+    assert math.isinf(result.methods["true"]["psnr"])
+    (tmp_path / "few").mkdir()
+    save(tmp_path / "few" / "slide0" / "tile0.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UsageError, match="few lacks slide0/tile3"):
+        evaluate_tiles(folders["sr"], folders["hr"], also={"few": tmp_path / "few"})
+
+
+def test_results_of_another_size_are_no_columns_of_one_table(pair: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match=r"--also small=.*lr\.png is 256x256 px, .* one grid"):
+        evaluate_alone(pair["sr"], also={"small": pair["lr"]})
+
+
+@pytest.mark.parametrize(
+    ("label", "also", "message"),
+    [
+        ("sr", ["path"], "--also path: give LABEL=PATH"),
+        ("sr", ["a="], "--also a=: give LABEL=PATH"),
+        ("sr", ["../a=b"], "--also ../a: a label has"),
+        ("a/b", [], "--label a/b: a label has"),
+        ("sr", ["SR=b"], "--also SR: this label is taken"),
+        ("Bicubic", [], "--label Bicubic: this label is taken"),
+    ],
+)
+def test_labels_are_names_of_their_own(label: str, also: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        judge(Path("sr"), None, None, options=Options(), label=label, also=also)
+    assert labelled("sr", ["a=b=c"]) == {"a": Path("b=c")}
 
 
 def test_a_slide_alone_says_what_it_lacks(pair: dict[str, Path]) -> None:

@@ -43,6 +43,7 @@ from wsisr.slides import open_slide
 BOOTSTRAP_DRAWS = 1000
 Judged = tuple[TileResult, dict[str, list[Unmatched]]]
 """A tile's measurements, and {method: nuclei that SR or HR has alone} where they are wanted."""
+NONE_BESIDE: Mapping[str, Path] = {}
 LEAST_GROUPS = 3
 """Slides from which on intervals are drawn over slides instead of tiles."""
 
@@ -84,13 +85,16 @@ def evaluate_slides(
     sr_mpp: float | None = None,
     hr_mpp: float | None = None,
     method: str = "sr",
+    also: Mapping[str, Path] = NONE_BESIDE,
 ) -> Evaluation:
     """Compare a super-resolved slide with a real scan of the same glass.
 
     `transform` is a JSON file with a matrix from SR's to HR's level-0 pixels, instead of
     registration. With `lr`, the slide that was upscaled, LR consistency and a bicubic baseline
-    join. Raises `UsageError` for options that do not fit, `SlideError` for slides that cannot be
-    read or do not show the same tissue.
+    join. `also` holds further results, {label: slide}, on SR's grid and judged at the same places
+    by SR's registration; what that leaves over is measured for each. Raises `UsageError` for
+    options that do not fit, `SlideError` for slides that cannot be read or do not show the same
+    tissue.
     """
     matrix = load_transform(transform) if transform is not None else None
     with ExitStack() as stack:
@@ -106,9 +110,13 @@ def evaluate_slides(
             options.tile,
             options.count,
             options.seed,
+            {label: stack.enter_context(open_slide(path)) for label, path in also.items()},
         )
-        inputs = {"sr": sr, "hr": hr, "lr": lr, "transform": transform}
-        return _evaluate(source, method, options, inputs, alignment)
+        alignments = {method: alignment}
+        for label, slide in source.also.items():
+            alignments[label] = register(slide, hr_slide, transform=np.array(alignment.matrix))
+        inputs = {"sr": sr, "hr": hr, "lr": lr, "transform": transform, **_inputs(also)}
+        return _evaluate(source, method, options, inputs, alignments)
 
 
 def evaluate_alone(
@@ -118,6 +126,7 @@ def evaluate_alone(
     options: Options = Options(),
     sr_mpp: float | None = None,
     method: str = "sr",
+    also: Mapping[str, Path] = NONE_BESIDE,
 ) -> Evaluation:
     """Judge a super-resolved slide without a reference: no-reference measures and consistency.
 
@@ -127,10 +136,11 @@ def evaluate_alone(
         slide = stack.enter_context(open_slide(sr))
         lr_slide = stack.enter_context(open_slide(lr)) if lr is not None else None
         mpp = sr_mpp or slide.mpp or 0.25
+        others = {label: stack.enter_context(open_slide(path)) for label, path in also.items()}
         source = SlideSource(
-            slide, mpp, None, lr_slide, None, options.tile, options.count, options.seed
+            slide, mpp, None, lr_slide, None, options.tile, options.count, options.seed, others
         )
-        return _evaluate(source, method, options, {"sr": sr, "lr": lr}, None)
+        return _evaluate(source, method, options, {"sr": sr, "lr": lr, **_inputs(also)}, {})
 
 
 def evaluate_tiles(
@@ -142,14 +152,19 @@ def evaluate_tiles(
     mpp: float = 0.25,
     options: Options = Options(),
     method: str = "sr",
+    also: Mapping[str, Path] = NONE_BESIDE,
 ) -> Evaluation:
-    """Compare two folders of tiles that pair by relative name; sub-folders count as slides.
+    """Compare folders of tiles that pair by relative name; sub-folders count as slides.
 
     LR tiles come from the folder `lr`, or from HR by an area average by `scale`. Raises
     `UsageError` naming the tiles that have no partner, `SlideError` where no tile can be read.
     """
-    source = FolderSource(sr, hr, lr, scale, mpp)
-    return _evaluate(source, method, options, {"sr": sr, "hr": hr, "lr": lr}, None)
+    source = FolderSource(sr, hr, lr, scale, mpp, also)
+    return _evaluate(source, method, options, {"sr": sr, "hr": hr, "lr": lr, **_inputs(also)}, {})
+
+
+def _inputs(also: Mapping[str, Path]) -> dict[str, Path | None]:
+    return {f"also {label}": path for label, path in also.items()}
 
 
 def _evaluate(
@@ -157,11 +172,12 @@ def _evaluate(
     method: str,
     options: Options,
     inputs: Mapping[str, Path | None],
-    alignment: Alignment | None,
+    alignments: Mapping[str, Alignment],
 ) -> Evaluation:
     chosen, not_run = metrics.available(options.only)
-    chosen = _leave_out_misaligned(chosen, not_run, alignment, options.force)
-    results, failed = _measure(source, method, chosen, options)
+    by_method = _leave_out_misaligned(chosen, not_run, method, alignments, options.force)
+    chosen = by_method.get(method, chosen)
+    results, failed = _measure(source, method, chosen, by_method, options)
     if not results:
         raise SlideError(f"no tile of {inputs['sr']} could be read: {next(iter(failed.values()))}")
     names = list(dict.fromkeys(name for tile in results for name in tile.values))
@@ -179,7 +195,8 @@ def _evaluate(
         undefined={name: _count_undefined(values) for name, values in rows.items()},
         not_run=not_run,
         conventions=conventions,
-        alignment=alignment,
+        alignment=alignments.get(method),
+        also_alignments={label: found for label, found in alignments.items() if label != method},
         inputs={name: str(path) for name, path in inputs.items() if path is not None},
         versions=versions(),
         mpp=source.mpp,
@@ -194,18 +211,29 @@ def _evaluate(
 def _leave_out_misaligned(
     chosen: Sequence[Metric],
     not_run: dict[str, str],
-    alignment: Alignment | None,
+    method: str,
+    alignments: Mapping[str, Alignment],
     force: bool,
-) -> list[Metric]:
-    if alignment is None or alignment.accepted or force:
-        return list(chosen)
-    reason = (
-        f"the slides are misaligned by {alignment.residual_px:.2f} px (median of "
-        f"{alignment.windows} windows; the limit is {ACCEPTED_RESIDUAL}); improve the "
-        "registration with --transform, or give --force"
-    )
-    not_run.update({metric.name: reason for metric in chosen if "hr" in metric.needs})
-    return [metric for metric in chosen if "hr" not in metric.needs]
+) -> dict[str, list[Metric]]:
+    """Return {label: measures that make sense for it}; `alignments` begin with that of SR."""
+    by_method = {}
+    for label, alignment in alignments.items():
+        by_method[label] = list(chosen)
+        if alignment.accepted or force:
+            continue
+        reason = (
+            f"the slides are misaligned by {alignment.residual_px:.2f} px (median of "
+            f"{alignment.windows} windows; the limit is {ACCEPTED_RESIDUAL}); improve the "
+            "registration with --transform, or give --force"
+        )
+        left_out = [metric.name for metric in chosen if "hr" in metric.needs]
+        by_method[label] = [metric for metric in chosen if "hr" not in metric.needs]
+        if label == method:  # bicubic and all others share its registration
+            not_run.update(dict.fromkeys(left_out, reason))
+            chosen = by_method[label]
+        elif left_out:
+            not_run[f"full-reference measures of {label}"] = reason
+    return by_method
 
 
 def _note_unmet(
@@ -229,9 +257,14 @@ def _note_unmet(
 
 
 def _measure(
-    source: Source, method: str, chosen: Sequence[Metric], options: Options
+    source: Source,
+    method: str,
+    chosen: Sequence[Metric],
+    by_method: Mapping[str, Sequence[Metric]],
+    options: Options,
 ) -> tuple[list[TileResult], dict[str, str]]:
-    draws = options.out is not None and any("sr_nuclei" in metric.needs for metric in chosen)
+    """Return the tiles' results and {tile: why it failed}; `by_method` overrules `chosen`."""
+    drawing = options.out is not None and options.segmenter.searches
 
     def judge(place: Place) -> Judged:
         views = source.load(place)
@@ -240,11 +273,13 @@ def _measure(
             segmenter = segmenter.at(place.name, place.x, place.y, source.matrix)
         scan = None if views.hr is None else Scan(views.hr, source.mpp, segmenter)
         samples = {name: Sample(im, scan, views.lr) for name, im in _images(method, views)}
-        values = {name: metrics.measure_tile(sample, chosen) for name, sample in samples.items()}
-        drawn = {}
-        if draws and scan is not None and segmenter.searches:
-            sample = samples[method]
-            drawn[method] = unmatched(*sample.nuclei, sample.nuclei_agreement)
+        values, drawn = {}, {}
+        for name, sample in samples.items():
+            own = by_method.get(name, chosen)
+            values[name] = metrics.measure_tile(sample, own)
+            compared = any("sr_nuclei" in metric.needs for metric in own)
+            if drawing and compared and scan is not None and name != "bicubic":
+                drawn[name] = unmatched(*sample.nuclei, sample.nuclei_agreement)
         return TileResult(place, values), drawn
 
     results, failed = [], {}
@@ -311,6 +346,7 @@ def _in_flight(
 
 def _images(method: str, views: Views) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
     yield method, views.sr
+    yield from views.also.items()
     if views.bicubic is not None and method != "bicubic":
         yield "bicubic", views.bicubic
 

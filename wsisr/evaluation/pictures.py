@@ -31,20 +31,27 @@ def data_uri(image: Image, quality: int = 88) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def strip(views: Views, mpp: float, segmenter: Segmenter) -> tuple[Image, list[str]]:
-    """Return the panels LR | bicubic | SR | HR side by side, and the names of those there are.
+def strip(
+    views: Views, mpp: float, segmenter: Segmenter, method: str = "sr"
+) -> tuple[Image, list[str]]:
+    """Return the panels LR | bicubic | SR | others | HR side by side, and their names.
 
-    Each panel has a three-fold inset of the busiest piece and a scale bar; in SR nuclei that HR
-    lacks are outlined cyan, in HR nuclei that SR lacks yellow.
+    Each panel has a three-fold inset of the busiest piece and a scale bar; in SR and the other
+    results nuclei that HR lacks are outlined cyan, in HR nuclei that SR lacks yellow. `method` is
+    SR's label.
     """
     height, width = views.sr.shape[:2]
-    invented: npt.NDArray[np.bool_] | None = None
+    results = {"SR" if method == "sr" else method: views.sr, **views.also}
+    invented: dict[str, npt.NDArray[np.bool_]] = {}
     lost: npt.NDArray[np.bool_] | None = None
     if views.hr is not None and segmenter.searches:
         reference = segmenter.against(views.hr, mpp)
-        own = reference.find(views.sr)
-        found = agreement(own, reference.labels)
-        invented, lost = np.isin(own, found.invented()), np.isin(reference.labels, found.lost())
+        for name, image in results.items():
+            own = reference.find(image)
+            found = agreement(own, reference.labels)
+            invented[name] = np.isin(own, found.invented())
+            if image is views.sr:
+                lost = np.isin(reference.labels, found.lost())
     lr = None
     if views.lr is not None:
         lr = cv2.resize(views.lr, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -52,7 +59,7 @@ def strip(views: Views, mpp: float, segmenter: Segmenter) -> tuple[Image, list[s
     candidates = [
         ("LR", lr, None, LOST),
         ("bicubic", views.bicubic, None, LOST),
-        ("SR", views.sr, invented, INVENTED),
+        *((name, image, invented.get(name), INVENTED) for name, image in results.items()),
         ("HR", views.hr, lost, LOST),
     ]
     x, y = _busiest(views.hr if views.hr is not None else views.sr)

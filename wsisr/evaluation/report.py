@@ -174,6 +174,8 @@ def _missing_percent(share: float) -> str:
 
 def _inputs(evaluation: Evaluation) -> str:
     rows = [(name, value) for name, value in evaluation.inputs.items()]
+    for label, found in evaluation.also_alignments.items():
+        rows.append((f"{label} by SR's registration", f"residual {found.residual_px:.3f} px"))
     rows.append(("pixel size of SR", f"{evaluation.mpp:g} µm/px"))
     rows.append(("tiles judged", str(len(evaluation.tiles))))
     if evaluation.failed:
@@ -273,7 +275,7 @@ def _plot(evaluation: Evaluation) -> str:
     if perception is None or "psnr" not in measured:
         return ""
     points = {
-        method: (values["psnr"], abs(values[perception]))
+        method: (values.get("psnr", math.nan), abs(values.get(perception, math.nan)))
         for method, values in evaluation.methods.items()
     }
     drawn = pictures.perception_distortion(
@@ -320,7 +322,7 @@ def _worst(
     ]
     figures = []
     for _, _, tile in sorted(ranked)[:WORST_TILES]:
-        image, panels = pictures.strip(source.load(tile.place), source.mpp, segmenter)
+        image, panels = pictures.strip(source.load(tile.place), source.mpp, segmenter, method)
         shown = ", ".join(
             f"{name} {_number(_value(tile, method, name))}"
             for name in ("psnr", "ssim", "nuclei_precision", "nuclei_recall", "hf_db", "lr_rmse")
@@ -328,8 +330,9 @@ def _worst(
         )
         figures.append(
             f'<figure><div class="heads" style="grid-template-columns:repeat({len(panels)},1fr)">'
-            + "".join(f"<span>{panel}</span>" for panel in panels)
-            + f'</div><img src="{pictures.data_uri(image)}" alt="{" | ".join(panels)}">'
+            + "".join(f"<span>{html.escape(panel)}</span>" for panel in panels)
+            + f'</div><img src="{pictures.data_uri(image)}" '
+            f'alt="{html.escape(" | ".join(panels))}">'
             f"<figcaption><b>{html.escape(tile.place.name)}</b>: {shown}</figcaption></figure>"
         )
     return (

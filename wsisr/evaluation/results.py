@@ -33,6 +33,8 @@ class Evaluation:
     conventions: Mapping[str, str]
     alignment: Alignment | None
     """None where nothing was registered."""
+    also_alignments: Mapping[str, Alignment]
+    """What SR's registration leaves over for each further result."""
     inputs: Mapping[str, str]
     versions: Mapping[str, str]
     mpp: float
@@ -49,6 +51,7 @@ class Evaluation:
             "intervals": self.intervals,
             "undefined_tiles": self.undefined,
             "alignment": None if self.alignment is None else asdict(self.alignment),
+            "also_alignments": {name: asdict(a) for name, a in self.also_alignments.items()},
             "inputs": self.inputs,
             "versions": self.versions,
             "mpp": self.mpp,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +46,8 @@ class Views:
     hr: Image | None
     lr: Image | None
     bicubic: Image | None
+    also: Mapping[str, Image] = field(default_factory=dict)
+    """{label: the same place in other results}."""
 
 
 class Source(Protocol):
@@ -97,6 +99,17 @@ class SlideSource:
     tile: int = 512
     count: int | None = None
     seed: int = 0
+    also: Mapping[str, Slide] = field(default_factory=dict)
+    """{label: another result on SR's grid}."""
+
+    def __post_init__(self) -> None:
+        for label, slide in self.also.items():
+            if (slide.width, slide.height) != self.size:
+                raise UsageError(
+                    f"--also {label}={slide.path} is {slide.width}x{slide.height} px, "
+                    f"{self.sr.path} {self.sr.width}x{self.sr.height} px; results that are "
+                    "compared lie on one grid: give those of the same input and scale"
+                )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -169,7 +182,8 @@ class SlideSource:
             lr = np.ascontiguousarray(around[m:-m, m:-m])
             enlarged = bicubic_upsample(around, s)
             bicubic = np.ascontiguousarray(enlarged[m * s : -m * s, m * s : -m * s])
-        return Views(sr, hr, lr, bicubic)
+        also = {name: slide.read(0, x, y, width, height) for name, slide in self.also.items()}
+        return Views(sr, hr, lr, bicubic, also)
 
     def _inside(self, x: int, y: int, side: int) -> bool:
         if self.hr is None or self.matrix is None:
@@ -193,14 +207,17 @@ class FolderSource:
     lr: Path | None = None
     scale: int | None = None
     mpp: float = 0.25
+    also: Mapping[str, Path] = field(default_factory=dict)
+    """{label: folder of another result}."""
 
     def __post_init__(self) -> None:
-        for folder in filter(None, (self.hr, self.lr)):
+        for folder in filter(None, (self.hr, self.lr, *self.also.values())):
             _refuse_unmatched(self.sr, self._files[self.sr], folder, self._files[folder])
 
     @cached_property
     def _files(self) -> dict[Path, dict[str, Path]]:
-        return {folder: image_files(folder) for folder in (self.sr, self.hr, self.lr) if folder}
+        folders = (self.sr, self.hr, self.lr, *self.also.values())
+        return {folder: image_files(folder) for folder in folders if folder}
 
     @property
     def size(self) -> None:
@@ -226,13 +243,9 @@ class FolderSource:
 
     def load(self, place: Place) -> Views:
         """Return the pixels; `SlideError` for a file that cannot be decoded or has another size."""
-        sr = read_image(self._files[self.sr][place.name])
         hr = read_image(self._files[self.hr][place.name])
-        if sr.shape != hr.shape:
-            raise SlideError(
-                f"{self.sr / place.name} is {sr.shape[1]}x{sr.shape[0]} px, its reference "
-                f"{hr.shape[1]}x{hr.shape[0]} px; make both the same size"
-            )
+        sr = self._like(hr, self.sr, place)
+        also = {label: self._like(hr, folder, place) for label, folder in self.also.items()}
         if self.lr is not None:
             lr = read_image(self._files[self.lr][place.name])
             scale = sr.shape[0] // max(1, lr.shape[0])
@@ -241,8 +254,18 @@ class FolderSource:
         elif self.scale is not None:
             scale, lr = self.scale, area_downsample(hr, self.scale)
         else:
-            return Views(sr, hr, None, None)
-        return Views(sr, hr, lr, bicubic_upsample(lr, scale))
+            return Views(sr, hr, None, None, also)
+        return Views(sr, hr, lr, bicubic_upsample(lr, scale), also)
+
+    def _like(self, hr: Image, folder: Path, place: Place) -> Image:
+        path = self._files[folder][place.name]
+        image = read_image(path)
+        if image.shape != hr.shape:
+            raise SlideError(
+                f"{path} is {image.shape[1]}x{image.shape[0]} px, its reference "
+                f"{hr.shape[1]}x{hr.shape[0]} px; make both the same size"
+            )
+        return image
 
 
 def _read_replicated(slide: Slide, x: int, y: int, width: int, height: int) -> Image:
