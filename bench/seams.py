@@ -1,17 +1,25 @@
 """The seam certificate: do the windows show in the output?
 
-    python -m bench.seams --slides slides/test_a_5x.tif,slides/test_b_10x.tif --scales 2,4,8
+    python -m bench.seams --slides test_a_40x.tif,test_b_40x.tif --scales 2,4,8 --size 2720,2720
 
-Every crop is upscaled twice, on the grid as it is and on one shifted by half a window, with the
-same noise at the same place of the tissue. What lies on a window's line in the one lies inside a
-window in the other, so that tissue and seams are told apart. Columns:
+A slide that is finer than a scale leads from is reduced first. Every crop is upscaled twice, on
+the grid as it is and on one shifted by half a window, with the same noise at the same place of the
+tissue. What lies on a window's line in the one lies inside a window in the other, so that tissue
+and seams are told apart. Columns:
 
 gradient    mean absolute luma step across window lines over that across random lines at the same
-            phase of the 64 px grid (latents and the input's JPEG blocks have their own), with the
-            95 % interval of a bootstrap over the lines; it should contain 1
-paired      the step over that at the same place of the shifted run, bootstrap over 64 px segments
+            phase of the 64 px grid (latents and the input's JPEG blocks have their own), with its
+            95 % interval, which should contain 1 (in one crop of twenty it does not, by chance)
+control     the same at the same places of the shifted run, where no windows meet: what is left of
+            1 there is tissue
+paired      the step over that at the same place of the shifted run, by segments of 64 px
 sharpness   Laplacian energy in overlaps over that elsewhere, both against the other run; 0.97-1.03
 comb_db     power at the harmonics of the windows' distance against the shifted run; within 1 dB
+
+Steps vary with the tissue from one place to the next far more than along a line, and the two lines
+of an overlap, 64 px apart, see much the same. So the independent observations are overlaps, not
+lines or pixels: the intervals are Student's t for a ratio of means over them (Cochran 1977,
+Sampling Techniques, 6.4). Few overlaps give wide intervals; larger crops narrow them.
 """
 
 from __future__ import annotations
@@ -19,6 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,18 +36,22 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from wsisr.engine import upscale_array
+from wsisr.errors import UsageError
 from wsisr.evaluation.pixels import luma
-from wsisr.evaluation.spectrum import comb_energies
+from wsisr.evaluation.spectrum import MIN_COMB_REPEATS, comb_energies
 from wsisr.models import Upscaler, WindowInput, load_upscaler, pick_device
 from wsisr.models.joint import block_side
 from wsisr.slides import open_slide, select_view
 
 SEGMENT = 64
 GRID = 64
-RESAMPLES = 2000
+CONFIDENCE = 0.95
+SHARPNESS = (0.97, 1.03)
+COMB_DB = 1.0
 MARGIN = 128
 """Output px at the crop's edges; a multiple of `GRID`."""
 Plane = NDArray[np.float64]
@@ -62,38 +75,49 @@ class Shifted:
         return self.model.describe()
 
 
-def window_lines(size: int, tile: int, overlap: int, shift: int = 0) -> list[int]:
-    """Where windows start and where the one before ends, of a grid that starts at `shift`."""
+def overlap_lines(size: int, tile: int, overlap: int, shift: int = 0) -> list[list[int]]:
+    """For each overlap that lies in the image: where a window starts and the one before ends.
+
+    The grid of windows starts at px `shift`.
+    """
     stride = tile - overlap
     starts = [i * stride + shift for i in range(1, (size - shift) // stride + 1)]
-    return sorted({x + d for x in starts for d in (0, overlap) if 0 < x + d < size})
+    both = [sorted({x + d for d in (0, overlap) if 0 < x + d < size}) for x in starts]
+    return [lines for lines in both if lines]
 
 
-def line_steps(plane: Plane, lines: Sequence[int], apart: Sequence[int]) -> NDArray[np.float64]:
-    """(lines, 2): sums of the step across each line, and the mean of those beside it.
+def overlap_steps(
+    sums: NDArray[np.float64], overlaps: Sequence[Sequence[int]]
+) -> NDArray[np.float64]:
+    """(overlaps, 2): steps across the lines of each overlap, and those across lines beside them.
 
-    `apart` are the lines that do not count as random; those stand `GRID` px from each other.
+    Args:
+        sums: (columns - 1,) absolute steps from each column to the next, summed along it.
+        overlaps: the columns where lines are; random lines stand a multiple of `GRID` px from
+            them and are none of them.
     """
-    steps = np.abs(np.diff(plane, axis=1))
-    # for every column border x - 1 | x; what lies along one line is no independent sample
-    sums = steps.sum(0)
+    apart = {x for lines in overlaps for x in lines}
     rows = []
-    for x in lines:
-        beside = [x + k * GRID for k in range(-3, 4) if k]
-        beside = [b for b in beside if 0 < b < plane.shape[1] and b not in apart]
-        if beside:
-            rows.append((sums[x - 1], sums[[b - 1 for b in beside]].mean()))
+    for lines in overlaps:
+        near = [[x + k * GRID for k in range(-3, 4)] for x in lines]
+        beside = [[b for b in each if 0 < b <= len(sums) and b not in apart] for each in near]
+        if all(beside):
+            own = sum(sums[x - 1] for x in lines)
+            rows.append((own, sum(sums[[b - 1 for b in each]].mean() for each in beside)))
     return np.array(rows, np.float64).reshape(-1, 2)
 
 
-def ratio_with_interval(pairs: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
-    """Ratio of the sums of two columns, and its 95 % interval by bootstrap over the rows."""
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(pairs), (RESAMPLES, len(pairs)))
-    sums = pairs[picks].sum(1)
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], (0.025, 0.975))
-    total = pairs.sum(0)
-    return float(total[0] / total[1]), float(low), float(high)
+def ratio_with_interval(pairs: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Ratio of the sums of two columns with its interval, the rows being independent.
+
+    The ratio's error is, to first order, the sum of the rows' residuals over the denominator.
+    """
+    count, total = len(pairs), pairs.sum(0)
+    ratio = total[0] / total[1]
+    residuals = pairs[:, 0] - ratio * pairs[:, 1]
+    error = math.sqrt(count / (count - 1) * np.square(residuals).sum()) / total[1]
+    reach = student_t.ppf(0.5 + CONFIDENCE / 2, count - 1) * error
+    return float(ratio), float(ratio - reach), float(ratio + reach)
 
 
 def overlap_mask(shape: tuple[int, int], tile: int, overlap: int, dx: int, dy: int) -> Any:
@@ -116,16 +140,18 @@ def certify(
     """
     stride = tile - overlap
     planes = [luma(image) for image in (plain, moved)]
-    gradient, paired = [], []
+    gradient, control, paired = [], [], []
     for axis in (0, 1):
-        one, other = (plane if axis else np.ascontiguousarray(plane.T) for plane in planes)
-        lines = window_lines(one.shape[1], tile, overlap, starts[0])
-        gradient.append(line_steps(one, lines, lines))
-        own = np.abs(np.diff(one, axis=1))
-        same = np.abs(np.diff(other, axis=1))
-        segments = own.shape[0] // SEGMENT
-        for x in lines:
-            both = np.stack((own[:, x - 1], same[:, x - 1]), 1)[: segments * SEGMENT]
+        one, other = (
+            np.abs(np.diff(plane if axis else plane.T, axis=1)).astype(np.float64)
+            for plane in planes
+        )
+        overlaps = overlap_lines(one.shape[1] + 1, tile, overlap, starts[0])
+        gradient.append(overlap_steps(one.sum(0), overlaps))
+        control.append(overlap_steps(other.sum(0), overlaps))
+        segments = len(one) // SEGMENT
+        for x in (x for lines in overlaps for x in lines):
+            both = np.stack((one[:, x - 1], other[:, x - 1]), 1)[: segments * SEGMENT]
             paired.append(both.reshape(segments, SEGMENT, 2).sum(1))
     energy = [cv2.Laplacian(plane, cv2.CV_64F) ** 2 for plane in planes]
     inside = [overlap_mask(planes[0].shape, tile, overlap, d, d) for d in starts]
@@ -134,24 +160,33 @@ def certify(
     moved_share = energy[1][only[1]].mean() / energy[0][only[1]].mean()
     combs = [comb_energies(image, (stride,)) for image in (plain, moved)]
     decibels = [10 * math.log10(combs[0][key][0] / combs[1][key][0]) for key in combs[0]]
-    ratio, low, high = ratio_with_interval(np.concatenate(gradient))
-    paired_ratio, paired_low, paired_high = ratio_with_interval(np.concatenate(paired))
-    return {
-        "gradient": ratio,
-        "gradient_low": low,
-        "gradient_high": high,
-        "paired": paired_ratio,
-        "paired_low": paired_low,
-        "paired_high": paired_high,
+    figures = {
         "sharpness": math.sqrt(plain_share * moved_share),
-        "comb_db": max(decibels, key=abs) if decibels else math.nan,
+        "comb_db": max(decibels, key=abs),
     }
+    for name, rows in (("gradient", gradient), ("control", control), ("paired", paired)):
+        ratio, low, high = ratio_with_interval(np.concatenate(rows))
+        figures |= {name: ratio, f"{name}_low": low, f"{name}_high": high}
+    return figures
+
+
+def is_certified(figures: dict[str, float]) -> bool:
+    """Whether the figures are those of an output without seams."""
+    return (
+        figures["gradient_low"] <= 1 <= figures["gradient_high"]
+        and SHARPNESS[0] <= figures["sharpness"] <= SHARPNESS[1]
+        and abs(figures["comb_db"]) <= COMB_DB
+    )
 
 
 def run(
     slide: Path, scale: int, model: Upscaler, size: tuple[int, int], tile: int, overlap: int
 ) -> dict[str, Any]:
-    """Certify a crop of `size` output px (width, height) from the middle of a slide."""
+    """Certify a crop of `size` output px (width, height) from the middle of a slide.
+
+    Raises:
+        UsageError: fewer windows fit into it than a comb is told from tissue by.
+    """
     stride = tile - overlap
     unit = math.lcm(8, scale)
     shift = stride // 2 // unit * unit
@@ -163,6 +198,13 @@ def run(
         view = select_view(opened, input_mpp=wanted) if mpp and mpp < wanted * 0.9 else None
         view = view or select_view(opened, level=0)
         width, height = min(width, view.width), min(height, view.height)
+        left, needed = min(width, height) * scale - shift - MARGIN, MIN_COMB_REPEATS * stride
+        if left < needed:
+            raise UsageError(
+                f"{slide} x{scale}: {left} px of the crop can be judged, {needed} are needed for "
+                f"{MIN_COMB_REPEATS} windows; give a larger --size, a smaller --tile, or the "
+                "slide's finer scan"
+            )
         x, y = (view.width - width) // 2, (view.height - height) // 2
         lr = np.ascontiguousarray(view.read(x, y, width, height))
     inner = shift // scale
@@ -180,8 +222,8 @@ def run(
     return certify(plain, moved, tile, overlap, (-shift - MARGIN, -MARGIN))
 
 
-def main() -> None:
-    """Print the table."""
+def main() -> int:
+    """Print the table; 1 where a crop is not certified."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -199,20 +241,34 @@ def main() -> None:
     model = load_upscaler(args.model, device=pick_device(None), settings=settings)
     width, height = map(int, args.size.split(","))
     table: dict[str, Any] = {}
-    print(f"{'':32}{'gradient':>28}{'paired':>28}{'sharpness':>11}{'comb_db':>9}")
+    columns = ("gradient", "control", "paired")
+    heads = "".join(f"{name:>23}" for name in columns)
+    print(f"{'':26}{heads}{'sharpness':>11}{'comb_db':>9}  certified")
+    failed = 0
     for slide in map(Path, args.slides.split(",")):
         for scale in map(int, args.scales.split(",")):
-            found = run(slide, scale, model, (width, height), tile, args.overlap)
-            table[f"{slide.stem} x{scale}"] = found
+            name = f"{slide.stem} x{scale}"
+            try:
+                found = run(slide, scale, model, (width, height), tile, args.overlap)
+            except UsageError as error:
+                failed += 1
+                table[name] = {"not_run": str(error)}
+                print(f"{name[-25:].ljust(26)}not run: {error}", flush=True)
+                continue
+            found["certified"] = is_certified(found)
+            failed += not found["certified"]
+            table[name] = found
             ratios = "".join(
-                f"{found[name]:10.3f} [{found[name + '_low']:.3f}, {found[name + '_high']:.3f}]"
-                for name in ("gradient", "paired")
+                f"{found[c]:8.3f} [{found[c + '_low']:.3f},{found[c + '_high']:.3f}]"
+                for c in columns
             )
             rest = f"{found['sharpness']:11.3f}{found['comb_db']:9.2f}"
-            print(f"{slide.stem[:26]} x{scale}".ljust(32) + ratios + rest, flush=True)
+            verdict = "yes" if found["certified"] else "NO"
+            print(f"{name[-25:].ljust(26)}{ratios}{rest}  {verdict}", flush=True)
     if args.json:
         args.json.write_text(json.dumps(table, indent=2) + "\n")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
