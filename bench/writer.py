@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from wsisr.pyramid import PyramidSpec, open_writer, z_order
 from wsisr.pyramid.encode import tiff_codec
 from wsisr.pyramid.files import sync_folder
-from wsisr.pyramid.levels import halve
+from wsisr.pyramid.halving import halve
 
 Image = NDArray[np.uint8]
 TILE = 512

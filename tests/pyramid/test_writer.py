@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.pyramid.support import decode, feed, picture, places, reference_levels, tile_of, write
 from wsisr.errors import OutputError, UsageError
 from wsisr.pyramid import PyramidSpec, files, open_writer, tiff
-from wsisr.pyramid.levels import halve
+from wsisr.pyramid.halving import halve
 from wsisr.slides import open_slide
 from wsisr_kernels import box2x2
 
@@ -83,9 +83,22 @@ def test_any_size_in_any_order(
         assert np.abs(got.astype(int) - expected).mean() <= limit
 
 
-def test_halving_is_the_kernel() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 38, 3), dtype=np.uint8)
-    assert np.array_equal(halve(pixels), box2x2(pixels))
+@pytest.mark.parametrize("samples", [1, 3])
+def test_halving_is_the_kernel(samples: int) -> None:
+    rng = np.random.default_rng(0)
+    for height, width in ((64, 38), (2, 2), (2, 1022), (512, 512)):
+        pixels = rng.integers(0, 256, (height, width, samples), dtype=np.uint8)
+        assert np.array_equal(halve(pixels), box2x2(pixels))
+    view = np.broadcast_to(pixels[:2], pixels[:2].shape)[::-1]
+    assert np.array_equal(halve(view), box2x2(view))
+
+
+def test_halving_rounds_every_box_half_up() -> None:
+    """All differences and low bits of four neighbours: the means of means lose none."""
+    low = np.stack(np.meshgrid(*[np.arange(12)] * 4, indexing="ij"), -1).reshape(-1, 2, 2)
+    for values in (low, 255 - low, np.where(low % 3, low, 255 - low)):
+        image = values.transpose(1, 0, 2).reshape(2, -1, 1).astype(np.uint8)
+        assert np.array_equal(halve(image)[0, :, 0], (values.sum(axis=(1, 2)) + 2) // 4)
 
 
 def test_decoded_pixels_do_not_depend_on_threads_or_order(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -97,21 +96,6 @@ def _quarter(row: int, col: int, side: int, rows: int, cols: int) -> Iterator[tu
     for r in (row, row + half):
         for c in (col, col + half):
             yield from _quarter(r, c, half, rows, cols)
-
-
-def halve(pixels: Image) -> Image:
-    """`pixels` (h, w, n) averaged over 2x2 boxes to (ceil(h/2), ceil(w/2), n), half rounded up.
-
-    An odd last row or column is repeated, so that it counts fully.
-    """
-    rows, cols = pixels.shape[:2]
-    if rows % 2 or cols % 2:
-        pixels = np.pad(pixels, ((0, rows % 2), (0, cols % 2), (0, 0)), mode="edge")
-    halved: Image = cv2.resize(
-        pixels, (pixels.shape[1] // 2, pixels.shape[0] // 2), interpolation=cv2.INTER_AREA
-    )
-    # OpenCV drops the axis of a single channel
-    return halved if halved.ndim == 3 else halved[..., np.newaxis]
 
 
 def assemble(spec: PyramidSpec, place: Place, pieces: dict[Place, Image | None]) -> Image | None:

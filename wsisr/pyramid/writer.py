@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import OutputError, UsageError
+from wsisr.pyramid.halving import halve
 from wsisr.pyramid.journal import Log, Record, checksum
 from wsisr.pyramid.levels import (
     BLANK,
@@ -28,7 +29,6 @@ from wsisr.pyramid.levels import (
     Place,
     TileIndex,
     assemble,
-    halve,
 )
 from wsisr.pyramid.resume import Restored
 from wsisr.pyramid.sink import TileSink
