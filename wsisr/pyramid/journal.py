@@ -6,8 +6,8 @@ their checksum and its own. `<OUT>.pieces` is a file of equal slots that hold th
 incomplete tiles as they are before encoding, because a level made from decoded JPEG would differ
 from one made without interruption. A slot is used again once the tile above is recorded. Every
 stored tile is recorded with its piece at once, however soon the tile above may follow: a producer
-that pauses after a burst would otherwise leave the burst unrecorded, and copying a piece costs a
-fiftieth of encoding its tile.
+that pauses after a burst would otherwise leave the burst unrecorded, and keeping a piece costs a
+twenty-fifth of encoding its tile.
 
 What is durable when: after `kill -9` every tile that a worker has finished is there, for the page
 cache outlives the process; those in the workers' hands or queue are lost. Against power loss, the
