@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,11 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
+from tests.processes import Run, wsisr
 from wsisr.cli import cli, way_on
 from wsisr.pyramid import PyramidSpec, open_writer
 from wsisr.pyramid.journal import journal_path
 from wsisr.pyramid.journal import read as read_journal
-
-WSISR = (sys.executable, "-m", "wsisr.cli")
-
-
-def wsisr(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*WSISR, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
-    )
 
 
 @pytest.fixture
@@ -72,13 +64,7 @@ def test_errors_are_one_line_with_the_right_code(
     picture: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     before = sorted(picture.parent.iterdir())
-    done = subprocess.run(
-        [*WSISR, "upscale", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=picture.parent,
-    )
+    done = wsisr("upscale", *arguments, cwd=picture.parent)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -95,7 +81,7 @@ def recorded_tiles(out: Path) -> int:
     return len({r.place for r in found[1] if r.place[0] == 0}) if found else 0
 
 
-def wait_until(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+def wait_until(process: Run, ready: Callable[[], bool]) -> None:
     """Until `ready`; fails if the process ends before."""
     deadline = time.monotonic() + 120
     while not ready():
@@ -110,21 +96,18 @@ def test_an_interrupted_run_goes_on_where_it_stopped(picture: Path, stop: signal
     pixels = np.random.default_rng(0).integers(80, 200, (450, 450, 3), np.uint8)
     Image.fromarray(pixels).save(big)
     options = ("--input-mag", 5, "--model", "bicubic", "--scale", 8, "--compression", "deflate")
-    command = [*WSISR, *map(str, ("upscale", big, out, *options))]
-    # a suite started in the background passes on that SIGINT is ignored
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    process = Run("upscale", big, out, *options)
     unfinished = picture.with_name("out.ome.tif.partial")
     # the first row of 8 tiles, and more than the encoders may have in hand
     wait_until(process, lambda: recorded_tiles(out) >= 8 + 7)
     process.send_signal(stop)
-    _, messages = process.communicate(timeout=60)
+    stopped = process.wait(60)
     assert not out.exists()
     assert unfinished.exists()
     if stop != signal.SIGKILL:
-        assert process.returncode == 130
-        assert "goes on where" in messages
-        assert "Traceback" not in messages
+        assert stopped.returncode == 130
+        assert "goes on where" in stopped.stderr
+        assert "Traceback" not in stopped.stderr
     again = wsisr("upscale", big, out, *options, "--json")
     assert again.returncode == 0, again.stderr
     facts = json.loads(again.stdout)
@@ -167,10 +150,9 @@ def test_another_job_does_not_go_on_from_it(picture: Path) -> None:
     pixels = np.random.default_rng(0).integers(80, 200, (450, 450, 3), np.uint8)
     Image.fromarray(pixels).save(big)
     options = ("--input-mag", 5, "--model", "bicubic", "--scale", 8)
-    command = [*WSISR, *map(str, ("upscale", big, out, *options))]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
+    process = Run("upscale", big, out, *options)
     wait_until(process, lambda: recorded_tiles(out) > 0)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.wait()
     other = wsisr("upscale", big, out, *options, "--overlap", 128)
     assert other.returncode == 2
@@ -183,6 +165,17 @@ def test_info(picture: Path) -> None:
     facts = json.loads(done.stdout)
     assert (facts["width"], facts["height"], facts["mpp"]) == (80, 60, None)
     assert "not recorded" in wsisr("info", picture).stdout
+
+
+def test_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "wsisr.cli", "upscale", "missing.svs", "o.ome.tif"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("wsisr: missing.svs")
 
 
 def test_doctor_names_what_it_looked_at() -> None:

@@ -1,0 +1,75 @@
+"""`wsisr` as a process of its own, without the seconds that its imports take.
+
+The standard library's fork server imports the engine once, before any thread is started; each run
+is a fork of it. What a fresh interpreter does beyond that is tested by `python -m wsisr.cli` in
+few places.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["wsisr.engine", "wsisr.cli"])
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Run:
+    """A running `wsisr ARGUMENTS`; the interface of `subprocess.Popen`, as far as it is used."""
+
+    def __init__(self, *arguments: object, cwd: Path | None = None, **environment: str) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._streams = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        words = list(map(str, arguments))
+        settings = (words, cwd or Path.cwd(), self._streams, {**os.environ, **environment})
+        self._process = CONTEXT.Process(target=_main, args=settings)
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def wait(self, timeout: float = 300) -> Done:
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            self._process.kill()
+            raise TimeoutError(f"still running after {timeout} s")
+        with self._folder:
+            texts = [path.read_text() if path.exists() else "" for path in self._streams]
+        return Done(code, *texts)
+
+
+def wsisr(*arguments: object, cwd: Path | None = None) -> Done:
+    """Run the command to its end."""
+    return Run(*arguments, cwd=cwd).wait()
+
+
+def _main(
+    arguments: list[str], cwd: Path, streams: list[Path], environment: dict[str, str]
+) -> None:
+    for number, path in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(environment)
+    os.chdir(cwd)
+    # a suite started in the background passes on that SIGINT is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["wsisr", *arguments]
+    from wsisr.cli import main
+
+    main()
