@@ -104,12 +104,13 @@ def spectrum_l1(a: Tensor, b: Tensor, window: int = 32) -> Tensor:
         for image in (a, b)
     )
     scale = (y.var(2, keepdim=True) + 1e-5).rsqrt()
-    logs = []
+    logs: list[Tensor] = []
     for part in (x, y):
         part = (part - part.mean(2, keepdim=True)) * scale
         part = part.reshape(-1, window, window) * taper
         logs.append((torch.fft.rfft2(part).abs().square().mean(0) + 1e-4).log())
-    return (logs[0] - logs[1]).abs().mean()
+    own, reference = logs
+    return (own - reference).abs().mean()
 
 
 class PatchDiscriminator(nn.Module):
