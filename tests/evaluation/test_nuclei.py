@@ -63,6 +63,27 @@ def test_peaks_and_flooding_equal_opencv_and_scikit_image(tiles: list[Image]) ->
         np.testing.assert_array_equal(found > 0, expected > 0)
 
 
+@pytest.mark.parametrize("area", [0, 7, 40.5])
+def test_filled_holes_and_kept_areas_equal_opencv_and_numpy(area: float) -> None:
+    random = np.random.default_rng(5)
+    for _ in range(60):
+        shape = random.integers(1, 40, 2)
+        mask = (random.random(shape) < random.random()).astype(np.uint8)
+        _, regions, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
+        holes = stats[:, cv2.CC_STAT_AREA] < area
+        holes[0] = False
+        filled = mask.copy()
+        nuclei._fill_holes(filled, area)
+        np.testing.assert_array_equal(filled, mask | holes[regions])
+
+        labels = cv2.connectedComponents(mask, connectivity=8)[1]
+        areas = np.bincount(labels.ravel())
+        keep = (areas >= area) & (areas <= 60)
+        keep[0] = False
+        expected = np.where(keep, np.cumsum(keep), 0)[labels]
+        np.testing.assert_array_equal(keep_by_area(labels, area, 60), expected)
+
+
 def test_size_follows_the_resolution() -> None:
     image, _ = field([(40, 40), (150, 60), (250, 180)])
     assert ClassicalSegmenter().segment(image, 0.05).max() == 0  # 6 um2: too small for a nucleus

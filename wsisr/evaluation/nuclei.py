@@ -136,10 +136,7 @@ class ClassicalSegmenter:
     def _label(self, mask: npt.NDArray[np.bool_], mpp: float) -> Labels:
         binary = mask.astype(np.uint8)
         binary = cv2.morphologyEx(binary, cv2.MORPH_OPEN, _disc(self.opening_um / mpp))
-        _, regions, stats, _ = cv2.connectedComponentsWithStats(1 - binary, connectivity=4)
-        holes = (stats[:, cv2.CC_STAT_AREA] < self.hole_um2 / mpp**2).astype(np.uint8)
-        holes[0] = 0
-        binary |= holes.take(regions)
+        _fill_holes(binary, self.hole_um2 / mpp**2)
         # a nucleus cut by the border is as deep there as if it went on
         padded = cv2.copyMakeBorder(binary, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
         depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
@@ -212,9 +209,8 @@ def agreement(sr: Labels, hr: Labels) -> NucleiAgreement:
     """
     if sr.shape != hr.shape:
         raise UsageError(f"the label images differ in size: {sr.shape} and {hr.shape}")
-    sr_areas = np.bincount(sr.ravel(), minlength=1)
-    hr_areas = np.bincount(hr.ravel(), minlength=1)
-    keys, lengths = _overlap_runs(sr, hr, hr_areas.size)
+    counts = int(sr.max(initial=0)), int(hr.max(initial=0))
+    sr_areas, hr_areas, keys, lengths = _overlap_runs(sr, hr, *counts)
     pairs, inverse = np.unique(keys, return_inverse=True)
     intersection = np.bincount(inverse, lengths, pairs.size).astype(np.int64)
     own, reference = np.divmod(pairs, hr_areas.size)
@@ -237,33 +233,115 @@ def agreement(sr: Labels, hr: Labels) -> NucleiAgreement:
 
 def keep_by_area(labels: npt.NDArray[np.integer], least: float, most: float) -> Labels:
     """Return the labels whose area in px lies in [least, most], renumbered from 1 in order."""
-    areas = np.bincount(labels.ravel())
-    keep = (areas >= least) & (areas <= most)
-    keep[0] = False
-    renumbered = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
-    return np.asarray(renumbered[labels], dtype=np.int32)
+    count = int(labels.max(initial=0))
+    return np.asarray(_keep_by_area(labels, count, float(least), float(most)), dtype=np.int32)
 
 
 @numba.njit(cache=True, nogil=True)
-def _overlap_runs(sr, hr, hr_size):  # type: ignore[no-untyped-def]
-    """Return (sr label * hr_size + hr label, length) of each run of a row that lies in both."""
-    rows, columns = sr.shape
-    keys, lengths = np.empty(sr.size, np.int64), np.empty(sr.size, np.int64)
+def _keep_by_area(labels, count, least, most):  # type: ignore[no-untyped-def]
+    areas = np.zeros(count + 1, np.int64)
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            areas[labels[y, x]] += 1
+    renumbered = np.zeros(count + 1, np.int32)
+    kept = 0
+    for n in range(1, count + 1):
+        if least <= areas[n] <= most:
+            kept += 1
+            renumbered[n] = kept
+    result = np.empty(labels.shape, np.int32)
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            result[y, x] = renumbered[labels[y, x]]
+    return result
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_holes(mask, area):  # type: ignore[no-untyped-def]
+    """Set the parts of the mask's outside that are smaller than `area` px, in place.
+
+    Parts connect by four neighbours and may touch the border. The outside is joined run by run
+    of a row, the runs of a part in a tree: there are far fewer runs than pixels.
+    """
+    rows, columns = mask.shape
     count = 0
     for y in range(rows):
-        before = np.int64(0)
+        inside = True
         for x in range(columns):
-            key = np.int64(sr[y, x]) * hr_size + hr[y, x]
-            if sr[y, x] == 0 or hr[y, x] == 0:
-                key = np.int64(0)
-            elif key == before:
-                lengths[count - 1] += 1
-            else:
-                keys[count] = key
-                lengths[count] = 1
+            if mask[y, x] == 0 and inside:
                 count += 1
+            inside = mask[y, x] != 0
+    lines, starts = np.empty(count, np.int64), np.empty(count, np.int64)
+    ends = np.empty(count, np.int64)
+    areas, parents = np.empty(count, np.int64), np.arange(count)
+    n = above = 0
+    for y in range(rows):
+        first = n
+        x = 0
+        while x < columns:
+            if mask[y, x] != 0:
+                x += 1
+                continue
+            lines[n], starts[n] = y, x
+            while x < columns and mask[y, x] == 0:
+                x += 1
+            ends[n], areas[n] = x, x - starts[n]
+            n += 1
+        for run in range(first, n):
+            while above < first and ends[above] <= starts[run]:
+                above += 1
+            other = above
+            while other < first and starts[other] < ends[run]:
+                one, two = _root(parents, other), _root(parents, run)
+                if one != two:
+                    parents[max(one, two)] = min(one, two)
+                    areas[min(one, two)] += areas[max(one, two)]
+                other += 1
+        above = first
+    for run in range(count):
+        if areas[_root(parents, run)] < area:
+            mask[lines[run], starts[run] : ends[run]] = 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _root(parents, n):  # type: ignore[no-untyped-def]
+    while parents[n] != n:
+        parents[n] = parents[parents[n]]
+        n = parents[n]
+    return n
+
+
+@numba.njit(cache=True, nogil=True)
+def _overlap_runs(sr, hr, sr_count, hr_count):  # type: ignore[no-untyped-def]
+    """Return the areas of all labels of both, and of each run of a row that lies in both
+    nuclei: sr label * (hr_count + 1) + hr label, and its length.
+    """
+    sr_areas, hr_areas = np.zeros(sr_count + 1, np.int64), np.zeros(hr_count + 1, np.int64)
+    count = 0
+    for y in range(sr.shape[0]):
+        own = reference = 0
+        for x in range(sr.shape[1]):
+            sr_areas[sr[y, x]] += 1
+            hr_areas[hr[y, x]] += 1
+            both = sr[y, x] != 0 and hr[y, x] != 0
+            if both and (sr[y, x] != own or hr[y, x] != reference):
+                count += 1
+            own, reference = sr[y, x], hr[y, x]
+    # counted first: lists as long as the image would cost more than the second visit
+    keys, lengths = np.empty(count, np.int64), np.zeros(count, np.int64)
+    n = -1
+    for y in range(sr.shape[0]):
+        before = np.int64(0)
+        for x in range(sr.shape[1]):
+            key = np.int64(0)
+            if sr[y, x] != 0 and hr[y, x] != 0:
+                key = np.int64(sr[y, x]) * (hr_count + 1) + hr[y, x]
+                if key != before:
+                    n += 1
+                    keys[n] = key
+                lengths[n] += 1
             before = key
-    return keys[:count], lengths[:count]
+    return sr_areas, hr_areas, keys, lengths
 
 
 @numba.njit(cache=True, nogil=True)

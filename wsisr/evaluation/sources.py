@@ -292,7 +292,7 @@ def read_image(path: Path) -> Image:
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if pixels is None:
         raise SlideError(f"{path} cannot be decoded as an image; remove or replace it")
-    return np.ascontiguousarray(pixels[:, :, ::-1])
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def image_files(folder: Path) -> dict[str, Path]:
