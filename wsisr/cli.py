@@ -224,6 +224,13 @@ def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
 )
 @click.option("--metrics", help="Comma-separated names. [default: all that can run]")
 @click.option("--count", type=int, default=200, show_default=True, help="Tissue tiles; 0 is all.")
+@click.option(
+    "--tile-size",
+    type=click.IntRange(32),
+    default=512,
+    show_default=True,
+    help="Side of the tiles slides are judged in, px of SR.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of tiles.")
 @click.option("--workers", type=click.IntRange(1), help="Tiles at once. [default: a core each]")
 @click.option("--force", is_flag=True, help="Full-reference measures despite a bad registration.")
@@ -236,6 +243,7 @@ def evaluate(
     segmenter: str,
     metrics: str | None,
     count: int,
+    tile_size: int,
     seed: int,
     workers: int | None,
     force: bool,
@@ -250,6 +258,7 @@ def evaluate(
     options = Options(
         only=metrics.split(",") if metrics else None,
         count=count or None,
+        tile=tile_size,
         out=out,
         segmenter=choose(segmenter),
         show_progress=True,

@@ -5,6 +5,7 @@ import html.parser
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from wsisr.cli import cli
+from wsisr.cli import cli, main
 from wsisr.errors import OutputError, SlideError, UsageError
 from wsisr.evaluation import weights
 from wsisr.evaluation.command import judge, labelled
@@ -278,8 +279,59 @@ def test_an_lr_of_another_size_is_refused(pair: dict[str, Path], tmp_path: Path)
 
 def test_glass_alone_has_no_tissue_to_judge(tmp_path: Path) -> None:
     glass = save(tmp_path / "glass.png", np.full((600, 600, 3), 242, np.uint8))
-    with pytest.raises(SlideError, match="no 512 px tile of tissue"):
+    with pytest.raises(SlideError, match="no 512 px tile of tissue; choose a smaller --tile-size"):
         evaluate_alone(glass)
+
+
+@pytest.mark.parametrize(
+    ("x", "reason"),
+    [(5000, "have no area in common"), (900, "in common holds no 512 px tile of tissue")],
+)
+def test_slides_that_overlap_too_little_are_refused(
+    pair: dict[str, Path], tmp_path: Path, x: int, reason: str
+) -> None:
+    transform = tmp_path / "t.json"
+    transform.write_text(json.dumps({"matrix": [[1, 0, x], [0, 1, 0]]}))
+    with pytest.raises(SlideError, match=reason):
+        evaluate_slides(
+            pair["sr"], pair["hr"], options=Options(only=FAST), transform=transform, sr_mpp=0.25
+        )
+
+
+def test_bad_input_is_one_line_with_a_code_and_leaves_no_report(
+    pair: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = save(tmp_path / "other.png", np.full((600, 600, 3), 240, np.uint8))
+    few = save(tmp_path / "few" / "a.png", np.full((64, 64, 3), 240, np.uint8)).parent
+    broken = tmp_path / "broken" / "a.png"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no picture")
+    apart = tmp_path / "t.json"
+    apart.write_text(json.dumps({"matrix": [[1, 0, 5000], [0, 1, 0]]}))
+    sr, hr, mpp = pair["sr"], pair["hr"], ("--sr-mpp", 0.25, "--hr-mpp", 0.25)
+    cases: tuple[tuple[tuple[object, ...], int, str], ...] = (
+        ((sr, other, *mpp), 1, "do not show the same tissue"),
+        ((sr, hr, *mpp, "--transform", apart), 1, "no area in common"),
+        ((sr, hr, "--hr-mpp", 0.25), 2, "--sr-mpp"),
+        ((sr, hr, "--sr-mpp", 0.25), 2, "--hr-mpp"),
+        ((tmp_path / "absent.svs", hr), 1, "absent.svs"),
+        ((few, tmp_path, "--tiles"), 2, " lacks a; tiles pair"),
+        ((few, broken.parent, "--tiles"), 1, "broken/a.png cannot be decoded"),
+        ((few, "--tiles"), 2, "--tiles"),
+    )
+    out = tmp_path / "out"
+    for arguments, code, message in cases:
+        monkeypatch.setattr(sys, "argv", ["wsisr", "eval", *map(str, arguments), "--out", str(out)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert stopped.value.code == code, error
+        assert error.startswith("wsisr: ")
+        assert message in error
+        assert not out.exists()
 
 
 @pytest.fixture

@@ -81,6 +81,17 @@ def test_other_tissue_and_glass_are_refused(
                 register(sr, hr, 0.25, 0.25)
 
 
+def test_parts_of_one_slide_that_do_not_overlap_are_refused(data_dir: Path, tmp_path: Path) -> None:
+    with open_slide(data_dir / "slides" / "test_a_40x.tif") as slide:
+        parts = [slide.read(0, x, 4096, 1536, 1536) for x in (0, 4096)]
+    with (
+        open_slide(save(tmp_path, "a.png", parts[0])) as sr,
+        open_slide(save(tmp_path, "b.png", parts[1])) as hr,
+        pytest.raises(SlideError, match=r"no common part of it: .* features agree"),
+    ):
+        register(sr, hr, 0.25, 0.25)
+
+
 def test_an_unknown_pixel_size_names_the_option(region: Image, tmp_path: Path) -> None:
     path = save(tmp_path, "a.png", region[:64, :64])
     with (

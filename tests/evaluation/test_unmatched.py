@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,12 @@ def test_what_touches_nothing_is_told_from_what_matches_badly() -> None:
     hr, sr = np.zeros((40, 60), np.int32), np.zeros((40, 60), np.int32)
     hr[5:15, 5:15], hr[5:15, 25:35], hr[25:35, 5:15] = 1, 2, 3
     sr[5:15, 5:15], sr[5:15, 30:40] = 1, 2
+    assert agreement(sr, hr).unmatched() == {
+        "lost": 2,
+        "lost_overlapping": 1,
+        "invented": 1,
+        "invented_overlapping": 1,
+    }
     found = unmatched(sr, hr, agreement(sr, hr))
     assert [(n.name, n.area_px) for n in found] == [("lost", 100), ("lost", 100), ("invented", 100)]
     # half of one lies on half of the other: 50 of 150 px, once lost and once invented
@@ -150,6 +157,11 @@ def test_slides_give_one_file_in_level_0_px_of_sr(slides: dict[str, Path], tmp_p
         np.testing.assert_array_equal(labels > 0, np.isin(reference.labels, missing))
         count += len(missing)
     assert count == len(lost) > 0
+    counts = Counter(names(features))
+    assert {name: result.unmatched["sr"][name] for name in counts} == counts
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"Of {counts['lost']} lost nuclei" in page
+    assert "counts twice: as lost and as invented" in page
     assert any(
         np.abs(np.mean(f["geometry"]["coordinates"][0], axis=0) - 300.5).max() < 3
         for f in features

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -41,8 +41,6 @@ from wsisr.evaluation.unmatched import Unmatched, UnmatchedFiles, unmatched
 from wsisr.slides import open_slide
 
 BOOTSTRAP_DRAWS = 1000
-Judged = tuple[TileResult, dict[str, list[Unmatched]]]
-"""A tile's measurements, and {method: nuclei that SR or HR has alone} where they are wanted."""
 NONE_BESIDE: Mapping[str, Path] = {}
 LEAST_GROUPS = 3
 """Slides from which on intervals are drawn over slides instead of tiles."""
@@ -53,6 +51,15 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A tile's measurements and, by method, its nuclei without a match; `drawn` where wanted."""
+
+    tile: TileResult
+    unmatched: Mapping[str, Mapping[str, int]]
+    drawn: Mapping[str, Sequence[Unmatched]]
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,7 @@ def _evaluate(
     chosen, not_run = metrics.available(options.only)
     by_method = _leave_out_misaligned(chosen, not_run, method, alignments, options.force)
     chosen = by_method.get(method, chosen)
-    results, failed = _measure(source, method, chosen, by_method, options)
+    results, unmatched_nuclei, failed = _measure(source, method, chosen, by_method, options)
     if not results:
         raise SlideError(f"no tile of {inputs['sr']} could be read: {next(iter(failed.values()))}")
     names = list(dict.fromkeys(name for tile in results for name in tile.values))
@@ -193,6 +200,7 @@ def _evaluate(
         methods={name: metrics.summarize(values) for name, values in rows.items()},
         intervals=intervals,
         undefined={name: _count_undefined(values) for name, values in rows.items()},
+        unmatched=unmatched_nuclei,
         not_run=not_run,
         conventions=conventions,
         alignment=alignments.get(method),
@@ -262,9 +270,11 @@ def _measure(
     chosen: Sequence[Metric],
     by_method: Mapping[str, Sequence[Metric]],
     options: Options,
-) -> tuple[list[TileResult], dict[str, str]]:
-    """Return the tiles' results and {tile: why it failed}; `by_method` overrules `chosen`."""
-    drawing = options.out is not None and options.segmenter.searches
+) -> tuple[list[TileResult], dict[str, Counter[str]], dict[str, str]]:
+    """Return the tiles' results, the sums of nuclei without a match, and {tile: why it failed}.
+
+    `by_method` overrules `chosen`.
+    """
 
     def judge(place: Place) -> Judged:
         views = source.load(place)
@@ -273,16 +283,18 @@ def _measure(
             segmenter = segmenter.at(place.name, place.x, place.y, source.matrix)
         scan = None if views.hr is None else Scan(views.hr, source.mpp, segmenter)
         samples = {name: Sample(im, scan, views.lr) for name, im in _images(method, views)}
-        values, drawn = {}, {}
+        values, counts, drawn = {}, {}, {}
         for name, sample in samples.items():
             own = by_method.get(name, chosen)
             values[name] = metrics.measure_tile(sample, own)
             compared = any("sr_nuclei" in metric.needs for metric in own)
-            if drawing and compared and scan is not None and name != "bicubic":
-                drawn[name] = unmatched(*sample.nuclei, sample.nuclei_agreement)
-        return TileResult(place, values), drawn
+            if compared and scan is not None and segmenter.searches:
+                counts[name] = sample.nuclei_agreement.unmatched()
+                if options.out is not None and name != "bicubic":
+                    drawn[name] = unmatched(*sample.nuclei, sample.nuclei_agreement)
+        return Judged(TileResult(place, values), counts, drawn)
 
-    results, failed = [], {}
+    results, totals, failed = [], defaultdict[str, Counter[str]](Counter), {}
     progress = tqdm(
         total=len(source.places), unit="tile", desc="eval", disable=not options.show_progress
     )
@@ -298,16 +310,18 @@ def _measure(
         pool = stack.enter_context(ThreadPoolExecutor(options.workers, "eval", begin))
         for place, future in _in_flight(source.places, pool, judge, 2 * options.workers):
             try:
-                tile, drawn = future.result()
+                judged = future.result()
             except WsisrError as error:
                 failed[place.name] = str(error)
             else:
-                results.append(tile)
-                for name, nuclei in drawn.items():
+                results.append(judged.tile)
+                for name, counts in judged.unmatched.items():
+                    totals[name].update(counts)
+                for name, nuclei in judged.drawn.items():
                     assert files is not None  # nothing is drawn otherwise
                     files.add(place, name, nuclei)
             progress.update()
-    return results, failed
+    return results, dict(totals), failed
 
 
 @contextmanager

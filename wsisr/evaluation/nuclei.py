@@ -25,6 +25,8 @@ from wsisr.evaluation.stain import haematoxylin
 Labels = npt.NDArray[np.int32]
 """A label image, (rows, columns) int32: 0 background, 1..n the nuclei, no gaps."""
 MATCH_IOU = 0.5
+OVERLAP_IOU = 0.1
+"""From here on two nuclei that do not match count as one that is outlined differently."""
 LEVELS_PER_PX = 64
 """How finely the watershed tells depths apart."""
 
@@ -199,6 +201,19 @@ class NucleiAgreement:
     def lost(self) -> npt.NDArray[np.int64]:
         """Return the labels of HR without a match."""
         return np.setdiff1d(np.arange(1, self.hr_count + 1), self.matches[:, 1])
+
+    def unmatched(self) -> dict[str, int]:
+        """Return how many are lost and invented, and how many of those are outlined differently.
+
+        Those overlap a nucleus of the other image by an IoU from 0.1 to 0.5.
+        """
+        lost, invented = self.hr_best[self.lost() - 1], self.sr_best[self.invented() - 1]
+        return {
+            "lost": lost.size,
+            "lost_overlapping": int((lost >= OVERLAP_IOU).sum()),
+            "invented": invented.size,
+            "invented_overlapping": int((invented >= OVERLAP_IOU).sum()),
+        }
 
 
 def agreement(sr: Labels, hr: Labels) -> NucleiAgreement:

@@ -150,7 +150,10 @@ def match_overviews(sr: Image, hr: Image) -> tuple[npt.NDArray[np.float64], int]
     (own, own_descriptors), (other, other_descriptors) = (
         sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None) for image in (sr, hr)
     )
-    refused = "the two slides do not show the same tissue: {}; check the files or give --transform"
+    refused = (
+        "the two slides do not show the same tissue, or no common part of it: {}; check the files "
+        "or give --transform"
+    )
     if min(len(own), len(other)) < LEAST_INLIERS:
         raise SlideError(refused.format("too few features to compare"))
     candidates = cv2.BFMatcher(cv2.NORM_L2).knnMatch(own_descriptors, other_descriptors, k=2)
@@ -169,7 +172,7 @@ def match_overviews(sr: Image, hr: Image) -> tuple[npt.NDArray[np.float64], int]
     scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
     if not 0.8 < scale < 1.25:
         raise SlideError(
-            refused.format(f"they differ in scale by {scale:.2f} after their pixel sizes")
+            refused.format(f"beside their pixel sizes they differ in scale by {scale:.2f}")
         )
     return np.asarray(matrix, dtype=np.float64), inliers
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from wsisr.errors import OutputError
 from wsisr.evaluation import pictures
 from wsisr.evaluation.metrics import Metric
-from wsisr.evaluation.nuclei import Segmenter
+from wsisr.evaluation.nuclei import MATCH_IOU, OVERLAP_IOU, Segmenter
 from wsisr.evaluation.results import Evaluation, TileResult
 from wsisr.evaluation.sources import Source
 from wsisr.evaluation.unmatched import FOLDER, INVENTED, LOST
@@ -165,7 +165,22 @@ def _cards(evaluation: Evaluation) -> str:
         f'<div class="card"><b>{html.escape(figure)}</b>{html.escape(text)}</div>'
         for figure, text in cards
     )
-    return f'<div class="cards">{body}</div>' if body else ""
+    return f'<div class="cards">{body}</div>{_about_unmatched(evaluation)}' if body else ""
+
+
+def _about_unmatched(evaluation: Evaluation) -> str:
+    """Return what lost and invented mean here, with the counts of the first method."""
+    counts = evaluation.unmatched.get(next(iter(evaluation.methods)))
+    if counts is None:
+        return ""
+    return (
+        '<p class="note">Nuclei of both images match where the intersection over union (IoU) of '
+        f"their outlines is above {MATCH_IOU}. A nucleus that both have but that is outlined "
+        "differently therefore counts twice: as lost and as invented. "
+        f"Of {counts['lost']} lost nuclei {counts['lost_overlapping']} overlap one of the result, "
+        f"of {counts['invented']} invented ones {counts['invented_overlapping']} overlap one of "
+        f"the scan (IoU {OVERLAP_IOU} to {MATCH_IOU}); the rest have no counterpart.</p>"
+    )
 
 
 def _missing_percent(share: float) -> str:

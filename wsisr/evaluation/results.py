@@ -29,6 +29,8 @@ class Evaluation:
     """95 % intervals of the means."""
     undefined: Mapping[str, Mapping[str, int]]
     """How many tiles had no value (no nuclei, no detail)."""
+    unmatched: Mapping[str, Mapping[str, int]]
+    """{method: {what: nuclei without a match}}, as `NucleiAgreement.unmatched` counts them."""
     not_run: Mapping[str, str]
     conventions: Mapping[str, str]
     alignment: Alignment | None
@@ -50,6 +52,7 @@ class Evaluation:
             "conventions": self.conventions,
             "intervals": self.intervals,
             "undefined_tiles": self.undefined,
+            "unmatched_nuclei": self.unmatched,
             "alignment": None if self.alignment is None else asdict(self.alignment),
             "also_alignments": {name: asdict(a) for name, a in self.also_alignments.items()},
             "inputs": self.inputs,

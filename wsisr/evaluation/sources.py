@@ -157,10 +157,7 @@ class SlideSource:
                 if part.size and part.mean() >= LEAST_TISSUE and self._inside(x, y, side):
                     found.append(Place(f"x{x}_y{y}", self.sr.path.name, x, y, side, side))
         if not found:
-            raise SlideError(
-                f"{self.sr.path} has no {side} px tile of tissue within the reference; "
-                "choose smaller tiles or check the registration"
-            )
+            raise self._nothing_to_judge(side)
         if self.count is None or self.count >= len(found):
             return tuple(found)
         random = np.random.default_rng(self.seed)
@@ -184,6 +181,28 @@ class SlideSource:
             bicubic = np.ascontiguousarray(enlarged[m * s : -m * s, m * s : -m * s])
         also = {name: slide.read(0, x, y, width, height) for name, slide in self.also.items()}
         return Views(sr, hr, lr, bicubic, also)
+
+    def _nothing_to_judge(self, side: int) -> SlideError:
+        """Return the error for a slide without a tile: no tissue, or none that HR shows too."""
+        if self.hr is None or self.matrix is None:
+            return SlideError(
+                f"{self.sr.path} has no {side} px tile of tissue; choose a smaller --tile-size"
+            )
+        own, other = (
+            np.array([[0, 0], [s.width, 0], [s.width, s.height], [0, s.height]], np.float32)
+            for s in (self.sr, self.hr)
+        )
+        mapped = (own @ self.matrix[:, :2].T + self.matrix[:, 2]).astype(np.float32)
+        common, _ = cv2.intersectConvexConvex(mapped, other)
+        if common <= 0:
+            return SlideError(
+                f"{self.sr.path} and {self.hr.path} have no area in common where registration or "
+                "--transform puts them; check the files and the matrix"
+            )
+        return SlideError(
+            f"what {self.sr.path} and {self.hr.path} have in common holds no {side} px tile of "
+            "tissue; choose a smaller --tile-size or check the registration"
+        )
 
     def _inside(self, x: int, y: int, side: int) -> bool:
         if self.hr is None or self.matrix is None:
