@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from lxml import etree
 
 from wsisr.cli import cli, main
 from wsisr.errors import OutputError, SlideError, UsageError
@@ -101,6 +102,62 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def faults(page: str) -> list[str]:
+    """What libxml2's HTML parser has to say of a page; it does not know the tags of HTML 5."""
+    parser = etree.HTMLParser()
+    etree.fromstring(page.encode("utf-8"), parser)
+    unknown = etree.ErrorTypes.HTML_UNKNOWN_TAG
+    return [str(entry) for entry in parser.error_log if entry.type != unknown]
+
+
+def requests(page: str) -> list[str]:
+    """What a browser would fetch for a page, from elements and from style sheets."""
+    found = []
+    for element in etree.fromstring(page.encode("utf-8"), etree.HTMLParser()).iter():
+        if element.tag in ("script", "link", "iframe", "object", "embed", "base"):
+            found.append(str(element.tag))
+        for name, value in element.attrib.items():
+            fetches = name in ("src", "href", "srcset", "xlink:href", "action", "poster", "data")
+            if (fetches and not value.startswith("data:image/jpeg;base64,")) or "://" in value:
+                found.append(f"{name}={value[:80]}")
+    for styles in re.findall(r"<style>(.*?)</style>|style=\"(.*?)\"", page, re.DOTALL):
+        rules = "".join(styles).replace("@media print", "")
+        if "url(" in rules or "@" in rules:
+            found.append(rules)
+    return found
+
+
+def test_a_reports_markup_is_valid_and_nothing_is_fetched(
+    pair: dict[str, Path], tmp_path: Path
+) -> None:
+    awkward = tmp_path / "a<b>&'\"https: slide.png"
+    awkward.write_bytes(pair["sr"].read_bytes())
+    evaluate_slides(
+        awkward,
+        pair["hr"],
+        pair["lr"],
+        options=Options(only=("psnr", "niqe", "nuclei_recall", "lpips"), count=2, out=tmp_path),
+        sr_mpp=0.25,
+        hr_mpp=0.25,
+        also={"x.y": pair["sr"]},
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert faults(page) == []
+    assert requests(page) == []
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', page)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'; img-src data:;")
+    # the checks themselves notice what they are for
+    assert faults(page.replace("</table>", "</div></table>", 1)) != []
+    assert faults(page.replace("</h2>", "</h3>", 1)) != []
+    for tag in (
+        '<img src="https://x.y/a.jpg" alt="">',
+        '<script src="a.js"></script>',
+        "<style>@import 'a.css'</style>",
+    ):
+        assert requests(page.replace("<h2>", f"{tag}<h2>", 1)) != []
 
 
 def test_the_report_is_one_page_with_tidy_tables(pair: dict[str, Path], tmp_path: Path) -> None:

@@ -125,9 +125,12 @@ def perception_distortion(
         )
     for name, (x, y) in usable.items():
         px, py = 60 + 440 * (x - x0) / (x1 - x0), 266 - 250 * (y - y0) / (y1 - y0)
+        # away from the nearer edge, so that no name leaves the frame
+        side, anchor = (8, "start") if px < 280 else (-8, "end")
         parts.append(
             f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5" fill="#35608d"/>'
-            f'<text x="{px + 8:.1f}" y="{py - 6:.1f}">{html.escape(name)}</text>'
+            f'<text x="{px + side:.1f}" y="{py - 6:.1f}" text-anchor="{anchor}">'
+            f"{html.escape(name)}</text>"
         )
     return "".join([*parts, "</svg>"])
 

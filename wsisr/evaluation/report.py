@@ -24,6 +24,10 @@ NOTICE = (
     "Super-resolved pixels are computer-generated. This report is for research and quality "
     "control, not for primary diagnosis."
 )
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""Content security policy of the page: a browser loads nothing from anywhere else."""
+MINUS = "−"  # noqa: RUF001 -- a hyphen is too short beside figures
+ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
 GROUPS = {
     "True to the scan, pixel by pixel": ("psnr", "ssim", "ms_ssim", "lr_rmse"),
     "Nuclei": (
@@ -123,20 +127,22 @@ def to_html(
     """Return the page; pictures stand inside it as data URIs."""
     labels = {metric.name: metric for metric in chosen}
     title = Path(evaluation.inputs["sr"]).name
+    question = "is it true to the real scan?" if "hr" in evaluation.inputs else "judged alone"
     sections = [
-        f"<h1>{html.escape(title)}: is it true to the real scan?</h1>",
+        f"<h1>{html.escape(title)}: {question}</h1>",
         f'<p class="notice">{NOTICE}</p>',
         _cards(evaluation),
         _table(evaluation, labels),
         _worst(evaluation, source, labels, segmenter),
         _heatmaps(evaluation, source, labels),
-        _plot(evaluation),
+        _plot(evaluation, labels),
         _inputs(evaluation),
         _not_run(evaluation),
         _conventions(evaluation),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>wsisr eval: {html.escape(title)}</title><style>{_STYLE}</style></head><body>\n"
         + "\n".join(filter(None, sections))
@@ -149,9 +155,13 @@ def _cards(evaluation: Evaluation) -> str:
     method = next(iter(evaluation.methods))
     values = evaluation.methods[method]
     answers = (
-        ("nuclei_recall", "of the scan's nuclei are lost in the result", _missing_percent),
-        ("nuclei_precision", "of the result's nuclei are not in the scan", _missing_percent),
-        ("hf_db", "of fine detail against the scan; below 0 is blur", "{:+.1f} dB".format),
+        ("nuclei_recall", "of the scan's nuclei have no match in the result", _unmatched),
+        (
+            "nuclei_precision",
+            "of the result's nuclei have no match in the scan",
+            _unmatched,
+        ),
+        ("hf_db", "of fine detail against the scan; below 0 is blur", _decibels),
         ("lr_rmse", "grey levels away from the low-resolution input (RMSE)", "{:.2f}".format),
     )
     cards = [
@@ -183,8 +193,12 @@ def _about_unmatched(evaluation: Evaluation) -> str:
     )
 
 
-def _missing_percent(share: float) -> str:
+def _unmatched(share: float) -> str:
     return f"{100 * (1 - share):.1f} %"
+
+
+def _decibels(value: float) -> str:
+    return f"{value:+.1f} dB".replace("-", MINUS)
 
 
 def _inputs(evaluation: Evaluation) -> str:
@@ -212,7 +226,6 @@ def _inputs(evaluation: Evaluation) -> str:
 
 def _table(evaluation: Evaluation, labels: Mapping[str, Metric]) -> str:
     methods = list(evaluation.methods)
-    arrows = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
     head = "".join(f"<th>{html.escape(method)}</th>" for method in methods)
     shown = [n for n in labels if any(n in values for values in evaluation.methods.values())]
     grouped = {name for names in GROUPS.values() for name in names}
@@ -230,7 +243,7 @@ def _table(evaluation: Evaluation, labels: Mapping[str, Metric]) -> str:
                 f"{_cell(evaluation, method, name)}</td>"
                 for method in methods
             )
-            text = f"{html.escape(labels[name].label)} {arrows[labels[name].better]}"
+            text = f"{_titled(labels[name])}"
             lines.append(f"<tr><td>{text}</td>{cells}</tr>")
     return (
         f'<h2>Summary</h2><table class="summary"><tr><th>measure</th>{head}</tr>{"".join(lines)}'
@@ -239,6 +252,11 @@ def _table(evaluation: Evaluation, labels: Mapping[str, Metric]) -> str:
         ". ↑ higher is better, ↓ lower is better, → 0 closer to zero is better; the best of a row "
         "is bold.</p>"
     )
+
+
+def _titled(metric: Metric) -> str:
+    """Return a measure's name with the direction that is better."""
+    return f"{html.escape(metric.label)} {ARROWS[metric.better]}"
 
 
 def _best(evaluation: Evaluation, metric: Metric) -> set[str]:
@@ -267,7 +285,7 @@ def _cell(evaluation: Evaluation, method: str, name: str) -> str:
 def _number(value: float) -> str:
     if not math.isfinite(value):
         return "∞" if value > 0 else "–"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+    return (f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}").replace("-", MINUS)
 
 
 def _not_run(evaluation: Evaluation) -> str:
@@ -284,7 +302,7 @@ def _not_run(evaluation: Evaluation) -> str:
     )
 
 
-def _plot(evaluation: Evaluation) -> str:
+def _plot(evaluation: Evaluation, labels: Mapping[str, Metric]) -> str:
     measured = {name for values in evaluation.methods.values() for name in values}
     perception = next((name for name in PERCEPTION if name in measured), None)
     if perception is None or "psnr" not in measured:
@@ -293,8 +311,10 @@ def _plot(evaluation: Evaluation) -> str:
         method: (values.get("psnr", math.nan), abs(values.get(perception, math.nan)))
         for method, values in evaluation.methods.items()
     }
+    label = labels[perception].label
+    name = f"distance from 0 of {label}" if labels[perception].better == "zero" else label
     drawn = pictures.perception_distortion(
-        points, "PSNR (dB): right is closer to the scan", f"|{perception}|: lower looks more real"
+        points, "PSNR (dB): right is closer to the scan", f"{name}: lower looks more real"
     )
     return f"<h2>Perception and distortion</h2>{drawn}" if drawn else ""
 
@@ -312,7 +332,7 @@ def _heatmaps(evaluation: Evaluation, source: Source, labels: Mapping[str, Metri
         image, low, high = pictures.heatmap(source.thumbnail, source.size, places, values)
         image = pictures.reduced(image, 540)
         caption = (
-            f'{html.escape(metric.label)}<span class="ramp"></span><span class="ends">'
+            f'{_titled(metric)}<span class="ramp"></span><span class="ends">'
             f"<span>{_number(low)}</span><span>{_number(high)}</span></span>"
         )
         figures.append(
@@ -339,7 +359,7 @@ def _worst(
     for _, _, tile in sorted(ranked)[:WORST_TILES]:
         image, panels = pictures.strip(source.load(tile.place), source.mpp, segmenter, method)
         shown = ", ".join(
-            f"{name} {_number(_value(tile, method, name))}"
+            f"{html.escape(labels[name].label)} {_number(_value(tile, method, name))}"
             for name in ("psnr", "ssim", "nuclei_precision", "nuclei_recall", "hf_db", "lr_rmse")
             if math.isfinite(_value(tile, method, name))
         )
@@ -350,12 +370,16 @@ def _worst(
             f'alt="{html.escape(" | ".join(panels))}">'
             f"<figcaption><b>{html.escape(tile.place.name)}</b>: {shown}</figcaption></figure>"
         )
+    note = "Insets show the framed piece three times enlarged."
+    if method in evaluation.unmatched:
+        note = (
+            f"{_key(INVENTED)}in results: nuclei the scan does not have. {_key(LOST)}in HR: nuclei "
+            f"the result has lost. {note} The outlines of all judged tiles stand in "
+            f"<code>{FOLDER}</code> beside this page, for QuPath."
+        )
     return (
         f"<h2>The worst tiles by {html.escape(labels[ranking].label)}</h2>"
-        f'<p class="note">{_key(INVENTED)}in SR: nuclei the scan does not have. '
-        f"{_key(LOST)}in HR: nuclei the result has lost. Insets show the framed piece "
-        "three times enlarged. All of them, tile by tile, stand in the GeoJSON files of "
-        f"<code>{FOLDER}</code> beside this page, for QuPath.</p>" + "".join(figures)
+        f'<p class="note">{note}</p>' + "".join(figures)
     )
 
 
