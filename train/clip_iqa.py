@@ -254,6 +254,8 @@ def train(
     }
     notes = {name: f"{value:.6g}" for name, value in figures.items()}
     save_prompts(out, Prompts(text.cpu(), progress.context, kind, digest, notes))
+    # prompts learnt again are no file that somebody has changed
+    weights.renew_pin(out)
     _write_log(out, progress)
     out.with_suffix(".state.pt").unlink(missing_ok=True)
     return figures

@@ -14,7 +14,9 @@ import torch
 
 from wsisr import __version__
 from wsisr.errors import WsisrError
+from wsisr.evaluation import weights
 from wsisr.models import DEFAULT_MODEL, load_upscaler
+from wsisr.models.single import INSTALL
 
 REQUIRED = (
     ("torch", "torch"),
@@ -52,7 +54,7 @@ def examine() -> list[Check]:
     ]
     checks += [_library(module, package, None) for module, package in REQUIRED]
     checks += [_library(module, package, remedy) for module, package, remedy in OPTIONAL]
-    checks += [_openslide(), _devices(), _cpu(), _disk(), _shipped_model()]
+    checks += [_spandrel(), _openslide(), _devices(), _cpu(), _disk(), _shipped_model(), _weights()]
     return checks
 
 
@@ -64,6 +66,14 @@ def _library(module: str, package: str, remedy: str | None) -> Check:
         if remedy is not None:
             return Check(package, "note", f"not installed: {remedy}")
         return Check(package, "missing", f"{error}; pip install {package}")
+
+
+def _spandrel() -> Check:
+    # told by its metadata: importing it takes seconds and fails beside some builds of torchvision
+    try:
+        return Check("spandrel", "ok", importlib.metadata.version("spandrel"))
+    except importlib.metadata.PackageNotFoundError:
+        return Check("spandrel", "note", f"not installed: {INSTALL} for --model FILE")
 
 
 def _openslide() -> Check:
@@ -99,3 +109,18 @@ def _shipped_model() -> Check:
     except WsisrError as error:
         return Check("model tiny", "missing", f"{error}; reinstall wsisr")
     return Check("model tiny", "ok", "loads")
+
+
+def _weights() -> Check:
+    """Tell which weights of `wsisr eval` are there; none is needed to run it."""
+    there = weights.present()
+    lacking = sorted(weights.REGISTRY.keys() - set(there))
+    detail = f"{weights.store()}: {', '.join(there) if there else 'none'}"
+    if not lacking:
+        return Check(weights.VARIABLE, "ok", detail)
+    return Check(
+        weights.VARIABLE,
+        "note",
+        f"{detail}; measures and segmenters that need {', '.join(lacking)} do not run: "
+        "`wsisr models fetch NAME`",
+    )

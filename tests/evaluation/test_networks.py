@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wsisr.errors import ModelError
+from wsisr.errors import ModelError, OutputError
 from wsisr.evaluation import clip_iqa
 from wsisr.evaluation.networks import clip, vit
 from wsisr.evaluation.networks.states import load_state
@@ -173,6 +173,7 @@ def test_learnt_prompts_are_written_and_read(tmp_path: Path) -> None:
     assert context.grad.abs().max() > 0
     prompts = clip_iqa.Prompts(features, context, "boxblur", "abc", {"epochs": "3"})
     clip_iqa.save_prompts(tmp_path / "p.safetensors", prompts)
+    assert [path.name for path in tmp_path.glob("p.*")] == ["p.safetensors"]
     read = clip_iqa.load_prompts(tmp_path / "p.safetensors", "abc")
     assert torch.equal(read.text_features, features.detach())
     assert read.context is not None
@@ -264,3 +265,21 @@ def test_the_published_sizes_come_out() -> None:
         }
     for name, (network, parameters) in networks.items():
         assert sum(p.numel() for p in network.parameters()) == parameters, name
+
+
+def test_prompts_are_the_old_or_the_new_whatever_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "prompts.safetensors"
+    clip_iqa.save_prompts(place, clip_iqa.Prompts(torch.ones(2, 4)))
+    old = place.read_bytes()
+
+    def cut_short(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half a fi")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(clip_iqa, "save_file", cut_short)
+    with pytest.raises(OutputError, match=r"prompts\.safetensors cannot be written: No space left"):
+        clip_iqa.save_prompts(place, clip_iqa.Prompts(torch.zeros(2, 4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.safetensors"]
+    assert place.read_bytes() == old

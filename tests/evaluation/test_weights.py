@@ -86,7 +86,7 @@ def test_every_entry_has_a_licence_a_remedy_and_known_files() -> None:
 
 
 def test_a_file_without_a_published_digest_is_pinned_at_first_use(
-    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     entry = weights.Weights("toy", {"a.bin": None}, weights.ByHand("a.bin", "make it"), "yours")
     monkeypatch.setitem(weights.REGISTRY, "toy", entry)
@@ -99,7 +99,14 @@ def test_a_file_without_a_published_digest_is_pinned_at_first_use(
     assert json.loads((store / weights.MANIFEST).read_text()) == {"toy/a.bin": digest}
     assert weights.digests("toy") == {"toy/a.bin": digest}
     (store / "toy" / "a.bin").write_bytes(b"second!")
-    assert "not the registered file" in (weights.missing("toy") or "")
+    reason = weights.missing("toy") or ""
+    assert "has changed since its first use" in reason
+    assert f"delete toy/a.bin from {store / weights.MANIFEST}" in reason
+    weights.renew_pin(tmp_path / "store" / "toy" / "other.bin")  # of no concern to `find`
+    assert weights.missing("toy") == reason
+    weights.renew_pin(tmp_path / "store" / "toy" / "a.bin")
+    assert weights.missing("toy") is None
+    assert weights.present() == ["toy"]
     (store / weights.MANIFEST).write_text("{")
     assert "repair or delete" in (weights.missing("toy") or "")
 

@@ -164,6 +164,10 @@ def test_learnt_prompts_score_images_in_the_evaluation(
         expected = clip_iqa.score(features, prompts.text_features, clip.logit_scale)
         image = clip_iqa.read_image(dataset / items[5].file)
         assert clip_iqa_score(image, kind) == pytest.approx(float(expected[5]), abs=1e-5)
+    # prompts learnt anew take the pin of the old ones with them
+    before = weights.digest(out)
+    clip_iqa.train(dataset, kind, clip_path, out, dataclasses.replace(config, seed=1))
+    assert weights.digest(weights.find(f"clip_iqa_{kind}")["prompts.safetensors"]) != before
 
 
 def test_a_cut_training_goes_on_to_the_same_prompts(

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wsisr.errors import ModelError, UsageError
+from wsisr.errors import ModelError, OutputError, UsageError
 from wsisr.evaluation import weights
 from wsisr.evaluation.networks.clip import END, START, Clip, from_state
 from wsisr.evaluation.networks.states import load_state
@@ -104,13 +104,20 @@ def _published_features(path: Path) -> Tensor:
 
 
 def save_prompts(path: Path, prompts: Prompts) -> None:
-    """Write learnt prompts, as described above."""
+    """Write learnt prompts, as described above; `path` is the old file or the whole new one."""
     tensors = {"text_features": prompts.text_features.detach().float().contiguous()}
     if prompts.context is not None:
         tensors["context"] = prompts.context.detach().float().contiguous()
     metadata = {"format": FORMAT, "version": VERSION, "kind": prompts.kind}
     metadata |= {"clip_sha256": prompts.clip_sha256}
-    save_file(tensors, path, metadata={**prompts.notes, **metadata})
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        save_file(tensors, partial, metadata={**prompts.notes, **metadata})
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=8)

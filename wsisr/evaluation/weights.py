@@ -5,7 +5,8 @@ is checked against its SHA-256 before use, and nothing is read that could run Py
 npz without pickles, safetensors and `torch.load(weights_only=True)`.
 
 Some publishers give no SHA-256. Such a file is pinned when it is first used: its digest goes into
-`WSISR_WEIGHTS/manifest.json` with a warning, and a file that has changed since is refused.
+`WSISR_WEIGHTS/manifest.json` with a warning, and a file that has changed since is refused. What
+`train.clip_iqa` writes there is pinned as it is written.
 """
 
 from __future__ import annotations
@@ -313,8 +314,15 @@ def find(name: str) -> dict[str, Path]:
     for file, path in paths.items():
         if not path.is_file():
             raise ModelError(f"weights missing: {path}; {entry.remedy}")
-        expected = entry.files[file] or _pinned(f"{name}/{file}", path)
+        published = entry.files[file]
+        expected = published or _pinned(f"{name}/{file}", path)
         if not digest(path).startswith(expected):
+            if published is None:
+                raise ModelError(
+                    f"{path} has changed since its first use (SHA-256 {digest(path)[:12]}..., then "
+                    f"{expected[:12]}...); if you replaced it, delete {name}/{file} from "
+                    f"{store() / MANIFEST}, else delete the file and {entry.remedy}"
+                )
             raise ModelError(
                 f"{path} is not the registered file (SHA-256 {digest(path)[:12]}..., expected "
                 f"{expected[:12]}...); delete it and {entry.remedy}"
@@ -339,11 +347,20 @@ def digests(*names: str) -> dict[str, str]:
 
 def overview() -> list[str]:
     """Return one line an entry: name, whether it is there, licence."""
-    lines = []
-    for name, entry in REGISTRY.items():
-        there = all((folder(name) / file).is_file() for file in entry.files)
-        lines.append(f"{name:20}{'there' if there else 'missing':10}{entry.licence}")
-    return lines
+    there = present()
+    return [
+        f"{name:20}{'there' if name in there else 'missing':10}{entry.licence}"
+        for name, entry in REGISTRY.items()
+    ]
+
+
+def present() -> list[str]:
+    """Return the names of the entries whose files are there; their content is not looked at."""
+    return [
+        name
+        for name, entry in REGISTRY.items()
+        if all((folder(name) / file).is_file() for file in entry.files)
+    ]
 
 
 def fetch(name: str) -> dict[str, Path]:
@@ -401,25 +418,50 @@ def _entry(name: str) -> Weights:
     return REGISTRY[name]
 
 
+def renew_pin(path: Path) -> None:
+    """Pin a file anew that has just been made; nothing for one that `find` does not look for.
+
+    Raises `OutputError` where the manifest cannot be written, `ModelError` where it is damaged.
+    """
+    for entry in REGISTRY.values():
+        for file, published in entry.files.items():
+            if published is None and path.resolve() == (folder(entry.name) / file).resolve():
+                with _manifest_lock:
+                    _write_pins({**_read_pins(), f"{entry.name}/{file}": digest(path)})
+
+
 def _pinned(key: str, path: Path) -> str:
     """Return the digest that a file without a published one had at its first use."""
-    place = store() / MANIFEST
     with _manifest_lock:
-        try:
-            known = json.loads(place.read_text()) if place.is_file() else {}
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{place} cannot be read: {error}; repair or delete it") from error
+        known = _read_pins()
         if key in known:
-            return str(known[key])
-        found = known[key] = digest(path)
+            return known[key]
+        found = digest(path)
+        place = store() / MANIFEST
         try:
-            partial = place.with_suffix(".partial")
-            partial.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
-            partial.replace(place)
+            _write_pins({**known, key: found})
             logger.warning("%s: no published SHA-256; pinned as %s in %s", path, found, place)
-        except OSError:
+        except OutputError:
             logger.warning("%s (SHA-256 %s) cannot be pinned: %s not writable", path, found, place)
         return found
+
+
+def _read_pins() -> dict[str, str]:
+    place = store() / MANIFEST
+    try:
+        return dict(json.loads(place.read_text())) if place.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{place} cannot be read: {error}; repair or delete it") from error
+
+
+def _write_pins(pins: Mapping[str, str]) -> None:
+    place = store() / MANIFEST
+    try:
+        partial = place.with_suffix(".partial")
+        partial.write_text(json.dumps(pins, indent=2, sort_keys=True) + "\n")
+        partial.replace(place)
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written: {error.strerror}") from error
 
 
 def digest(path: Path) -> str:
