@@ -232,6 +232,7 @@ def test_several_results_share_places_and_table(pair: dict[str, Path], tmp_path:
     page = (out / "report.html").read_text(encoding="utf-8")
     assert all(f">{name}</text>" in page for name in ("cubic", "bicubic"))  # points of the plot
     assert all(f"<th>{name}</th>" in page for name in methods)
+    assert "are those of <b>cubic</b>" in page
     alone = ["eval", pair["sr"], "--also", f"true={pair['hr']}", "--metrics", "sharpness"]
     table = CliRunner().invoke(cli, [*map(str, alone)]).stdout.splitlines()
     assert table[0].split() == ["sr", "true"]

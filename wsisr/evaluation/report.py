@@ -175,7 +175,15 @@ def _cards(evaluation: Evaluation) -> str:
         f'<div class="card"><b>{html.escape(figure)}</b>{html.escape(text)}</div>'
         for figure, text in cards
     )
-    return f'<div class="cards">{body}</div>{_about_unmatched(evaluation)}' if body else ""
+    if not body:
+        return ""
+    whose = ""
+    if len(evaluation.methods.keys() - {"bicubic"}) > 1:
+        whose = (
+            f'<p class="note">These figures, the order of the worst tiles and the maps are those '
+            f"of <b>{html.escape(method)}</b>.</p>"
+        )
+    return f'<div class="cards">{body}</div>{whose}{_about_unmatched(evaluation)}'
 
 
 def _about_unmatched(evaluation: Evaluation) -> str:
