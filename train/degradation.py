@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from wsisr.models.consistency import Sampling, project
+from wsisr.models.consistency import Sampling, project, project_limited
 from wsisr.plan import make_plan
 
 KINDS = ("area", "scanner", "codeformer", "realesrgan")
@@ -348,10 +348,12 @@ def sampling(size: int, scale: int) -> Sampling:
     return Sampling(torch.from_numpy(up)[:size], torch.from_numpy(down)[:, :size])
 
 
-def agree(image: Tensor, lr: Tensor) -> Tensor:
+def agree(image: Tensor, lr: Tensor, limited: bool = False) -> Tensor:
     """Project (B, 3, n, n) images onto agreement with their (B, 3, n / scale, n / scale) input.
 
-    What `wsisr upscale` does after stage 1: see `wsisr.models.consistency`.
+    What `wsisr upscale` does after stage 1, or, `limited`, after stage 2: see
+    `wsisr.models.consistency`.
     """
     maps = sampling(image.shape[2], image.shape[2] // lr.shape[2]).to(image.device)
-    return project(image, lr.to(image.device), maps, maps)
+    bring = project_limited if limited else project
+    return bring(image, lr.to(image.device), maps, maps)

@@ -87,7 +87,7 @@ class Student(nn.Module):
         generated = generate(second, self.settings, restored, lambda step, _: noise[step])
         # colours and agreement need more than half precision, as at inference
         with torch.autocast(restored.device.type, enabled=False):
-            return agree(add_detail(self.settings, restored, generated.float()), lr)
+            return agree(add_detail(self.settings, restored, generated.float()), lr, limited=True)
 
 
 def make_input(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wsisr.errors import UsageError
 from wsisr.models.colour import COLOR_FIXES
-from wsisr.models.consistency import project
+from wsisr.models.consistency import project, project_limited
 from wsisr.models.diffusion import ControllableDiffusion, Vae, decode, encode, latent_factor
 from wsisr.models.joint import averaged
 from wsisr.models.restoration import SwinIR, channels_last
@@ -232,7 +232,7 @@ class DualStage(nn.Module):
         # autocast holds networks only: consistency and colour at half precision are off by levels
         with autocast():
             restored = self.restoration(resized)
-        image = self._agree(restored.float().clamp(0, 1), windows).clamp(0, 1)
+        image = self._agree(project, restored.float().clamp(0, 1), windows).clamp(0, 1)
         if self.stochastic:
             assert self.second is not None
             with autocast():
@@ -243,7 +243,9 @@ class DualStage(nn.Module):
                 continue
             with autocast():
                 generated = self._generate(condition, windows, seed)
-            yield self._agree(add_detail(settings, image, generated.float()), windows)
+            detailed = add_detail(settings, image, generated.float())
+            # what is generated is off by far more than what is restored: unlimited, it would ring
+            yield self._agree(project_limited, detailed, windows)
 
     def describe(self) -> Mapping[str, Any]:
         """See `Upscaler`."""
@@ -262,12 +264,14 @@ class DualStage(nn.Module):
 
         return sample(self.second, self.settings, condition, noise)
 
-    def _agree(self, images: Tensor, windows: Sequence[WindowInput]) -> Tensor:
+    def _agree(
+        self, bring: Callable[..., Tensor], images: Tensor, windows: Sequence[WindowInput]
+    ) -> Tensor:
         """With soft consistency, the images brought into agreement with their inputs."""
         if self.settings.consistency == "off":
             return images
         agreed = []
         for image, window in zip(images.float(), windows, strict=True):
             rows, columns = window.rows.to(self.device), window.columns.to(self.device)
-            agreed.append(project(image[None], window.lr.to(self.device)[None], rows, columns)[0])
+            agreed.append(bring(image[None], window.lr.to(self.device)[None], rows, columns)[0])
         return torch.stack(agreed)

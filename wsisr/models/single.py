@@ -74,7 +74,7 @@ class SingleNetwork:
             rows = pixels_of_window(window.rows.up, self.scale)
             columns = pixels_of_window(window.columns.up, self.scale)
             image = image[:, rows][:, :, columns]
-        if self.settings.consistency == "soft":
+        if self.settings.consistency != "off":
             rows_map, columns_map = window.rows.to(self.device), window.columns.to(self.device)
             lr = window.lr.to(self.device)
             image = project(image[None], lr[None], rows_map, columns_map)[0]
