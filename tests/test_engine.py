@@ -370,6 +370,19 @@ def test_a_run_that_blends_otherwise_is_not_gone_on_from(
         upscale(run)
 
 
+def test_a_run_compiled_otherwise_is_not_gone_on_from(
+    slide: Path,
+    model_folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Compiled pixels differ in the last bits."""
+    monkeypatch.setattr(engine, "PyramidSpec", partial(PyramidSpec, tile=128))
+    monkeypatch.setattr("wsisr.models.dualstage.compile_blocks", lambda model: None)
+    interrupted(job(slide, tissue="off", model=str(model_folder)), 9)
+    with pytest.raises(UsageError, match=r"compile"):
+        upscale(job(slide, tissue="off", model=str(model_folder), settings={"compile": True}))
+
+
 def test_damage_is_listed_whole_after_an_interruption(tmp_path: Path) -> None:
     path = tmp_path / "in.tif"
     tifffile.imwrite(path, tissue_like(256, 192), photometric="rgb", tile=(64, 64), compression=8)

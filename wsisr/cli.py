@@ -71,6 +71,7 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--batch", type=click.IntRange(1), help="Windows at once. [default: by device]")
 @click.option("--device", help="cpu, cuda, cuda:1 … [default: first GPU, else CPU]")
 @click.option("--precision", help="fp32, bf16 or fp16. [default: bf16 where fast, else fp32]")
+@click.option("--compile/--no-compile", default=None, help="torch.compile blocks. [default: no]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the noise field.")
 @click.option("--color-fix", help="wavelet, adain or none. [default: wavelet]")
 @click.option("--consistency", help="exact (lossless output), soft or off. [default: soft]")
@@ -123,6 +124,7 @@ def upscale(source: Path, output: Path, as_json: bool, **options: Any) -> None:
         "sampler",
         "strength",
         "precision",
+        "compile",
         "seed",
         "color_fix",
         "consistency",

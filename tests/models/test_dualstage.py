@@ -2,10 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from wsisr.engine import upscale_array
+from wsisr.errors import ModelError, UsageError
 from wsisr.models import WindowInput, load_upscaler
+from wsisr.models.compilation import blocks_of
 from wsisr.models.consistency import Sampling, resize
 from wsisr.plan import make_plan
 
@@ -39,3 +43,54 @@ def test_half_precision_agrees_with_the_input_as_well(model_folder: Path, fideli
         given = window()
         found[precision] = disagreement(model([given])[0], given)
     assert found["bf16"] < 1.2 * found["fp32"] + 0.01
+
+
+def test_blocks_are_those_of_every_network_once(model_folder: Path) -> None:
+    model = load_upscaler(str(model_folder))
+    blocks = blocks_of(model)
+    inner = {id(module) for block in blocks for module in block.modules()}
+    assert len(inner) == sum(len(list(block.modules())) for block in blocks)
+    own = sum(p.numel() for block in blocks for p in block.parameters())
+    assert own > 0.8 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["bicubic", "network.pth"])
+def test_what_has_no_blocks_is_not_compiled(tmp_path: Path, name: str) -> None:
+    if name != "bicubic":
+        (tmp_path / name).touch()
+        name = str(tmp_path / name)
+    with pytest.raises(UsageError, match="no blocks to compile"):
+        load_upscaler(name, settings={"compile": True})
+
+
+def test_a_machine_without_a_compiler_is_told(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise RuntimeError("no C++ compiler\nlong story")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(ModelError, match=r"--compile: .*no C\+\+ compiler.*leave the option out"):
+        load_upscaler(str(model_folder), settings={"compile": True})
+
+
+@pytest.mark.slow
+def test_compiled_pixels_are_near_and_the_same_whatever_the_batch(model_folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    lr = rng.integers(90, 240, (50, 60, 3), np.uint8)
+    options = {"tile": 64, "overlap": 16}
+    threads = torch.get_num_threads()
+    eager = upscale_array(lr, 4, model=str(model_folder), **options)
+    found = []
+    try:
+        for count in (1, 2):
+            # the number of windows computed beside each other on a CPU
+            torch.set_num_threads(count)
+            settings = {"compile": True}
+            model = load_upscaler(str(model_folder), settings=settings)
+            found += [upscale_array(lr, 4, model=model, **options) for _ in range(2)]
+    finally:
+        torch.set_num_threads(threads)
+    for each in found[1:]:
+        np.testing.assert_array_equal(each, found[0])
+    assert np.abs(found[0].astype(int) - eager).max() <= 1

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wsisr.errors import UsageError
 from wsisr.models.colour import COLOR_FIXES
+from wsisr.models.compilation import compile_blocks
 from wsisr.models.consistency import project, project_limited
 from wsisr.models.diffusion import ControllableDiffusion, Vae, decode, encode, latent_factor
 from wsisr.models.joint import averaged
@@ -55,6 +56,7 @@ class Settings:
             here; the finished bytes are fitted afterwards, see `wsisr.exact`) or `off`.
         seed: of the noise field, 0..2^64 - 1.
         precision: `fp32`, `bf16` or `fp16`, of the networks' arithmetic.
+        compile: run the networks' blocks through torch.compile; rounds otherwise in the last bits.
         joint: (side, overlap) in px of the windows whose noise predictions are averaged at every
             step where a model is given larger blocks; None predicts a block in one piece.
     """
@@ -69,6 +71,7 @@ class Settings:
     consistency: str = "soft"
     seed: int = 0
     precision: str = "fp32"
+    compile: bool = False
     joint: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -206,6 +209,8 @@ class DualStage(nn.Module):
             self.parts = nn.ModuleList((second.vae, second.diffusion))
         self.eval().requires_grad_(False).to(device)
         channels_last(self)
+        if settings.compile:
+            compile_blocks(self)
 
     @torch.inference_mode()
     def forward(self, windows: Sequence[WindowInput]) -> Tensor:

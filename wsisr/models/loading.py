@@ -85,6 +85,9 @@ def load_upscaler(
         UsageError: a setting out of range.
     """
     overrides = dict(settings or {})
+    is_file = Path(name).is_file() and Path(name).suffix in SUFFIXES
+    if overrides.get("compile") and (name == "bicubic" or is_file):
+        raise UsageError(f"--compile: --model {name} has no blocks to compile; leave it out")
     if name == "bicubic":
         Settings(**overrides)
         return Bicubic()
@@ -92,7 +95,7 @@ def load_upscaler(
         return from_pretrained(
             SHIPPED[DEFAULT_MODEL], device=device, settings=overrides | {"fidelity": 1.0}
         )
-    if Path(name).is_file() and Path(name).suffix in SUFFIXES:
+    if is_file:
         # only here: spandrel is optional
         from wsisr.models.single import load_network
 
