@@ -26,7 +26,8 @@ from wsisr.models.prompt import blank_tokens, from_open_clip, from_transformers
 from wsisr.models.restoration import SwinIR, relative_position_index, shifted_window_mask
 from wsisr.models.sampling import SAMPLERS, make_schedule
 
-TOLERANCE = 2e-4
+TOLERANCE = 2e-5
+"""Twice what float32 rounds to here at the largest values, which are about 10."""
 
 
 def built(part: str, class_name: str, network: object) -> torch.nn.Module:
@@ -162,7 +163,7 @@ def test_the_blank_prompt_is_the_penultimate_layer_of_start_end_and_zeros() -> N
     tensors = originals.text_encoder(width=64)
     blank = from_open_clip(tensors)
     expected = plain_open_clip(tensors, torch.tensor([48, 49, 0, 0, 0, 0, 0]), 2)
-    torch.testing.assert_close(blank.embedding, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(blank.embedding, expected, atol=5e-6, rtol=5e-6)
     assert blank_tokens(49408, 77)[:3].tolist() == [49406, 49407, 0]
     assert set(blank.used) | set(blank.unused) == set(tensors)
     assert any("resblocks.2." in key for key in blank.unused)
@@ -190,7 +191,7 @@ def test_the_blank_prompt_of_transformers_own_encoder() -> None:
         f"text_model.{key.removeprefix('text_model.')}": v for key, v in model.state_dict().items()
     }
     blank = from_transformers({k: v for k, v in state.items() if "position_ids" not in k})
-    torch.testing.assert_close(blank.embedding, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(blank.embedding, expected, atol=5e-6, rtol=5e-6)
 
 
 def test_a_full_checkpoint_becomes_a_model_that_runs(checkpoint: Path, tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_a_full_checkpoint_becomes_a_model_that_runs(checkpoint: Path, tmp_path:
     expected = Graph(strip("model.diffusion_model.")).unet(z, t, prompt, control)
     with torch.inference_mode():
         ours = model.second.diffusion(z, t, c)
-    torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(ours, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +294,9 @@ def test_v_prediction_finds_the_image_from_pure_noise(sampler: str, steps: list[
         return schedule.epsilon(a**0.5 * noise - (1 - a) ** 0.5 * x0, z, t)
 
     out = SAMPLERS[sampler](denoise, start, steps, schedule, lambda step: start)
-    torch.testing.assert_close(out, x0, atol=5e-3, rtol=1e-2)
+    # a leap from the last timestep divides by what stands for no signal, 1e-4, and rounding with it
+    tolerance = 5e-3 if len(steps) == 1 else 1e-6
+    torch.testing.assert_close(out, x0, atol=tolerance, rtol=tolerance)
 
 
 def test_a_schedule_in_the_checkpoint_decides(checkpoint: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_attention_is_the_plain_formula() -> None:
             heads.append(scores.softmax(-1) @ v)
         out[0, window] = torch.cat(heads, -1)
     expected = F.linear(out, attention.proj.weight, attention.proj.bias)
-    torch.testing.assert_close(attention(x, mask), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(attention(x, mask), expected, atol=1e-8, rtol=1e-5)
 
 
 def test_shifted_windows_do_not_see_across_the_edge() -> None:

@@ -44,14 +44,14 @@ def test_the_papers_fifty_timesteps() -> None:
 def test_schedule_is_stable_diffusions() -> None:
     ours = make_schedule().alphas_cumprod
     reference = DDPMScheduler(**PAPER).alphas_cumprod.double()
-    torch.testing.assert_close(ours, reference, rtol=2e-5, atol=0)
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=0)
     assert float(ours[999]) ** 0.5 == pytest.approx(0.068, abs=5e-4)
 
 
 def test_zero_terminal_snr_schedule() -> None:
     ours = make_schedule(zero_terminal_snr=True).alphas_cumprod
     reference = DDPMScheduler(**PAPER, rescale_betas_zero_snr=True).alphas_cumprod.double()
-    torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=5e-7)
     assert float(ours[-1]) == 0
 
 
@@ -71,7 +71,7 @@ def test_spaced_ddpm_is_the_reference(steps: int, monkeypatch: pytest.MonkeyPatc
     ours = SAMPLERS["spaced-ddpm"](
         toy_denoiser, noise_of(0), spaced_timesteps(steps), make_schedule(), noise_of
     )
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_ddim_is_the_reference() -> None:
@@ -85,7 +85,7 @@ def test_ddim_is_the_reference() -> None:
     for t in timesteps:
         expected = reference.step(toy_denoiser(expected, t), t, expected).prev_sample
     ours = SAMPLERS["ddim"](toy_denoiser, noise_of(0), timesteps, make_schedule(), noise_of)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_dpm_solver_is_the_reference() -> None:
@@ -99,7 +99,7 @@ def test_dpm_solver_is_the_reference() -> None:
     ours = SAMPLERS["dpm-solver++"](
         toy_denoiser, noise_of(0), reference.timesteps.tolist(), make_schedule(), noise_of
     )
-    torch.testing.assert_close(ours, expected, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_euler_is_the_reference_and_ddim_in_other_variables() -> None:
@@ -112,7 +112,7 @@ def test_euler_is_the_reference_and_ddim_in_other_variables() -> None:
         scaled = reference.scale_model_input(expected, t)
         expected = reference.step(toy_denoiser(scaled, int(t)), t, expected).prev_sample
     ours = SAMPLERS["euler"](toy_denoiser, noise_of(0), timesteps, make_schedule(), noise_of)
-    torch.testing.assert_close(ours, expected.double(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ours, expected.double(), rtol=1e-5, atol=2e-5)
     ddim = SAMPLERS["ddim"](toy_denoiser, noise_of(0), timesteps, make_schedule(), noise_of)
     torch.testing.assert_close(ours, ddim)
 
@@ -129,7 +129,7 @@ def test_few_step_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     for t in reference.timesteps:
         expected = reference.step(toy_denoiser(expected, int(t)), t, expected).prev_sample
     ours = SAMPLERS["few-step"](toy_denoiser, noise_of(0), timesteps, make_schedule(), noise_of)
-    torch.testing.assert_close(ours, expected.double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, expected.double(), rtol=1e-5, atol=1e-5)
 
 
 def test_few_steps_never_stand_at_zero() -> None:
