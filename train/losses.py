@@ -61,19 +61,26 @@ def _steps(x: Tensor, dim: int, step: int, window: int) -> Tensor:
     return (F.avg_pool2d(squares, window, window // 2) + 1e-6).sqrt()
 
 
-def grid_penalty(x: Tensor, period: int = 16) -> Tensor:
-    """How much detail depends on its place in a regular grid, which tissue's never does.
+def grid_penalty(a: Tensor, b: Tensor, period: int = 16) -> Tensor:
+    """How much more than the reference's, detail depends on its place in a regular grid.
 
-    Decoders of latents and folded pixels leave such grids. The mean absolute step between
-    neighbours at each phase of the period, relative to that of all phases; its variance, summed
-    over rows and columns. Crops must be at random places of the scans, at least two periods wide.
+    Decoders of latents and folded pixels leave such grids; tissue has none. The mean absolute step
+    between neighbours at each phase of the period, relative to that of all phases; the squared
+    difference of the two images', over rows and columns. That both show the same tissue takes
+    most of the chance out of it. Crops must be at random places of the scans, at least two periods
+    wide.
     """
-    luma, total = x.mean(1, keepdim=True), x.new_zeros(())
+    total = a.new_zeros(())
     for dim in (2, 3):
-        steps = luma.diff(dim=dim).abs().transpose(dim, 3).mean((0, 1, 2))
-        phases = steps[: len(steps) // period * period].view(-1, period).mean(0)
-        total = total + (phases / phases.mean().detach().clamp_min(1e-4) - 1).square().mean()
+        own, reference = (_phases(image, dim, period) for image in (a, b))
+        total = total + (own - reference).square().mean()
     return total
+
+
+def _phases(x: Tensor, dim: int, period: int) -> Tensor:
+    steps = x.mean(1, keepdim=True).diff(dim=dim).abs().transpose(dim, 3).mean((0, 1, 2))
+    phases = steps[: len(steps) // period * period].view(-1, period).mean(0)
+    return phases / phases.mean().detach().clamp_min(1e-4)
 
 
 def coarse_l1(a: Tensor, b: Tensor) -> Tensor:
@@ -218,7 +225,7 @@ class ImageLoss:
             losses["features"] = feature_l1(own, reference)
             total = total + self.adversarial * losses["adversarial"]
             total = total + self.features * losses["features"]
-        losses["grid"] = grid_penalty(image)
+        losses["grid"] = grid_penalty(image, hr)
         return {"loss": total + self.grid * losses["grid"], **losses}
 
 
