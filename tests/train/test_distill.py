@@ -15,7 +15,15 @@ from tests.train import small
 from train.command import Run, build
 from train.degradation import agree, sampling, upsample
 from train.distill import DistillConfig, Student, fit, write_model
-from train.losses import ImageLoss, PatchDiscriminator, contrast_l1, feature_l1, grid_penalty
+from train.losses import (
+    ImageLoss,
+    PatchDiscriminator,
+    coarse_l1,
+    contrast_l1,
+    feature_l1,
+    grid_penalty,
+    spectrum_l1,
+)
 from train.pictures import GAP
 from train.plain import PlainConfig
 from train.plain import fit as fit_plain
@@ -124,11 +132,35 @@ def test_contrast_loss_sees_amount_not_place() -> None:
     assert float(contrast_l1(grain, other)) < 0.2 * float(contrast_l1(grain, flat))
 
 
-def test_a_grid_costs_and_tissue_does_not() -> None:
+def test_coarse_loss_sees_outlines_and_not_grain() -> None:
+    image = torch.full((1, 3, 64, 64), 0.5)
+    grained, moved = image.clone(), image.clone()
+    grained[..., ::2] += 0.1
+    grained[..., 1::2] -= 0.1
+    moved[..., :32] += 0.1
+    assert float(coarse_l1(grained, image)) < 1e-6
+    assert float(coarse_l1(moved, image)) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_spectrum_loss_sees_direction_and_amount_but_not_place() -> None:
+    generators = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    grain, other = (torch.randn(8, 3, 128, 128, generator=g) * 0.1 + 0.5 for g in generators)
+    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    hatched = grain + 0.05 * torch.sin((rows + columns) * 1.9)
+    elsewhere = float(spectrum_l1(other, grain))
+    assert float(spectrum_l1(grain, grain)) == 0
+    assert elsewhere < 0.1
+    assert float(spectrum_l1(hatched, grain)) > 0.01
+    assert float(spectrum_l1((grain - 0.5) * 0.5 + 0.5, grain)) > 5 * elsewhere
+
+
+def test_a_grid_costs_and_what_the_scan_has_does_not() -> None:
     grain = torch.rand(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     gridded = grain.clone()
     gridded[:, :, ::8] += 0.5
-    assert float(grid_penalty(grain)) < 0.01 < 0.1 * float(grid_penalty(gridded))
+    assert float(grid_penalty(grain, grain)) == float(grid_penalty(gridded, gridded)) == 0
+    assert float(grid_penalty(grain * 0.5 + 0.2, grain)) < 1e-6
+    assert float(grid_penalty(gridded, grain)) > 0.1
 
 
 def test_the_generators_loss_leaves_the_rival_alone() -> None:
