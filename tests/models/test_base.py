@@ -108,7 +108,7 @@ def test_three_ways_to_the_base_give_the_same_pixels(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     # the autoencoder of the test halves the size once, so the pipeline's own sizes serve
-    lr = (torch.rand(16, 16, 3) * 255).byte().numpy()
+    lr = (torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
     outputs = []
     for base in (str(folder), str(single_file), "some/mirror", None):
         upscaler = load_upscaler(str(model), base=base, settings={"steps": 1})
@@ -117,7 +117,8 @@ def test_three_ways_to_the_base_give_the_same_pixels(
         assert told["base"] == (base or DEFAULT_BASE)
         assert any(key.startswith("base/") for key in told["weights_sha256"])
     assert asked == [("some/mirror", HUB_FILES), (DEFAULT_BASE, HUB_FILES)]
-    assert all((outputs[0] == out).all() for out in outputs[1:])
+    # the same weights in another memory order may round a pixel the other way
+    assert all(abs(outputs[0].astype(int) - out).max() <= 1 for out in outputs[1:])
     assert outputs[0].std() > 1
 
 
