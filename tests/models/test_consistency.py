@@ -85,7 +85,7 @@ def test_a_limited_projection_does_not_ring_at_a_hard_edge(scale: int) -> None:
         for bring in (project, project_limited)
     }
     assert overshoot[project] > 0.14
-    assert overshoot[project_limited] < 0.06
+    assert overshoot[project_limited] < 0.12
 
 
 def test_what_agrees_already_is_left_alone_by_a_limited_projection() -> None:

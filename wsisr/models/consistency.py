@@ -6,7 +6,7 @@ agree with the input (iterated back-projection, Irani and Peleg 1991): what stag
 in the null space of that model, where the input says nothing.
 
 A smooth change rings: at a hard edge of the input it overshoots on both sides. `project_limited`
-lets it push no pixel further out of the range of the input around it than the pixel was.
+lets it push no pixel further than a little out of the range of the input around it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from torch import Tensor
 
 SOFT_ITERATIONS = 6
 """After six steps the rest is under half a grey level on real tissue (see tests)."""
-LIMITED_ITERATIONS = 8
+LIMITED_ITERATIONS = 6
 FREE_ITERATIONS = 2
 """Limited steps come near agreement, free ones reach it, and have little left to overshoot with:
-under half a grey level is left on tissue, up to 4 on white noise."""
+under half a grey level is left on tissue, up to 2.5 on white noise."""
+OVERSHOOT = 0.1
+"""Of the local range: as far as cubic interpolation itself leaves it at an edge. Without any, fine
+detail at x2 lost .3 dB on test tiles; at x4 and x8 it made no difference."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,17 @@ def project(
 def project_limited(image: Tensor, lr: Tensor, rows: Sampling, columns: Sampling) -> Tensor:
     """`project` without ringing at the input's hard edges; arguments and result as there.
 
-    Steps are clipped to the range of the 3x3 low-resolution pixels around each pixel, widened to
-    what the pixel was at first, so that generated detail stays. An image that agrees exists within
+    Steps are clipped to the range of the 3x3 low-resolution pixels around each pixel with
+    `OVERSHOOT` on both sides, widened to what the pixel was at first, so that generated detail
+    stays. An image that agrees exists within
     these bounds (each low-resolution pixel, constant); a few free steps end where it is.
     """
     low, high = (
         _nearest(each, rows, columns)
         for each in (-F.max_pool2d(-lr, 3, 1, 1), F.max_pool2d(lr, 3, 1, 1))
     )
-    low, high = torch.minimum(low, image), torch.maximum(high, image)
+    margin = OVERSHOOT * (high - low)
+    low, high = torch.minimum(low - margin, image), torch.maximum(high + margin, image)
     for _ in range(LIMITED_ITERATIONS):
         image = project(image, lr, rows, columns, steps=1).clamp(low, high)
     return project(image, lr, rows, columns, steps=FREE_ITERATIONS)
