@@ -173,7 +173,8 @@ from train.loop import LoopConfig, _Logs, train
 
 out, accumulate = Path(sys.argv[1]), int(sys.argv[2])
 accelerator = Accelerator(cpu=True)
-print("processes", accelerator.num_processes)
+if accelerator.is_main_process:
+    print("processes", accelerator.num_processes)
 torch.manual_seed(0)
 module = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
 seen = []
