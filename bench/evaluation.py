@@ -54,7 +54,7 @@ ANGLES = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
 
 def offline() -> list[str]:
     """Return the measures that run here and need no neural network."""
-    return [metric.name for metric in metrics.available()[0] if not metric.uses_torch]
+    return [metric.name for metric in metrics.available()[0]]
 
 
 def make_tiles(paths: Sequence[Path], folder: Path) -> tuple[Path, Path]:
@@ -296,7 +296,7 @@ def measure(
             if slides is not None:
                 figures |= slide_speed(*slides, only, len(tiles))
         if "split" in parts:
-            steps = split(FolderSource(sr, hr, scale=SCALE, mpp=MPP), None)
+            steps = split(FolderSource(sr, hr, scale=SCALE, mpp=MPP), ["all"])
             figures |= {f"ms_per_mpix {step}": value for step, value in steps.items()}
     if "texture" in parts:
         images = [read_image(path) for path in tiles]

@@ -489,7 +489,7 @@ def choose_metrics(only: Sequence[str] | None) -> tuple[list[Metric], dict[str, 
     """
     not_built = {name: metrics.NOT_BUILT[name] for name in only or () if name in metrics.NOT_BUILT}
     if only is None:
-        return metrics.available()
+        return metrics.available(["all"])
     rest = [name for name in only if name not in not_built]
     chosen, not_run = metrics.available(rest) if rest else ([], {})
     return chosen, not_run | not_built

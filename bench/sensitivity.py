@@ -151,7 +151,7 @@ FAULTS: dict[str, Callable[[Tile], Image]] = {
 def run(folder: Path, limit: int | None = 20, seed: int = 0, progress: bool = True) -> Result:
     """Return the table over tiles that hold at least ten nuclei, and what noticed each fault."""
     paths = list_tiles(folder, limit)
-    chosen, not_run = metrics.available()
+    chosen, not_run = metrics.available(["all"])
     segmenter = ClassicalSegmenter()
     rows: dict[str, list[dict[str, metrics.Measurement]]] = {name: [] for name in FAULTS}
     for index, path in enumerate(tqdm(paths, unit="tile", disable=not progress)):

@@ -224,7 +224,11 @@ def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     metavar="NAME_OR_PATH",
     help="Of nuclei: classical, hovernet, instanseg, a folder of label images, or GeoJSON.",
 )
-@click.option("--metrics", help="Comma-separated names. [default: all that can run]")
+@click.option(
+    "--metrics",
+    help="Comma-separated names; `offline` is all without a neural network, `all` is all. "
+    "[default: offline]",
+)
 @click.option("--count", type=int, default=200, show_default=True, help="Tissue tiles; 0 is all.")
 @click.option(
     "--tile-size",

@@ -41,14 +41,6 @@ def test_speed_split_and_texture_of_small_tiles(crops: Path, tmp_path: Path) -> 
     assert steps == {"(pixels)", "(nuclei found)", *evaluation.offline()}
 
 
-def test_no_network_counts_as_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = evaluation.metrics.all_metrics()
-    monkeypatch.setattr(evaluation.metrics, "available", lambda: (everything, {}))
-    names = evaluation.offline()
-    assert {"niqe", "brisque", "ssim", "nuclei_pq"} <= {*names}
-    assert not {"st_lpips", "lpips", "musiq", "uni", "clip_iqa"} & {*names}
-
-
 def test_sr_tiles_lie_between_bicubic_and_the_scan(crops: Path, tmp_path: Path) -> None:
     source = FolderSource(*evaluation.make_tiles(sorted(crops.iterdir()), tmp_path), scale=4)
     views = source.load(source.places[0])

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsisr.errors import SlideError, UsageError
+from wsisr.evaluation import registration
 from wsisr.evaluation.pixels import Image
 from wsisr.evaluation.registration import (
     Alignment,
+    find_features,
     load_transform,
     overview,
     phase_shift,
@@ -65,6 +67,23 @@ def test_synthetic_rescans_are_registered_to_a_tenth_of_a_pixel(
     assert found.accepted
     assert found.scale == pytest.approx(scale, abs=5e-4)
     assert found.rotation_deg == pytest.approx(-degrees, abs=0.02)
+
+
+def test_features_of_parts_are_those_of_the_whole(
+    region: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, descriptors = find_features(region)
+    monkeypatch.setattr(registration, "PART", 300)
+    places, vectors = find_features(region)
+    assert len(places) == pytest.approx(len(whole), rel=0.02)
+    assert len(places) == len(vectors)
+    distance = np.abs(places[:, None] - whole[None]).max(axis=2)
+    # blobs as large as a margin are the few that differ
+    assert (distance.min(axis=1) < 0.01).mean() > 0.97
+    same = distance.argmin(axis=1)
+    assert np.median(np.abs(vectors - descriptors[same]).max(axis=1)) <= 1
+    glass = np.full((700, 300, 3), 240, np.uint8)
+    assert [len(found) for found in find_features(glass)] == [0, 0]
 
 
 def test_other_tissue_and_glass_are_refused(

@@ -32,6 +32,24 @@ def test_missing_weights_say_how_to_get_them_and_stand_in_not_run(store: Path) -
     assert "no implementation" in not_run["nrqm"]
 
 
+def test_networks_run_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "missing", lambda *names: None)
+    networks = {metric.name for metric in metrics.all_metrics() if metric.uses_torch}
+    assert {"lpips", "st_lpips", "dists", "uni", "musiq", "clip_iqa"} <= networks
+    chosen, not_run = metrics.available()
+    assert {"niqe", "brisque", "ssim", "nuclei_pq"} <= {metric.name for metric in chosen}
+    assert not networks & {metric.name for metric in chosen}
+    assert set(not_run) == networks | {"nrqm"}
+    assert "--metrics all or offline,lpips" in not_run["lpips"]
+    everything, not_run = metrics.available(["all"])
+    assert everything == list(metrics.all_metrics())
+    assert set(not_run) == {"nrqm"}
+    more, not_run = metrics.available(["offline", "lpips"])
+    assert [metric.name for metric in more] == [*(metric.name for metric in chosen), "lpips"]
+    assert set(not_run) == networks - {"lpips"} | {"nrqm"}
+    assert metrics.available(["lpips", "psnr"])[1] == {}
+
+
 def test_another_file_is_refused(store: Path) -> None:
     (store / "brisque").mkdir(parents=True)
     (store / "brisque" / "svm.txt").write_text("svm_type epsilon_svr")

@@ -156,25 +156,38 @@ def all_metrics() -> tuple[Metric, ...]:
 
 
 def available(only: Sequence[str] | None = None) -> tuple[list[Metric], dict[str, str]]:
-    """Return the measures that can run and {name: reason} for those that cannot.
+    """Return the measures that are to run and can, and {name: reason} for all others.
 
-    `only` picks by name. Raises `UsageError` for a name that is not a measure.
+    `only` picks by name or by group: `offline`, the default, is all that need no neural network
+    (the others take ten to a hundred times as long together), `all` is all. Raises `UsageError`
+    for a name that is neither.
     """
     table = {metric.name: metric for metric in all_metrics()}
-    unknown = [name for name in only or () if name not in table]
+    groups = {
+        "offline": [name for name, metric in table.items() if not metric.uses_torch],
+        "all": list(table),
+    }
+    asked = only or ("offline",)
+    unknown = [name for name in asked if name not in table and name not in groups]
     if set(unknown) & NOT_BUILT.keys():
         name = next(name for name in unknown if name in NOT_BUILT)
         raise UsageError(f"measure {name}: {NOT_BUILT[name]}; leave it out")
     if unknown:
-        raise UsageError(f"unknown measure {', '.join(unknown)}; known: {', '.join(table)}")
+        known = ", ".join((*groups, *table))
+        raise UsageError(f"unknown measure {', '.join(unknown)}; known: {known}")
+    wanted = dict.fromkeys(name for item in asked for name in groups.get(item, [item]))
+    # who asks for a group hears of all that a report could hold
+    listed = table if groups.keys() & set(asked) else wanted
     chosen, not_run = [], {}
-    for name in only or table:
+    for name in (*wanted, *(name for name in listed if name not in wanted)):
         reason = weights.missing(*table[name].weights)
+        if reason is None and name not in wanted:
+            reason = f"a neural network; --metrics all or {asked[0]},{name} runs it"
         if reason is None:
             chosen.append(table[name])
         else:
             not_run[name] = reason
-    if only is None:
+    if listed is table:
         not_run.update(NOT_BUILT)
     return chosen, not_run
 

@@ -24,6 +24,9 @@ from wsisr.slides import Slide
 COARSE_MPP = 2.0
 COARSE_SIDE = 4096
 """Largest side, in px, of the overview that features are found in: bounds time and memory."""
+PART, PART_MARGIN = 1024, 128
+"""Features are found in parts of that side, px: SIFT takes 240 bytes a pixel."""
+MOST_FEATURES = 8000
 LEAST_INLIERS = 12
 WINDOW = 256
 """Side of the windows that local shifts are measured in, in px of SR."""
@@ -102,9 +105,9 @@ def register(
     """Return where SR lies in HR.
 
     `sr_mpp` and `hr_mpp` (um/px of level 0) override the slides' own. A `transform` is taken as
-    it is and only its residual measured. Memory: two overviews of at most 4096 px a side and two
-    windows. Raises `UsageError` where a pixel size is unknown, `SlideError` where the slides do
-    not show the same tissue.
+    it is and only its residual measured. Memory: two overviews of at most 4096 px a side, what
+    features take in a part of 1280 px, and two windows. Raises `UsageError` where a pixel size is
+    unknown, `SlideError` where the slides do not show the same tissue.
     """
     if transform is None:
         sr_size, hr_size = pixel_size(sr, sr_mpp, "sr"), pixel_size(hr, hr_mpp, "hr")
@@ -146,10 +149,7 @@ def match_overviews(sr: Image, hr: Image) -> tuple[npt.NDArray[np.float64], int]
     Raises `SlideError` where fewer than 12 matches agree, or the similarity is implausible
     (scale off by more than 20 %): different tissue, or no overlap.
     """
-    sift = cv2.SIFT.create(nfeatures=8000, contrastThreshold=0.02)
-    (own, own_descriptors), (other, other_descriptors) = (
-        sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None) for image in (sr, hr)
-    )
+    (own, own_descriptors), (other, other_descriptors) = find_features(sr), find_features(hr)
     refused = (
         "the two slides do not show the same tissue, or no common part of it: {}; check the files "
         "or give --transform"
@@ -160,8 +160,8 @@ def match_overviews(sr: Image, hr: Image) -> tuple[npt.NDArray[np.float64], int]
     good = [first for first, second in candidates if first.distance < 0.8 * second.distance]
     if len(good) < LEAST_INLIERS:
         raise SlideError(refused.format(f"{len(good)} features match, {LEAST_INLIERS} are needed"))
-    source = np.array([own[match.queryIdx].pt for match in good])
-    target = np.array([other[match.trainIdx].pt for match in good])
+    source = own[[match.queryIdx for match in good]]
+    target = other[[match.trainIdx for match in good]]
     cv2.setRNGSeed(0)
     matrix, mask = cv2.estimateAffinePartial2D(
         source, target, ransacReprojThreshold=3.0, maxIters=5000, confidence=0.999
@@ -175,6 +175,34 @@ def match_overviews(sr: Image, hr: Image) -> tuple[npt.NDArray[np.float64], int]
             refused.format(f"beside their pixel sizes they differ in scale by {scale:.2f}")
         )
     return np.asarray(matrix, dtype=np.float64), inliers
+
+
+def find_features(image: Image) -> tuple[Points, npt.NDArray[np.float32]]:
+    """Return places (n, 2) and SIFT descriptors (n, 128) of the 8000 strongest features.
+
+    Part by part, each with a margin, so that memory is that of a part.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    sift = cv2.SIFT.create(nfeatures=MOST_FEATURES, contrastThreshold=0.02)
+    places, strengths, descriptors = [np.empty((0, 2))], [np.empty(0)], [np.empty((0, 128))]
+    for y in range(0, grey.shape[0], PART):
+        for x in range(0, grey.shape[1], PART):
+            top, left = max(0, y - PART_MARGIN), max(0, x - PART_MARGIN)
+            part = grey[top : y + PART + PART_MARGIN, left : x + PART + PART_MARGIN]
+            points, vectors = sift.detectAndCompute(part, None)
+            if not points:
+                continue
+            place = np.array([point.pt for point in points]) + np.array([left, top])
+            # each feature counts in the part it lies in, not in a neighbour's margin
+            inside = ((place >= (x, y)) & (place < (x + PART, y + PART))).all(axis=1)
+            places.append(place[inside])
+            strengths.append(np.array([point.response for point in points])[inside])
+            descriptors.append(vectors[inside])
+    strongest = np.argsort(-np.concatenate(strengths), kind="stable")[:MOST_FEATURES]
+    return (
+        np.concatenate(places)[strongest],
+        np.concatenate(descriptors)[strongest].astype(np.float32),
+    )
 
 
 def overview(slide: Slide, downsample: float) -> Image:
