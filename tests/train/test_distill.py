@@ -20,6 +20,7 @@ from train.losses import (
     PatchDiscriminator,
     coarse_l1,
     contrast_l1,
+    deviation_l1,
     feature_l1,
     grid_penalty,
     spectrum_l1,
@@ -130,6 +131,17 @@ def test_contrast_loss_sees_amount_not_place() -> None:
     flat = torch.full_like(grain, 0.5)
     assert float(contrast_l1(grain, grain)) == 0
     assert float(contrast_l1(grain, other)) < 0.2 * float(contrast_l1(grain, flat))
+
+
+def test_deviation_loss_sees_pale_nuclei_but_not_their_place_in_the_window() -> None:
+    dark, moved, pale = (torch.full((1, 3, 64, 64), 0.8) for _ in range(3))
+    dark[..., 4:12, 4:12], moved[..., 5:13, 5:13], pale[..., 4:12, 4:12] = 0.3, 0.3, 0.5
+    assert float(deviation_l1(dark, dark)) == 0
+    assert float(deviation_l1(moved, dark)) < 0.3 * float(deviation_l1(pale, dark))
+    # a window without contrast has a gradient, too
+    flat = torch.full((1, 3, 64, 64), 0.5, requires_grad=True)
+    deviation_l1(flat, dark).backward()
+    assert torch.isfinite(flat.grad).all()
 
 
 def test_coarse_loss_sees_outlines_and_not_grain() -> None:
