@@ -1,4 +1,4 @@
-"""How much time the engine adds to the model, and how its memory grows.
+"""How much time the engine adds to the model, where the model's own goes, and memory.
 
     python -m bench.speed --slide slides/test_a_5x.tif --scale 8 --json speed.json
 
@@ -16,15 +16,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import tifffile
 import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from bench.kernels import measure as measure_kernels
 from wsisr.engine import Job, find_resolution, one_sample, plan_run, read_window, upscale
 from wsisr.forward import Runner, default_batch
 from wsisr.models import Upscaler, WindowInput, load_upscaler, pick_device
+from wsisr.models.dualstage import DualStage
 from wsisr.plan import Rect
 from wsisr.slides import open_slide, select_view
 
@@ -36,7 +40,7 @@ def engine_against_model(
 
     Returns:
         engine_vs_model: engine seconds over model seconds; mpix_per_s: of the engine;
-        glass_vs_tissue: seconds of a resized window over those of a tissue window.
+        glass_vs_tissue: seconds of a resized window over those of a tissue window; and `shares`.
     """
     device = pick_device(None)
     with open_slide(slide) as opened:
@@ -75,7 +79,58 @@ def engine_against_model(
         / statistics.median(engine_seconds),
         "glass_vs_tissue": glass / (statistics.median(model_seconds) / len(inputs)),
         "windows": len(inputs),
+        **shares(upscaler, inputs),
     }
+
+
+def shares(model: Upscaler, inputs: list[WindowInput]) -> dict[str, float]:
+    """{`share PART`: of the model's time that a part of it takes}, one window at a time in one
+    thread as the engine has it on a CPU; `rest` is resizing, noise, colour fix and projection.
+
+    Empty for a model that is no `DualStage`.
+    """
+    if not isinstance(model, DualStage):
+        return {}
+    parts: dict[str, nn.Module] = {"restoration": model.restoration}
+    if model.second is not None:
+        vae, diffusion = model.second.vae, model.second.diffusion
+        parts |= {"encoder": cast(nn.Module, vae.encoder), "unet": diffusion.unet}
+        parts |= {"controlnet": diffusion.controlnet, "decoder": cast(nn.Module, vae.decoder)}
+    spent = dict.fromkeys(parts, 0.0)
+    handles = [hook for name, part in parts.items() for hook in clock(part, name, spent)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model(inputs[:1])
+        spent |= dict.fromkeys(spent, 0.0)
+        began = time.perf_counter()
+        for window in inputs:
+            model([window])
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+        total = time.perf_counter() - began
+    finally:
+        torch.set_num_threads(threads)
+        for handle in handles:
+            handle.remove()
+    spent["rest"] = total - sum(spent.values())
+    return {f"share {name}": seconds / total for name, seconds in spent.items()}
+
+
+def clock(part: nn.Module, name: str, spent: dict[str, float]) -> list[RemovableHandle]:
+    """Add the seconds of each call of a module to its entry; the hooks, to be removed."""
+
+    def before(*_: object) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        spent[name] -= time.perf_counter()
+
+    def after(*_: object) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        spent[name] += time.perf_counter()
+
+    return [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
 
 
 def alone(model: Upscaler, inputs: list[WindowInput], batch: int) -> float:
