@@ -476,10 +476,10 @@ def run(
         "scales": list(scales),
         "methods": {item.label: item.target for item in contenders},
     }
-    names = [metric.name for metric in chosen]
-    return Quality(
-        tuple(rows), tuple(only) if only else tuple(names), missing, conventions, setting
-    )
+    columns = tuple(metric.name for metric in chosen)
+    if only and not metrics.GROUPS & set(only):
+        columns = tuple(only)
+    return Quality(tuple(rows), columns, missing, conventions, setting)
 
 
 def choose_metrics(only: Sequence[str] | None) -> tuple[list[Metric], dict[str, str]]:

@@ -106,6 +106,19 @@ def test_figures_are_those_of_the_measures_themselves(folders: tuple[Path, Path]
     assert made.rows[0].values == {name: item.value for name, item in expected.items()}
 
 
+def test_a_group_of_measures_is_a_column_a_measure(folders: tuple[Path, Path]) -> None:
+    made = quality.run(
+        [DataSet("d", folders[1])],
+        [4],
+        [quality.contender("bicubic")],
+        only=["offline"],
+        show_progress=False,
+    )
+    offline, _ = quality.metrics.available(["offline"])
+    assert made.columns == tuple(metric.name for metric in offline)
+    assert {"psnr", "nuclei_pq"} <= set(made.rows[0].values)
+
+
 @pytest.mark.parametrize(("number", "columns"), [(2, 9), (3, 4), (4, 13), (6, 9)])
 def test_shapes_of_the_papers_tables(
     folders: tuple[Path, Path], number: int, columns: int, capsys: pytest.CaptureFixture[str]

@@ -27,6 +27,8 @@ from wsisr.evaluation.pixels import Image
 Need = Literal["hr", "lr", "sr_nuclei"]
 STATISTICS = frozenset({"niqe", "brisque"})
 """Weights that are tables of numbers; all others are those of networks."""
+GROUPS = frozenset({"offline", "all"})
+"""Names that stand for several measures; see `available`."""
 
 
 class Measurement(NamedTuple):
@@ -159,8 +161,8 @@ def available(only: Sequence[str] | None = None) -> tuple[list[Metric], dict[str
     """Return the measures that are to run and can, and {name: reason} for all others.
 
     `only` picks by name or by group: `offline`, the default, is all that need no neural network
-    (the others take ten to a hundred times as long together), `all` is all. Raises `UsageError`
-    for a name that is neither.
+    (one alone, ST-LPIPS, takes twenty times as long), `all` is all. Raises `UsageError` for a name
+    that is neither.
     """
     table = {metric.name: metric for metric in all_metrics()}
     groups = {
@@ -177,12 +179,12 @@ def available(only: Sequence[str] | None = None) -> tuple[list[Metric], dict[str
         raise UsageError(f"unknown measure {', '.join(unknown)}; known: {known}")
     wanted = dict.fromkeys(name for item in asked for name in groups.get(item, [item]))
     # who asks for a group hears of all that a report could hold
-    listed = table if groups.keys() & set(asked) else wanted
+    listed = table if GROUPS & set(asked) else wanted
     chosen, not_run = [], {}
     for name in (*wanted, *(name for name in listed if name not in wanted)):
         reason = weights.missing(*table[name].weights)
         if reason is None and name not in wanted:
-            reason = f"a neural network; --metrics all or {asked[0]},{name} runs it"
+            reason = f"a neural network; --metrics all or {','.join(asked)},{name} runs it"
         if reason is None:
             chosen.append(table[name])
         else:
