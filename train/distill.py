@@ -139,7 +139,8 @@ def fit(config: DistillConfig, run: Run) -> None:
     def step(module: nn.Module, iteration: int) -> Losses:
         restored, lr, hr = make_input(config, teacher.restoration, tiles, iteration)
         noise = make_noise(config, noise_shape, iteration).to(device)
-        return contest.losses(module(restored, lr, noise), hr, restored, iteration)
+        scale = hr.shape[-1] // lr.shape[-1]
+        return contest.losses(module(restored, lr, noise), hr, restored, scale, iteration)
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         averaged.load_state_dict(state)

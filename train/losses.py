@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -203,6 +204,8 @@ class ImageLoss:
         features: of `feature_l1` on that discriminator.
         grid: of `grid_penalty`.
         adversarial_from: iteration at which those two set in.
+        at: {scale: other weights there}. How much of the detail a scan has can be placed differs
+            with the scale, and with it what a term costs in the others.
     """
 
     pixel: float = 1.0
@@ -214,6 +217,15 @@ class ImageLoss:
     features: float = 0.2
     grid: float = 0.03
     adversarial_from: int = 0
+    at: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for scale in self.at:  # an unknown name shows before the training starts
+            self.at_scale(scale)
+
+    def at_scale(self, scale: int) -> ImageLoss:
+        """The loss with the weights of a scale."""
+        return replace(self, **self.at.get(scale, {}), at={})
 
     def __call__(
         self, image: Tensor, hr: Tensor, condition: Tensor, rival: nn.Module, iteration: int
@@ -258,11 +270,11 @@ class Contest:
         self._real = self._fake = torch.empty(0)
 
     def losses(
-        self, image: Tensor, hr: Tensor, condition: Tensor, iteration: int
+        self, image: Tensor, hr: Tensor, condition: Tensor, scale: int, iteration: int
     ) -> dict[str, Tensor]:
         """See `ImageLoss`."""
         self._real, self._fake = beside(hr, condition), beside(image.detach(), condition)
-        return self.loss(image, hr, condition, self.rival, iteration)
+        return self.loss.at_scale(scale)(image, hr, condition, self.rival, iteration)
 
     def rival_loss(self, rival: nn.Module, iteration: int) -> Tensor:
         """The rival's own loss; a constant until shortly before its word is heard."""

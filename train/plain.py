@@ -59,7 +59,7 @@ def fit(config: PlainConfig, run: Run) -> None:
         image = module(resized)
         with torch.autocast(device.type, enabled=False):
             image = agree(image.float(), lr)
-        losses = contest.losses(image, hr.to(device), resized, iteration)
+        losses = contest.losses(image, hr.to(device), resized, scale, iteration)
         if iteration < config.loss.adversarial_from:
             return {**losses, "loss": losses["l1"]}
         return losses

@@ -16,6 +16,7 @@ from train.command import Run, build
 from train.degradation import agree, sampling, upsample
 from train.distill import DistillConfig, Student, fit, write_model
 from train.losses import (
+    Contest,
     ImageLoss,
     PatchDiscriminator,
     coarse_l1,
@@ -188,6 +189,18 @@ def test_the_generators_loss_leaves_the_rival_alone() -> None:
     assert all(p.grad is None and p.requires_grad for p in rival.parameters())
     own = rival.features(torch.rand(1, 6, 64, 64))
     assert float(feature_l1(own, own).detach()) == 0
+
+
+def test_weights_of_the_loss_may_differ_by_scale() -> None:
+    torch.manual_seed(0)
+    image, hr, condition = torch.rand(3, 1, 3, 64, 64)
+    contest = Contest(
+        build(ImageLoss, {"pixel": 2.0, "adversarial_from": 9, "at": {4: {"pixel": 5}}})
+    )
+    two, four = (contest.losses(image, hr, condition, scale, 0) for scale in (2, 4))
+    assert float(four["loss"] - two["loss"]) == pytest.approx(3 * float(two["l1"]), rel=1e-5)
+    with pytest.raises(TypeError, match="pixels"):
+        build(ImageLoss, {"at": {8: {"pixels": 1.0}}})
 
 
 def test_the_plain_network_starts_as_the_identity() -> None:
