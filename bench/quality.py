@@ -71,9 +71,7 @@ SHAPES = {
 """Tables of the paper by number."""
 PLAIN = Shape(("method",), (), ("{}", "{}"))
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0"}
-LABELS = {"nrqm": "NRQM ↑"} | {
-    m.name: f"{m.label} {ARROWS[m.better]}" for m in metrics.all_metrics()
-}
+LABELS = {m.name: f"{m.label} {ARROWS[m.better]}" for m in metrics.all_metrics()}
 
 
 @dataclass(frozen=True)
@@ -430,7 +428,7 @@ def run(
     _refuse_doubles("--methods", [item.label for item in contenders])
     segmenter = segmenter or ClassicalSegmenter()
     tiles = {item.label: list_tiles(item.folder, limit) for item in data}
-    chosen, missing = choose_metrics(only)
+    chosen, missing = metrics.available(only or ["all"])
     for item in contenders:
         if item.target not in ("bicubic", "hr") and is_ready(item.target):
             for each in data:
@@ -480,19 +478,6 @@ def run(
     if only and not metrics.GROUPS & set(only):
         columns = tuple(only)
     return Quality(tuple(rows), columns, missing, conventions, setting)
-
-
-def choose_metrics(only: Sequence[str] | None) -> tuple[list[Metric], dict[str, str]]:
-    """Return the measures that run and {name: why} for those that do not, as `available`.
-
-    A column that no version of wsisr can fill is asked for all the same: the paper has it.
-    """
-    not_built = {name: metrics.NOT_BUILT[name] for name in only or () if name in metrics.NOT_BUILT}
-    if only is None:
-        return metrics.available(["all"])
-    rest = [name for name in only if name not in not_built]
-    chosen, not_run = metrics.available(rest) if rest else ([], {})
-    return chosen, not_run | not_built
 
 
 def _rows(

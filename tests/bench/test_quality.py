@@ -138,7 +138,7 @@ def test_shapes_of_the_papers_tables(
         runs = name in ("psnr", "ssim", "l1_texture", "l1_intensity")
         assert cell.startswith("not run: ") is not runs, name
     if number != 3:
-        assert "NRQM ↑: not run: this version of wsisr has no implementation" in printed
+        assert "NRQM ↑: not run: weights missing" in printed
 
 
 def test_table_5_has_a_column_a_method(

@@ -24,12 +24,11 @@ def test_missing_weights_say_how_to_get_them_and_stand_in_not_run(store: Path) -
         weights.find("brisque")
     chosen, not_run = metrics.available()
     needy = {metric.name for metric in metrics.all_metrics() if metric.weights}
-    assert needy >= {"lpips", "dists", "uni", "plip", "musiq", "clip_iqa", "niqe"}
+    assert needy >= {"lpips", "dists", "uni", "plip", "musiq", "nrqm", "clip_iqa", "niqe"}
     assert not needy & {metric.name for metric in chosen}
     for name in needy:
         assert not_run[name].startswith("weights missing")
         assert len(not_run[name].splitlines()) == 1
-    assert "no implementation" in not_run["nrqm"]
 
 
 def test_networks_run_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,10 +39,11 @@ def test_networks_run_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert {"niqe", "brisque", "ssim", "nuclei_pq"} <= {metric.name for metric in chosen}
     assert not networks & {metric.name for metric in chosen}
     assert set(not_run) == networks | {"nrqm"}
-    assert "--metrics all or offline,lpips" in not_run["lpips"]
+    assert not_run["lpips"] == "a neural network; --metrics all or offline,lpips runs it"
+    assert not_run["nrqm"] == "slow; --metrics all or offline,nrqm runs it"
     everything, not_run = metrics.available(["all"])
     assert everything == list(metrics.all_metrics())
-    assert set(not_run) == {"nrqm"}
+    assert not_run == {}
     more, not_run = metrics.available(["offline", "lpips"])
     assert [metric.name for metric in more] == [*(metric.name for metric in chosen), "lpips"]
     assert set(not_run) == networks - {"lpips"} | {"nrqm"}
@@ -88,8 +88,8 @@ def test_install_takes_only_the_registered_content(
 def test_unknown_names_are_refused(store: Path) -> None:
     with pytest.raises(UsageError, match="no weights registered as nope"):
         weights.find("nope")
-    with pytest.raises(UsageError, match="measure nrqm: this version"):
-        metrics.available(["nrqm"])
+    with pytest.raises(UsageError, match="unknown measure nope; known: offline, all, psnr"):
+        metrics.available(["nope"])
 
 
 def test_every_entry_has_a_licence_a_remedy_and_known_files() -> None:

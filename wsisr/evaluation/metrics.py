@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsisr.errors import UsageError
-from wsisr.evaluation import fidelity, naturalness, spectrum, stain, texture, weights
+from wsisr.evaluation import fidelity, naturalness, nrqm, spectrum, stain, texture, weights
 from wsisr.evaluation.nuclei import (
     ClassicalSegmenter,
     Labels,
@@ -25,7 +25,7 @@ from wsisr.evaluation.nuclei import (
 from wsisr.evaluation.pixels import Image
 
 Need = Literal["hr", "lr", "sr_nuclei"]
-STATISTICS = frozenset({"niqe", "brisque"})
+STATISTICS = frozenset({"niqe", "brisque", "nrqm"})
 """Weights that are tables of numbers; all others are those of networks."""
 GROUPS = frozenset({"offline", "all"})
 """Names that stand for several measures; see `available`."""
@@ -145,11 +145,18 @@ class Metric:
     """Entries of `weights.REGISTRY` that it needs."""
     weight: Callable[[Sample], float] = lambda _: 1.0
     """Returns what the tile counts in a mean: nuclear measures count nuclei, not tiles."""
+    slow: bool = False
+    """Whether it takes longer than all others without a network together."""
 
     @property
     def uses_torch(self) -> bool:
         """Return whether a network of torch computes it."""
         return not STATISTICS.issuperset(self.weights)
+
+    @property
+    def on_request(self) -> bool:
+        """Return whether it runs only when it is asked for."""
+        return self.uses_torch or self.slow
 
 
 def all_metrics() -> tuple[Metric, ...]:
@@ -160,20 +167,17 @@ def all_metrics() -> tuple[Metric, ...]:
 def available(only: Sequence[str] | None = None) -> tuple[list[Metric], dict[str, str]]:
     """Return the measures that are to run and can, and {name: reason} for all others.
 
-    `only` picks by name or by group: `offline`, the default, is all that need no neural network
-    (one alone, ST-LPIPS, takes twenty times as long), `all` is all. Raises `UsageError` for a name
-    that is neither.
+    `only` picks by name or by group: `offline`, the default, is all that are quick, without a
+    neural network (one alone, ST-LPIPS, takes twenty times as long) and without NRQM; `all` is all.
+    Raises `UsageError` for a name that is neither.
     """
     table = {metric.name: metric for metric in all_metrics()}
     groups = {
-        "offline": [name for name, metric in table.items() if not metric.uses_torch],
+        "offline": [name for name, metric in table.items() if not metric.on_request],
         "all": list(table),
     }
     asked = only or ("offline",)
     unknown = [name for name in asked if name not in table and name not in groups]
-    if set(unknown) & NOT_BUILT.keys():
-        name = next(name for name in unknown if name in NOT_BUILT)
-        raise UsageError(f"measure {name}: {NOT_BUILT[name]}; leave it out")
     if unknown:
         known = ", ".join((*groups, *table))
         raise UsageError(f"unknown measure {', '.join(unknown)}; known: {known}")
@@ -184,13 +188,12 @@ def available(only: Sequence[str] | None = None) -> tuple[list[Metric], dict[str
     for name in (*wanted, *(name for name in listed if name not in wanted)):
         reason = weights.missing(*table[name].weights)
         if reason is None and name not in wanted:
-            reason = f"a neural network; --metrics all or {','.join(asked)},{name} runs it"
+            kind = "a neural network" if table[name].uses_torch else "slow"
+            reason = f"{kind}; --metrics all or {','.join(asked)},{name} runs it"
         if reason is None:
             chosen.append(table[name])
         else:
             not_run[name] = reason
-    if listed is table:
-        not_run.update(NOT_BUILT)
     return chosen, not_run
 
 
@@ -399,6 +402,16 @@ _LEARNED = (
         ("musiq",),
     ),
     Metric(
+        "nrqm",
+        "NRQM",
+        "higher",
+        "authors' forests, conventions of pyiqa: BT.601 luma rounded; float64",
+        lambda s: nrqm.nrqm(s.sr),
+        _ALONE,
+        ("nrqm",),
+        slow=True,
+    ),
+    Metric(
         "niqe",
         "NIQE",
         "lower",
@@ -435,11 +448,6 @@ _LEARNED = (
         _ALONE,
     ),
 )
-NOT_BUILT = {
-    "nrqm": "this version of wsisr has no implementation of it: its features are defined only by "
-    "MATLAB code whose results cannot be checked here"
-}
-"""Measures of the field that a report names as absent, so that their lack is seen."""
 _BOTH_NUCLEI: frozenset[Need] = frozenset({"hr", "sr_nuclei"})
 _NUCLEAR = (
     Metric(

@@ -2,7 +2,7 @@
 
 One rule: the files of NAME lie in `WSISR_WEIGHTS/NAME/` (default `~/.cache/wsisr/weights`). Each
 is checked against its SHA-256 before use, and nothing is read that could run Python code: text,
-npz without pickles, safetensors and `torch.load(weights_only=True)`.
+npz without pickles, MATLAB files, safetensors and `torch.load(weights_only=True)`.
 
 Some publishers give no SHA-256. Such a file is pinned when it is first used: its digest goes into
 `WSISR_WEIGHTS/manifest.json` with a warning, and a file that has changed since is refused. What
@@ -256,6 +256,13 @@ REGISTRY = {
             {"koniq_ckpt.npz": None},
             Web("koniq_ckpt.npz", "https://storage.googleapis.com/gresearch/musiq/koniq_ckpt.npz"),
             "Apache-2.0",
+        ),
+        Weights(
+            "nrqm",
+            {"NRQM_model.mat": None},
+            # the authors' model.mat (github.com/chaoma99/sr-metric) under the name pyiqa gives it
+            Hub("NRQM_model.mat", "chaofengc/IQA-PyTorch-Weights", "NRQM_model.mat"),
+            "MIT (Shanghai Jiao Tong University)",
         ),
         Weights(
             "uni",
