@@ -140,7 +140,7 @@ def bicubic_upsample(image: Image, scale: int) -> Image:
 
 
 def _channels(image: Image) -> Channels:
-    return [image[:, :, number] for number in range(3)]
+    return [np.asarray(plane, np.uint8) for plane in cv2.split(image)]
 
 
 def _ssim_means(a: Channels, b: Channels) -> SsimMeans:

@@ -87,10 +87,11 @@ def niqe_features(image: Image, window: Array) -> Array:
     grey = np.rint(cv2.transform(cropped.astype(np.float64), weights_y) / 255.0 + 16.0)
     features = []
     for block in (NIQE_BLOCK, NIQE_BLOCK // 2):
+        if block < NIQE_BLOCK:
+            grey = _halved(grey)
         normalized = _normalized(grey, window, 1.0, cv2.BORDER_REPLICATE)
         tiles = normalized.reshape(rows, block, columns, block).transpose(2, 0, 1, 3)
         features.append(_niqe_block_features(tiles.reshape(rows * columns, block, block)))
-        grey = _halved(grey)
     return np.concatenate(features, axis=1)
 
 

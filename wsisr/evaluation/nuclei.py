@@ -385,35 +385,43 @@ def _flood(labels, depth, mask):  # type: ignore[no-untyped-def]
     """Let the labels grow from the deepest place upwards until they fill the mask, in place.
 
     Watershed with four neighbours after Meyer 1991: one queue for each 1/64 px of depth, first
-    in, first out. The queues are linked lists through the pixels.
+    in, first out. The queues are linked lists through the pixels. A border of places outside the
+    mask spares each step the question whether it leaves the image.
     """
     rows, columns = depth.shape
-    steps = ((-1, 0), (0, -1), (0, 1), (1, 0))
+    width = columns + 2
+    grown = np.full((rows + 2) * width, -1, np.int32)
+    levels = np.zeros((rows + 2) * width, np.int32)
     level = 0
     for y in range(rows):
+        start = (y + 1) * width + 1
         for x in range(columns):
-            level = max(level, int(depth[y, x] * LEVELS_PER_PX))
-    first = np.full(level + 1, -1, np.int64)
-    last = np.full(level + 1, -1, np.int64)
-    following = np.empty(rows * columns, np.int64)
-    for y in range(rows):
-        for x in range(columns):
-            if labels[y, x] > 0:
-                _append(y * columns + x, int(depth[y, x] * LEVELS_PER_PX), first, last, following)
+            levels[start + x] = depth[y, x] * LEVELS_PER_PX
+            level = max(level, levels[start + x])
+            if mask[y, x] > 0:
+                grown[start + x] = labels[y, x]
+    first = np.full(level + 1, -1, np.int32)
+    last = np.full(level + 1, -1, np.int32)
+    following = np.empty(grown.size, np.int32)
+    for place in range(grown.size):
+        if grown[place] > 0:
+            _append(place, levels[place], first, last, following)
     while level >= 0:
         here = first[level]
         if here < 0:
             level -= 1
             continue
         first[level] = following[here]
-        y, x = here // columns, here % columns
-        for down, right in steps:
-            v, u = y + down, x + right
-            if 0 <= v < rows and 0 <= u < columns and mask[v, u] > 0 and labels[v, u] == 0:
-                labels[v, u] = labels[y, x]
-                reached = int(depth[v, u] * LEVELS_PER_PX)
-                _append(v * columns + u, reached, first, last, following)
-                level = max(level, reached)
+        for step in (-width, -1, 1, width):
+            there = here + step
+            if grown[there] == 0:
+                grown[there] = grown[here]
+                _append(there, levels[there], first, last, following)
+                level = max(level, levels[there])
+    for y in range(rows):
+        start = (y + 1) * width + 1
+        for x in range(columns):
+            labels[y, x] = max(grown[start + x], 0)
 
 
 @numba.njit(cache=True, nogil=True)

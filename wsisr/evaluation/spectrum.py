@@ -53,8 +53,9 @@ def ratio_db(own: float, reference: float) -> float:
 def band_energy(image: Image, band: tuple[float, float] = HIGH_BAND) -> float:
     """Return the luma's mean windowed spectral energy in a radial band, grey levels squared."""
     check_image(image, "the image")
-    mask, window = _band_mask(image.shape[0], image.shape[1], band)
-    return float(_power(luma(image), window)[mask].sum() / image.shape[0] / image.shape[1])
+    rows, columns = image.shape[:2]
+    spectrum = _spectrum(luma(image), _hann(rows, columns))
+    return float(_energy(spectrum, _band_weights(rows, columns, band)) / rows / columns)
 
 
 def radial_spectrum(image: Image, bins: int = 64) -> npt.NDArray[np.float64]:
@@ -148,23 +149,58 @@ def _comb_energy(profile: npt.NDArray[np.float64], period: int) -> tuple[float, 
     repeats = profile.size // period
     values = profile[: repeats * period]
     # a whole number of repeats puts every harmonic on a bin of its own: no leakage, no window
-    power = np.abs(sp_fft.rfft(values - values.mean())) ** 2 / values.size
-    harmonics = np.arange(repeats, power.size, repeats)
-    between = np.ones(power.size, dtype=bool)
-    between[harmonics] = False
-    # slow changes of the tissue fill the bins below the first harmonic and say nothing of a grid
-    between[: max(1, repeats // 2)] = False
+    spectrum = sp_fft.rfft(values - values.mean())
+    power = (spectrum.real**2 + spectrum.imag**2) / values.size
+    harmonics, between = _comb_bins(repeats, power.size)
     # the median of an exponentially distributed power is ln 2 of its mean
     return float(power[harmonics].mean()), float(np.median(power[between]) / np.log(2.0))
 
 
+@lru_cache(maxsize=64)
+def _comb_bins(repeats: int, size: int) -> tuple[slice, npt.NDArray[np.int64]]:
+    """Return the bins at the harmonics, and those between from the half of the first on."""
+    between = np.ones(size, dtype=bool)
+    between[repeats::repeats] = False
+    # slow changes of the tissue fill the bins below the first harmonic and say nothing of a grid
+    between[: max(1, repeats // 2)] = False
+    return slice(repeats, None, repeats), np.flatnonzero(between)
+
+
 def _power(plane: Plane, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    centred = ((plane - plane.mean()) * window).astype(np.float32)
-    spectrum = sp_fft.rfft2(centred)
-    power = spectrum.real**2 + spectrum.imag**2
-    # a real signal's half spectrum stands for both halves
-    power[:, 1 : (plane.shape[1] + 1) // 2] *= 2.0
+    spectrum = _spectrum(plane, window)
+    power = (spectrum.real**2 + spectrum.imag**2) * _both_halves(plane.shape[1])
     return np.asarray(power)
+
+
+def _spectrum(plane: Plane, window: npt.NDArray[np.float32]) -> npt.NDArray[np.complex64]:
+    return np.asarray(sp_fft.rfft2(_windowed(plane, window)))
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _windowed(plane, window):  # type: ignore[no-untyped-def]
+    mean = plane.mean()
+    centred = np.empty(plane.shape, np.float32)
+    for y in range(plane.shape[0]):
+        for x in range(plane.shape[1]):
+            centred[y, x] = (plane[y, x] - mean) * window[y, x]
+    return centred
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _energy(spectrum, weights):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for y in range(spectrum.shape[0]):
+        for x in range(spectrum.shape[1]):
+            value = spectrum[y, x]
+            total += weights[y, x] * (value.real * value.real + value.imag * value.imag)
+    return total
+
+
+def _both_halves(columns: int) -> npt.NDArray[np.float32]:
+    """Return how often a real signal's whole spectrum holds each column of its half."""
+    counts = np.ones(columns // 2 + 1, np.float32)
+    counts[1 : (columns + 1) // 2] = 2.0
+    return counts
 
 
 @lru_cache(maxsize=8)
@@ -180,8 +216,7 @@ def _radius(rows: int, columns: int) -> npt.NDArray[np.float64]:
 
 
 @lru_cache(maxsize=8)
-def _band_mask(
-    rows: int, columns: int, band: tuple[float, float]
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+def _band_weights(rows: int, columns: int, band: tuple[float, float]) -> npt.NDArray[np.float32]:
     radius = _radius(rows, columns)
-    return (radius >= band[0]) & (radius <= band[1]), _hann(rows, columns)
+    inside = (radius >= band[0]) & (radius <= band[1])
+    return np.asarray(inside * _both_halves(columns), np.float32)

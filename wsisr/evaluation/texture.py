@@ -25,6 +25,9 @@ TEXTURE_NAMES = ("contrast", "dissimilarity", "homogeneity", "energy")
 OFFSETS = ((0, 1), (-1, 1), (-1, 0), (-1, -1))
 """(rows, columns) to the neighbour at 0, 45, 90 and 135 degrees."""
 
+SIMILARITY = 1.0 / (1.0 + np.arange(256.0) ** 2)
+"""What a pair adds to homogeneity, by the difference of its levels."""
+
 Features = npt.NDArray[np.float64]
 """(nuclei, 4), in label order."""
 
@@ -48,7 +51,7 @@ def nuclear_features(image: Image, labels: Labels) -> tuple[Features, Features]:
     labels = np.ascontiguousarray(labels, dtype=np.int32)
     boxes = _boxes(labels)
     offsets = np.array(OFFSETS, dtype=np.int64)
-    return _intensity(grey, labels, boxes), _texture(grey, labels, boxes, offsets)
+    return _intensity(grey, labels, boxes), _texture(grey, labels, boxes, offsets, SIMILARITY)
 
 
 def nuclear_l1(sr: Image, hr: Image, hr_labels: Labels) -> tuple[float, float]:
@@ -125,38 +128,42 @@ def _intensity(grey, labels, boxes):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _texture(grey, labels, boxes, offsets):  # type: ignore[no-untyped-def]
+def _texture(grey, labels, boxes, offsets, similarity):  # type: ignore[no-untyped-def]
     columns = grey.shape[1]
     values = np.zeros((boxes.shape[0], 4))
-    pairs = np.zeros((256, 256), np.int32)
+    # how often each pair of levels, the smaller one times 256 plus the larger, was met
+    pairs = np.zeros(256 * 256, np.int32)
+    met = np.empty(0, np.int32)
     for n in range(boxes.shape[0]):
         top, left, bottom, right = boxes[n]
+        if (bottom - top) * (right - left) > met.size:
+            met = np.empty((bottom - top) * (right - left), np.int32)
         for k in range(offsets.shape[0]):
             dy, dx = offsets[k]
             count = 0
-            contrast = dissimilarity = homogeneity = moment = 0.0
+            contrast = dissimilarity = np.int64(0)
+            homogeneity = moment = 0.0
             for y in range(max(top, -dy), bottom):
                 for x in range(max(left, -dx), min(right, columns - dx)):
                     if labels[y, x] == n + 1 and labels[y + dy, x + dx] == n + 1:
                         a, b = np.int64(grey[y, x]), np.int64(grey[y + dy, x + dx])
                         d = abs(a - b)
-                        count += 1
                         contrast += d * d
                         dissimilarity += d
-                        homogeneity += 1.0 / (1.0 + d * d)
-                        pairs[min(a, b), max(a, b)] += 1
+                        homogeneity += similarity[d]
+                        pair = min(a, b) * 256 + max(a, b)
+                        pairs[pair] += 1
+                        met[count] = pair
+                        count += 1
             if count == 0:
                 continue
             # the second visit sums each pair's table entry once and leaves the table empty
-            for y in range(max(top, -dy), bottom):
-                for x in range(max(left, -dx), min(right, columns - dx)):
-                    if labels[y, x] == n + 1 and labels[y + dy, x + dx] == n + 1:
-                        a, b = np.int64(grey[y, x]), np.int64(grey[y + dy, x + dx])
-                        low, high = min(a, b), max(a, b)
-                        c = float(pairs[low, high])
-                        # off the diagonal a symmetric matrix holds each half of the pairs
-                        moment += c * c if a == b else c * c / 2.0
-                        pairs[low, high] = 0
+            for i in range(count):
+                pair = met[i]
+                c = float(pairs[pair])
+                # off the diagonal a symmetric matrix holds each half of the pairs
+                moment += c * c if pair // 256 == pair % 256 else c * c / 2.0
+                pairs[pair] = 0
             values[n, 0] += contrast / count / offsets.shape[0]
             values[n, 1] += dissimilarity / count / offsets.shape[0]
             values[n, 2] += homogeneity / count / offsets.shape[0]
