@@ -39,8 +39,9 @@ from wsisr.errors import ModelError
 from wsisr.models import Settings, from_pretrained, save_pretrained
 from wsisr.models.diffusion import latent_factor
 from wsisr.models.dualstage import SecondStage, add_detail, generate
-from wsisr.models.loading import load_module, read_card
-from wsisr.models.restoration import SwinIR, channels_last
+from wsisr.models.loading import read_card
+from wsisr.models.parts import load_restoration
+from wsisr.models.restoration import channels_last
 from wsisr.models.sampling import timesteps_of
 
 
@@ -167,9 +168,9 @@ def fit(config: DistillConfig, run: Run) -> None:
     )
 
 
-def load_stage1(folder: Path, device: torch.device) -> SwinIR:
+def load_stage1(folder: Path, device: torch.device) -> nn.Module:
     """A trained `restoration` part, frozen."""
-    module = channels_last(cast(SwinIR, load_module(folder, SwinIR)))
+    module = channels_last(load_restoration(folder))
     module.eval().requires_grad_(False).to(device)
     return module
 
@@ -183,7 +184,8 @@ def write_model(
 ) -> None:
     """Write a model folder in half precision, for `wsisr upscale --model`."""
     card = read_card(teacher)
-    card = replace(card, sampling={**card.sampling, **sampling})
+    classes = {name: type(module).__name__ for name, module in parts.items()}
+    card = replace(card, parts=classes, sampling={**card.sampling, **sampling})
     halves = {name: copy.deepcopy(module).half() for name, module in parts.items()}
     save_pretrained(folder, card, halves, prompt)
 

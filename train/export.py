@@ -26,8 +26,7 @@ from train.latents import no_restoration
 from wsisr.errors import UsageError, WsisrError
 from wsisr.models import ModelCard, save_pretrained
 from wsisr.models.diffusion import LatentControlNet
-from wsisr.models.loading import load_module, load_state
-from wsisr.models.restoration import SwinIR
+from wsisr.models.parts import load_module, load_restoration, load_state
 
 
 def export(
@@ -65,8 +64,6 @@ def export(
     if stage2 is not None and (autoencoder is None) == (base is None):
         raise UsageError("--stage2 needs one of --autoencoder and --base")
     sources: dict[str, tuple[Path, type[nn.Module]]] = {}
-    if stage1 is not None:
-        sources["restoration"] = (stage1 / "restoration", SwinIR)
     prompt = None
     if stage2 is not None:
         sources["controlnet"] = (stage2 / "controlnet", LatentControlNet)
@@ -75,7 +72,8 @@ def export(
         sources["vae"] = (autoencoder / "vae", AutoencoderTiny)
         sources["unet"] = (stage2 / "unet", UNet2DConditionModel)
     parts = {part: load_module(place, cls).half() for part, (place, cls) in sources.items()}
-    parts.setdefault("restoration", no_restoration().half())
+    restoration = no_restoration() if stage1 is None else load_restoration(stage1 / "restoration")
+    parts = {"restoration": restoration.half(), **parts}
     card = ModelCard(
         name,
         {part: type(module).__name__ for part, module in parts.items()},

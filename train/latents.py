@@ -29,9 +29,9 @@ from train.errors import DataError
 from wsisr.errors import ModelError
 from wsisr.models.base import load_base
 from wsisr.models.diffusion import Vae, encode
-from wsisr.models.loading import load_module
+from wsisr.models.parts import load_module, load_restoration
 from wsisr.models.plain import PlainNet
-from wsisr.models.restoration import SwinIR, channels_last
+from wsisr.models.restoration import channels_last
 
 SHARD = 64
 
@@ -121,7 +121,7 @@ def write_bank(config: BankConfig, run: Run) -> None:
     run.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     restoration = Path(config.restoration) if config.restoration else None
-    stage1 = no_restoration() if restoration is None else load_module(restoration, SwinIR)
+    stage1 = no_restoration() if restoration is None else load_restoration(restoration)
     stage1 = stage1.eval().to(device)
     vae = load_vae(config).eval().to(device)
     channels_last(stage1)

@@ -1,5 +1,8 @@
 """Stage 1: train the restoration module (Histo-Diffusion 2024, equation 1).
 
+The paper's is a SwinIR; `architecture: PlainNet` trains a convolutional one, which little compute
+brings further.
+
 accelerate launch -m train.stage1 --config train/configs/tiny.yaml --data tiles --out runs/s1
 """
 
@@ -10,10 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from train.command import Run, run_stage
@@ -21,8 +25,9 @@ from train.data import TileSet, to_tensor
 from train.degradation import agree, upsample
 from train.loop import Losses, train
 from train.pairs import PairConfig, make_pair
-from wsisr.models.loading import load_state
-from wsisr.models.restoration import SwinIR, channels_last
+from wsisr.errors import UsageError
+from wsisr.models.parts import PART_CLASSES, fill, load_state
+from wsisr.models.restoration import channels_last
 
 PICTURES = 4
 """Validation tiles that are shown."""
@@ -33,7 +38,8 @@ class Stage1Config(PairConfig):
     """Section `stage1` of a config; batch, crop and scales are the paper's by default.
 
     Attributes:
-        model: arguments of `SwinIR`.
+        architecture: class of the network, `SwinIR` (the paper) or `PlainNet`.
+        model: its arguments.
         loss: `mse` (the paper) or `l1`.
         consistent: take the loss after the projection onto agreement with the input, as inference
             does with soft consistency: the network then spends itself on what the input leaves
@@ -45,6 +51,7 @@ class Stage1Config(PairConfig):
     crop: int = 512
     scales: tuple[int, ...] = (4,)
     scale_weights: tuple[float, ...] = (1.0,)
+    architecture: str = "SwinIR"
     model: dict[str, Any] = field(default_factory=dict)
     loss: str = "mse"
     consistent: bool = False
@@ -76,12 +83,21 @@ def validation_psnr(model: nn.Module, tiles: TileSet, scales: tuple[int, ...]) -
 
 
 def fit(config: Stage1Config, run: Run) -> None:
-    """Train, or go on training; each validation writes restoration/."""
+    """Train, or go on training; each validation writes restoration/.
+
+    Raises:
+        UsageError: no such architecture.
+    """
+    classes = PART_CLASSES["restoration"]
+    if config.architecture not in classes:
+        raise UsageError(
+            f"stage1.architecture: {config.architecture!r} is not one of {', '.join(classes)}"
+        )
     tiles, val = run.tiles("train"), run.tiles("val", 16)
     torch.manual_seed(config.loop.seed)
-    network = SwinIR(**config.model)
+    network = cast(ModelMixin, classes[config.architecture](**config.model))
     if config.init:
-        network.load_state_dict(load_state(Path(config.init)))
+        fill(network, load_state(Path(config.init)), config.init)
     averaged = copy.deepcopy(network).eval()
 
     def step(module: nn.Module, iteration: int) -> Losses:

@@ -20,7 +20,7 @@ from wsisr.models.compilation import compile_blocks
 from wsisr.models.consistency import project, project_limited
 from wsisr.models.diffusion import ControllableDiffusion, Vae, decode, encode, latent_factor
 from wsisr.models.joint import averaged
-from wsisr.models.restoration import SwinIR, channels_last
+from wsisr.models.restoration import channels_last
 from wsisr.models.sampling import SAMPLERS, Schedule, timesteps_of
 from wsisr.models.windows import WindowInput
 from wsisr_kernels import philox_normal_batch
@@ -196,7 +196,7 @@ class DualStage(nn.Module):
 
     def __init__(
         self,
-        restoration: SwinIR,
+        restoration: nn.Module,
         second: SecondStage | None,
         settings: Settings,
         identity: Mapping[str, Any],

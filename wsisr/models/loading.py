@@ -30,7 +30,6 @@ from wsisr.models.checkpoint import PICKLES, SUFFIXES
 from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet, Vae
 from wsisr.models.dualstage import DualStage, SecondStage, Settings, usual_precision
 from wsisr.models.parts import PART_CLASSES, SECOND_STAGE, empty_module, load_module, load_state
-from wsisr.models.restoration import SwinIR
 from wsisr.models.sampling import make_schedule
 from wsisr.models.windows import Bicubic, Upscaler
 
@@ -163,7 +162,7 @@ def from_pretrained(
         chosen = replace(chosen, fidelity=1.0)
     hashes: dict[str, str] = {}
     identity: dict[str, Any] = {"model": card.name, "weights_sha256": hashes}
-    restoration = cast(SwinIR, _load_part(folder, "restoration", card, hashes))
+    restoration = _load_part(folder, "restoration", card, hashes)
     second = None
     if chosen.fidelity < 1:
         second, base = _second_stage(folder, card, base, hashes)

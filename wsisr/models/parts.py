@@ -91,6 +91,22 @@ def load_module(
     return module
 
 
+def load_restoration(place: Path) -> nn.Module:
+    """A stage 1 of the class that its config.json names, in float32; `SwinIR` where it names none.
+
+    Raises:
+        ModelError: see `load_module`.
+    """
+    classes = PART_CLASSES["restoration"]
+    try:
+        name = json.loads((place / "config.json").read_text()).get("_class_name", "SwinIR")
+    except (OSError, ValueError, AttributeError):
+        name = "SwinIR"  # `load_module` says what is wrong with the file
+    if name not in classes:
+        raise ModelError(f"{place / 'config.json'}: a {name!r}, not {', '.join(classes)}")
+    return load_module(place, classes[name])
+
+
 def empty_module(place: Path, cls: type[nn.Module]) -> nn.Module:
     """A network as its folder's config.json describes it, its parameters not allocated.
 
