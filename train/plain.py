@@ -12,6 +12,7 @@ import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from train.loop import Losses, train
 from train.losses import Contest, ImageLoss
 from train.pairs import PairConfig, make_pair
 from wsisr.models import ModelCard, from_pretrained, save_pretrained
+from wsisr.models.parts import fill, load_state
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import channels_last
 
@@ -36,11 +38,14 @@ class PlainConfig(PairConfig):
         model: arguments of `PlainNet`.
         loss: see `ImageLoss`; until `adversarial_from` it is L1 alone.
         judged: validation tiles that `train.judge` looks at.
+        init: folder with weights to start from, as of a stage 1 of this class; empty to start
+            anew.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     loss: ImageLoss = field(default_factory=ImageLoss)
     judged: int = 8
+    init: str = ""
 
 
 def fit(config: PlainConfig, run: Run) -> None:
@@ -48,6 +53,8 @@ def fit(config: PlainConfig, run: Run) -> None:
     tiles, val = run.tiles("train"), run.tiles("val")
     torch.manual_seed(config.loop.seed)
     network = channels_last(PlainNet(**config.model))
+    if config.init:
+        fill(network, load_state(Path(config.init)), config.init)
     averaged = copy.deepcopy(network)
     contest = Contest(config.loss)
 

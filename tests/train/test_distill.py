@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.train import small
 from train.command import Run, build
 from train.degradation import agree, sampling, upsample
 from train.distill import DistillConfig, Student, fit, write_model
+from train.export import export
 from train.losses import (
     Contest,
     ImageLoss,
@@ -29,9 +31,12 @@ from train.losses import (
 from train.pictures import GAP
 from train.plain import PlainConfig
 from train.plain import fit as fit_plain
-from wsisr.errors import ModelError
+from train.stage1 import Stage1Config
+from train.stage1 import fit as fit_stage1
+from wsisr.errors import ModelError, UsageError
 from wsisr.models import ModelCard, WindowInput, from_pretrained, save_pretrained
 from wsisr.models.diffusion import LatentControlNet
+from wsisr.models.parts import load_restoration
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import SwinIR
 from wsisr_kernels import philox_normal_batch
@@ -258,6 +263,39 @@ def test_plain_training_makes_a_model_that_loads(tiles: Path, tmp_path: Path) ->
     kept = [from_pretrained(f / "model") for f in sorted((tmp_path / "snapshots").iterdir())]
     assert len(kept) == 2  # iterations 20 and 40
     assert titles(tmp_path / "pictures" / "0000040.png") == 3  # LR, result, HR
+
+
+def test_a_convolutional_stage_1_serves_students_and_the_baseline(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    run = Run(tiles, tmp_path / "stage1")
+    values = small.config()["stage1"] | {
+        "architecture": "PlainNet",
+        "model": {"width": 8, "blocks": 1},
+    }
+    fit_stage1(build(Stage1Config, values), run)
+    rows = small.log(run.out)
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    stage1 = run.out / "restoration"
+    none = {"loop": SMALL["loop"] | {"iterations": 1, "learning_rate": 0.0, "weight_decay": 0.0}}
+    values = SMALL | none | {"teacher": str(teacher), "sampling": SAMPLING}
+    values |= {"restoration": str(stage1)}
+    fit(build(DistillConfig, values), Run(tiles, tmp_path / "distill"))
+    values = SMALL | none | {"model": {"width": 8, "blocks": 1}, "init": str(stage1)}
+    fit_plain(build(PlainConfig, values), Run(tiles, tmp_path / "plain"))
+    export(tmp_path / "alone", "alone", (4.0,), {}, stage1=run.out)
+    expected = load_restoration(stage1).state_dict()
+    for folder in ("distill/model", "plain/model", "alone"):
+        made = from_pretrained(tmp_path / folder).restoration
+        assert type(made) is PlainNet
+        for key, value in made.state_dict().items():
+            torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-4)  # half precision
+    with pytest.raises(UsageError, match="'UNet' is not one of SwinIR, PlainNet"):
+        fit_stage1(Stage1Config(architecture="UNet"), run)
+    config = json.loads((stage1 / "config.json").read_text())
+    (stage1 / "config.json").write_text(json.dumps(config | {"_class_name": "UNet"}))
+    with pytest.raises(ModelError, match=r"config\.json: a 'UNet', not SwinIR, PlainNet"):
+        load_restoration(stage1)
 
 
 def test_one_command_in_slices_moves_a_model_forward(
