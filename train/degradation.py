@@ -31,6 +31,7 @@ from wsisr.plan import make_plan
 
 KINDS = ("area", "scanner", "codeformer", "realesrgan")
 ROUGH = 0.25  # part of a batch for which `scanner` does more than the area mean
+SHARPENED = 0.5  # part of a batch whose sharpness `vary_sharpness` changes
 GROUP = 4  # images of a batch that share the size and filter of a random resize
 SUBSAMPLINGS = (0, 1, 2)  # Pillow's numbers of 4:4:4, 4:2:2, 4:2:0
 
@@ -62,6 +63,35 @@ def degrade(hr: Tensor, scale: int, rng: np.random.Generator, kind: str = "scann
         one = _codeformer if kind == "codeformer" else _realesrgan
         lr = torch.cat([one(part, scale, rng) for part in torch.split(hr, GROUP)])
     return (lr.clamp(0, 1) * 255).round() / 255
+
+
+def vary_sharpness(hr: Tensor, rng: np.random.Generator, amounts: tuple[float, float]) -> Tensor:
+    """Render half of a batch as sharper or softer scanners would: unsharp masking.
+
+    Scanners sharpen by different amounts, and how steeply a spectrum falls below the limit of the
+    low-resolution image tells how it goes on above. Few slides show few slopes; this adds others.
+
+    Args:
+        hr: (B, 3, H, W) float in [0, 1].
+        rng: where randomness comes from; consumed in the same way whatever the content.
+        amounts: range of the part that is added of the difference to a blur of 1 to 2.5 px;
+            negative ones soften.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+    batch = len(hr)
+    chosen = np.flatnonzero(rng.random(batch) < SHARPENED)
+    amount = rng.uniform(*amounts, batch)[chosen]
+    sigma = rng.uniform(1.0, 2.5, batch)[chosen]
+    if not len(chosen):
+        return hr
+    part = hr[chosen]
+    kernels = shaped_kernels(sigma, sigma, np.zeros_like(sigma), 17)
+    detail = part - filter2d(part, kernels)
+    hr = hr.clone()
+    hr[chosen] = (part + _column(amount) * detail).clamp(0, 1)
+    return hr
 
 
 def _scanner(hr: Tensor, scale: int, rng: np.random.Generator) -> Tensor:

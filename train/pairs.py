@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from train.data import TileSet, batch_rng, part, random_crops
-from train.degradation import degrade
+from train.degradation import degrade, vary_sharpness
 from train.loop import LoopConfig
 
 
@@ -22,6 +22,7 @@ class PairConfig:
         crop: side of a crop in px.
         scales: one is drawn for each iteration, with probability `scale_weights`.
         degradation: see `train.degradation.degrade`.
+        sharpness: range of amounts for `train.degradation.vary_sharpness`; none at (0, 0).
         loop: see `LoopConfig`.
     """
 
@@ -30,6 +31,7 @@ class PairConfig:
     scales: tuple[int, ...] = (2, 4, 8)
     scale_weights: tuple[float, ...] = (0.1, 0.45, 0.45)
     degradation: str = "scanner"
+    sharpness: tuple[float, float] = (0.0, 0.0)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -50,4 +52,6 @@ def make_pair(config: PairConfig, tiles: TileSet, iteration: int) -> tuple[Tenso
     rng = batch_rng(config.loop.seed, iteration, part())
     scale = draw_scale(config.loop.seed, iteration, config.scales, config.scale_weights)
     hr = random_crops(tiles, rng, config.batch, config.crop)
+    if any(config.sharpness):
+        hr = vary_sharpness(hr, rng, config.sharpness)
     return degrade(hr, scale, rng, config.degradation), hr, scale
