@@ -17,7 +17,7 @@ from torch import nn
 from tests.train import small
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.data import batch_rng, load_tiles, random_crops
-from train.degradation import KINDS, agree, degrade, upsample
+from train.degradation import KINDS, agree, degrade, upsample, vary_sharpness
 from train.errors import CheckpointError, DataError
 from train.loop import LoopConfig, TrainingDivergedError, _Logs, learning_rate, train
 from train.shards import ShardWriter, find_tiles
@@ -211,6 +211,23 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     for a, b in zip(one, two, strict=True):
         for p, q in zip(a, b, strict=True):
             torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_sharpness_varies_for_a_part_and_only_in_detail() -> None:
+    hr = torch.rand(64, 3, 48, 40, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
+    detail = (hr - F.avg_pool2d(hr, 5, 1, 2, count_include_pad=False)).std((1, 2, 3))
+    for amounts, stronger in (((0.9, 1.1), True), ((-0.6, -0.4), False)):
+        rng, other = np.random.default_rng(5), np.random.default_rng(5)
+        varied = vary_sharpness(hr, rng, amounts)
+        vary_sharpness(hr * 0, other, amounts)
+        assert rng.random() == other.random()
+        kept = torch.tensor([torch.equal(a, b) for a, b in zip(varied, hr, strict=True)])
+        assert 20 < int(kept.sum()) < 44
+        torch.testing.assert_close(varied.mean((1, 2, 3)), hr.mean((1, 2, 3)), atol=1e-3, rtol=0)
+        own = (varied - F.avg_pool2d(varied, 5, 1, 2, count_include_pad=False)).std((1, 2, 3))
+        ratio = (own / detail)[~kept]
+        assert bool((ratio > 1.5).all()) if stronger else bool((ratio < 0.7).all())
+    assert float(vary_sharpness(hr * 2 - 0.4, np.random.default_rng(5), (2.0, 3.0)).max()) == 1.0
 
 
 @pytest.mark.parametrize("kind", KINDS)
