@@ -43,7 +43,7 @@ def test_shown_as_text_and_json(model_folder: Path) -> None:
     assert "start_timestep 400" in text
     assert "# Model card: small" in text
     facts = json.loads(CliRunner().invoke(cli, ["models", "show", "tiny", "--json"]).output)
-    assert facts["parts"]["restoration"]["cls"] == "SwinIR"
+    assert facts["parts"]["restoration"]["cls"] == "PlainNet"
     assert all(isinstance(line, str) for line in as_lines(summarise("tiny")))
 
 
