@@ -51,6 +51,9 @@ class Settings:
         strength: 0..1; if given, sampling starts from the restored image's latent noised to that
             share of the timesteps, whatever the two fields above say.
         fidelity: 0 = all generated detail, 1 = stage 1 only.
+        residual: add to the restored image what sampling has changed, the decoded result less the
+            decoded latent of the restored image, instead of taking the decoded result for it. What
+            the autoencoder cannot reconstruct is then not lost; for students trained so.
         color_fix: `wavelet`, `adain` or `none`.
         consistency: `soft` (the result, reduced again, agrees with the input), `exact` (the same
             here; the finished bytes are fitted afterwards, see `wsisr.exact`) or `off`.
@@ -67,6 +70,7 @@ class Settings:
     start_from: str = "noise"
     strength: float | None = None
     fidelity: float = 0.0
+    residual: bool = False
     color_fix: str = "wavelet"
     consistency: str = "soft"
     seed: int = 0
@@ -135,7 +139,16 @@ def generate(
     Returns:
         (B, 3, H, W), about [0, 1] and not clipped.
     """
-    return sample(second, settings, encode(second.vae, restored), noise)
+    condition = encode(second.vae, restored)
+    generated = sample(second, settings, condition, noise)
+    if settings.residual:
+        generated = generated + lost_in_coding(second, restored, condition)
+    return generated
+
+
+def lost_in_coding(second: SecondStage, restored: Tensor, condition: Tensor) -> Tensor:
+    """What the autoencoder takes from a restored image (B, 3, H, W) with latents `condition`."""
+    return restored - decode(second.vae, condition)
 
 
 def sample(
@@ -242,13 +255,14 @@ class DualStage(nn.Module):
             assert self.second is not None
             with autocast():
                 condition = encode(self.second.vae, image)
+                lost = lost_in_coding(self.second, image, condition) if settings.residual else 0
         for seed in seeds:
             if not self.stochastic:
                 yield image
                 continue
             with autocast():
                 generated = self._generate(condition, windows, seed)
-            detailed = add_detail(settings, image, generated.float())
+            detailed = add_detail(settings, image, (generated + lost).float())
             # what is generated is off by far more than what is restored: unlimited, it would ring
             yield self._agree(project_limited, detailed, windows)
 
