@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import torch
 
 from wsisr.engine import upscale_array
 from wsisr.errors import ModelError, UsageError
-from wsisr.models import WindowInput, load_upscaler
+from wsisr.models import WindowInput, from_pretrained, load_upscaler
 from wsisr.models.compilation import blocks_of
 from wsisr.models.consistency import Sampling, resize
+from wsisr.models.diffusion import decode, encode
+from wsisr.models.dualstage import generate
 from wsisr.plan import make_plan
 
 TILE, SCALE, SIZE = 64, 4, 40
@@ -94,3 +97,27 @@ def test_compiled_pixels_are_near_and_the_same_whatever_the_batch(model_folder: 
     for each in found[1:]:
         np.testing.assert_array_equal(each, found[0])
     assert np.abs(found[0].astype(int) - eager).max() <= 1
+
+
+def test_a_residual_is_free_of_what_the_autoencoder_loses(model_folder: Path) -> None:
+    given = [window(), window(1)]
+    bare: dict[str, Any] = {"consistency": "off", "color_fix": "none", "fidelity": 0.0}
+    whole, residual, restored = (
+        from_pretrained(model_folder, settings=bare | more)
+        for more in ({}, {"residual": True}, {"fidelity": 1.0})
+    )
+    assert residual.second is not None
+    image = restored(given)
+    with torch.inference_mode():
+        coded = decode(residual.second.vae, encode(residual.second.vae, image))
+    assert float((image - coded).abs().max()) > 0.05
+    torch.testing.assert_close(residual(given), whole(given) + image - coded, rtol=0, atol=1e-5)
+
+    # training goes the same way
+    def noise(step: int, shape: torch.Size) -> torch.Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(step))
+
+    generated, taken = (
+        generate(residual.second, model.settings, image, noise) for model in (whole, residual)
+    )
+    torch.testing.assert_close(taken, generated + image - coded, rtol=0, atol=1e-5)
