@@ -74,7 +74,8 @@ def fit(config: PlainConfig, run: Run) -> None:
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         averaged.load_state_dict(state)
         card = ModelCard("plain", {"restoration": "PlainNet"}, tuple(config.scales))
-        save_pretrained(run.out / "model", card, {"restoration": averaged})
+        half = copy.deepcopy(averaged).half()
+        save_pretrained(run.out / "model", card, {"restoration": half})
         return judge(from_pretrained(run.out / "model"), val, config.scales, config.judged)
 
     train(

@@ -35,7 +35,7 @@ from wsisr.models.windows import Bicubic, Upscaler
 
 FORMAT = "wsisr-model"
 VERSION = 1
-SHIPPED = {"tiny": Path(__file__).parent / "weights" / "tiny"}
+SHIPPED = {name: Path(__file__).parent / "weights" / name for name in ("tiny", "plain")}
 CONFIGS = {"sd21": Path(__file__).parent / "configs" / "sd21"}
 """Models as descriptions without weights: to be trained, or filled from a checkpoint."""
 
@@ -73,8 +73,8 @@ def load_upscaler(
     """Load what `--model` names.
 
     Args:
-        name: `tiny`, `bicubic`, `restore` (stage 1 of the shipped model), a model folder, or a
-            file with the weights of a network that spandrel knows.
+        name: `tiny`, `plain` (the baseline without diffusion), `restore` (stage 1 of `tiny`),
+            `bicubic`, a model folder, or a file with the weights of a network that spandrel knows.
         device: where to put it.
         settings: fields of `Settings` that override the model's own.
         base: where a model without UNet and autoencoder takes them from; None is its own base.
