@@ -226,7 +226,7 @@ def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
 )
 @click.option(
     "--metrics",
-    help="Comma-separated names; `offline` is all without a neural network, `all` is all. "
+    help="Comma-separated names; `offline` is all without a network and NRQM, `all` is all. "
     "[default: offline]",
 )
 @click.option("--count", type=int, default=200, show_default=True, help="Tissue tiles; 0 is all.")

@@ -120,8 +120,20 @@ def test_another_file_holds_no_forests(tmp_path: Path) -> None:
     content, _ = made_up((18, 45, 90))
     for name, held in (("other", {"model": np.ones((1, 1))}), ("features", content)):
         io.savemat(tmp_path / f"{name}.mat", held)
-    (tmp_path / "torn.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(40))
-    for name in ("other", "features", "torn", "absent"):
+    content, _ = made_up((18, 45, 75))
+    io.savemat(tmp_path / "whole.mat", content, do_compression=True)
+    nrqm.load_regression(tmp_path / "whole.mat")
+    whole = (tmp_path / "whole.mat").read_bytes()
+    spoilt = {
+        "empty": b"",
+        "torn": whole[:100],
+        "half": whole[: len(whole) // 2],
+        "flipped": whole[:400] + bytes(40) + whole[440:],
+        "newer": b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(400),
+    }
+    for name, held in spoilt.items():
+        (tmp_path / f"{name}.mat").write_bytes(held)
+    for name in ("other", "features", "absent", *spoilt):
         with pytest.raises(ModelError, match=f"{name}.mat holds .*fetch it again"):
             nrqm.load_regression(tmp_path / f"{name}.mat")
 

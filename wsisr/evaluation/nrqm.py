@@ -9,6 +9,7 @@ symmetric bicubic resizing. On histology it knows no more of nuclei than NIQE do
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +31,12 @@ Number = TypeVar("Number", np.float64, np.complex128)
 FILE = "NRQM_model.mat"
 LEAST_SIDE = 64
 """Smaller images leave no middle to the coarse bands of the pyramid."""
+UNREADABLE = (
+    OSError, EOFError, LookupError, TypeError, ValueError, zlib.error, io.matlab.MatReadError,
+    NotImplementedError,
+)  # fmt: skip
+"""What SciPy and the search for the fields raise on another file, a torn one or (the last) one of
+MATLAB 7.3, which SciPy does not read."""
 COUNTS = (18, 45, 75)
 """Features of each kind."""
 BANDS = 6
@@ -64,8 +71,8 @@ class Forest:
     def fits(self, count: int) -> bool:
         """Return whether it takes `count` features and its nodes lead to nodes it has."""
         nodes = len(self.value)
-        children = max(self.left.max(), self.right.max())
-        return bool(self.feature.max() <= count and children <= nodes)
+        children = max(self.left.max(initial=0), self.right.max(initial=0))
+        return bool(nodes > 0 and self.feature.max(initial=0) <= count and children <= nodes)
 
     def predict(self, features: Array) -> float:
         """Return the mean of the trees for a vector of features."""
@@ -130,7 +137,7 @@ def load_regression(path: Path) -> Regression:
             threshold, value = (trees[n].astype(np.float64) for n in ("upper", "avnode"))
             forests.append(Forest(left, right, threshold, value, feature))
         linear = model["linear"].astype(np.float64).ravel()
-    except (OSError, KeyError, IndexError, TypeError, ValueError, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise ModelError(f"{path} holds no forests of NRQM ({error}); fetch it again") from error
     fits = [forest.fits(count) for forest, count in zip(forests, COUNTS, strict=True)]
     if len(linear) != 4 or not all(fits):

@@ -1,9 +1,10 @@
-"""The plain baseline: residual blocks at a quarter of the output resolution, pixel shuffle.
+"""A convolutional restoration: residual blocks at a quarter of the output resolution, pixel shuffle.
 
-What a super-resolution network without diffusion does with the same size, data and time (EDSR,
-Lim et al. 2017, with the generator's role of Real-ESRGAN, Wang et al. 2021). Like stage 1 it takes
-the low-resolution image resized to the target size, so that one set of weights serves all scales,
-and it stands in a model folder as the `restoration` part.
+Trained by L1 it is stage 1 of the shipped model. Trained with an adversary it is the plain baseline,
+what a super-resolution network without diffusion does with the same data (EDSR, Lim et al. 2017,
+in the role of Real-ESRGAN's generator, Wang et al. 2021). Like `SwinIR` it takes the low-resolution
+image resized to the target size, so that one set of weights serves all scales, and it stands in a
+model folder as the `restoration` part.
 """
 
 from __future__ import annotations
