@@ -1,10 +1,10 @@
-"""A convolutional restoration: residual blocks at a quarter of the output resolution, pixel shuffle.
+"""A convolutional restoration: residual blocks at a quarter of the output resolution.
 
-Trained by L1 it is stage 1 of the shipped model. Trained with an adversary it is the plain baseline,
-what a super-resolution network without diffusion does with the same data (EDSR, Lim et al. 2017,
-in the role of Real-ESRGAN's generator, Wang et al. 2021). Like `SwinIR` it takes the low-resolution
-image resized to the target size, so that one set of weights serves all scales, and it stands in a
-model folder as the `restoration` part.
+Trained by L1 it is stage 1 of the shipped model. Trained with an adversary it is the plain
+baseline, what a super-resolution network without diffusion does with the same data (EDSR, Lim et
+al. 2017, in the role of Real-ESRGAN's generator, Wang et al. 2021). Like `SwinIR` it takes the
+low-resolution image resized to the target size, so that one set of weights serves all scales, and
+it stands in a model folder as the `restoration` part.
 """
 
 from __future__ import annotations
