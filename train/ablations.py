@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--judged", type=int, default=8, help="validation tiles")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run = Run(args.data, args.out, args.minutes, args.limit)
+    run = Run(args.data, args.out, args.minutes, args.limit, args.workers)
 
     def work() -> str | None:
         config = read_config(args.config, args.set)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,12 +31,22 @@ class Run:
         out: its own folder; what lies there is resumed.
         minutes: stop with a checkpoint after so long; None runs to the end.
         limit: use at most so many tiles of each split.
+        workers: processes that make batches; None chooses.
     """
 
     data: Path
     out: Path
     minutes: float | None = None
     limit: int | None = None
+    workers: int | None = None
+
+    @property
+    def batch_workers(self) -> int:
+        """Processes that make batches: as many as a GPU leaves idle, none beside a CPU."""
+        if self.workers is not None:
+            return self.workers
+        gpus = torch.cuda.device_count()
+        return (os.cpu_count() or 1) // gpus - 1 if gpus else 0
 
     def tiles(self, split: str, most: int | None = None) -> TileSet:
         """The tiles of a split, `most` at the most; see `load_tiles`."""
@@ -81,7 +92,7 @@ def run_stage(
             config = build(config_type, values[section])
         except TypeError as error:
             raise UsageError(f"{args.config}, section {section}: {error}") from error
-        fit(config, Run(args.data, args.out, args.minutes, args.limit))
+        fit(config, Run(args.data, args.out, args.minutes, args.limit, args.workers))
     except WsisrError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -120,6 +131,12 @@ def add_common(parser: argparse.ArgumentParser, key: str = "KEY=VALUE") -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; resumed")
     parser.add_argument("--minutes", type=float, help="stop with a checkpoint after so long")
     parser.add_argument("--threads", type=int, help="CPU threads of torch")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that make batches; by default none "
+        "on a CPU, all but one of the CPUs beside a GPU",
+    )
     parser.add_argument("--limit", type=int, help="use at most so many tiles of each split")
     parser.add_argument(
         "--set", action="append", default=[], metavar=key, help="override; nested keys by dots"

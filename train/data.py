@@ -11,17 +11,20 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from train.errors import DataError
 from train.shards import SUFFIXES as SUFFIXES
@@ -33,6 +36,9 @@ MEMORY = 4 << 30
 """Bytes of decoded tiles that are kept in memory; larger sets are decoded when they are asked."""
 CORRUPT = 0.01
 """Part of the tiles that may be unreadable; more is an error."""
+
+MAGNIFIED = 0.5
+"""Part of the crops that `random_crops` magnifies, where it is told to."""
 
 T = TypeVar("T")
 _part: ContextVar[int] = ContextVar("part of the global batch", default=0)
@@ -94,11 +100,11 @@ def load_tiles(folder: Path, limit: int | None = None, memory: int = MEMORY) -> 
         return TileSet(tuple(t.name for t in tiles), LazyPixels(tiles, reader, shape))
     pixels = np.empty((len(tiles), *shape), np.uint8)
     good: list[Tile] = []
-    for tile in tiles:
-        decoded = reader.decode(tile)
-        if decoded is not None:
-            pixels[len(good)] = decoded
-            good.append(tile)
+    with ThreadPoolExecutor() as pool:
+        for tile, decoded in zip(tiles, pool.map(reader.decode, tiles), strict=True):
+            if decoded is not None:
+                pixels[len(good)] = decoded
+                good.append(tile)
     if len(good) < len(tiles):
         log.warning("%s: %d of %d tiles unreadable, left out", folder, reader.bad, len(tiles))
     return TileSet(tuple(t.name for t in good), pixels[: len(good)])
@@ -181,32 +187,85 @@ def batch_rng(seed: int, iteration: int, rank: int | None = None) -> np.random.G
     return np.random.default_rng((seed, iteration, part() if rank is None else rank))
 
 
-class Ahead(Generic[T]):
-    """Makes the batch of the next iteration in a thread while the present one is trained on.
+class Feed(Generic[T]):
+    """The batches a training asks for, made ahead of time by processes of their own.
 
-    Safe because a batch is a pure function of (iteration, part). Holds two batches.
+    A batch is a pure function of (iteration, part), so who makes it, and how many do, changes
+    nothing but the time. A GPU asks faster than one Python process can crop and degrade.
     """
 
-    def __init__(self, make: Callable[[int, int], T], parts: int = 1) -> None:
-        """make: (iteration, part) -> batch. parts: accumulation steps of this process."""
-        self._make, self._parts = make, parts
-        self._pool = ThreadPoolExecutor(1)
-        self._next: tuple[tuple[int, int], Future[T]] | None = None
+    def __init__(self, make: Callable[[int], T], workers: int, parts: int = 1) -> None:
+        """Nothing is made yet.
+
+        Args:
+            make: iteration -> the present part's batch, of tensors; it can be pickled.
+            workers: processes; with 0 a batch is made when it is asked for.
+            parts: accumulation steps of this process.
+        """
+        self._make, self._workers, self._parts = make, workers, parts
+        self._keys: Iterator[tuple[int, int]] = iter(())
+        self._batches: Iterator[T] = iter(())
+        self._next: tuple[int, int] | None = None
 
     def __call__(self, iteration: int) -> T:
-        """The batch of this iteration and the present part."""
+        """The batch of this iteration and the present part, in pinned memory beside a GPU."""
+        if not self._workers:
+            return self._make(iteration)
         here = (iteration, part())
-        ready = self._next[1].result() if self._next and self._next[0] == here else None
-        batch = self._make(*here) if ready is None else ready
-        first = here[1] - here[1] % self._parts
-        step = (here[1] - first + 1) % self._parts
-        after = (iteration + (step == 0), first + step)
-        self._next = after, self._pool.submit(self._make, *after)
+        if self._next != here:
+            self._start(here)
+        batch = next(self._batches)
+        self._next = next(self._keys)
         return batch
 
+    def _start(self, here: tuple[int, int]) -> None:
+        loader: DataLoader[T] = DataLoader(
+            _Made(self._make),
+            batch_size=None,
+            sampler=_Keys(here, self._parts),
+            num_workers=self._workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        self._batches, self._keys = iter(loader), iter(_Keys(here, self._parts))
+        next(self._keys)
 
-def random_crops(tiles: TileSet, rng: np.random.Generator, batch: int, crop: int) -> Tensor:
+
+class _Made(Dataset[T]):
+    def __init__(self, make: Callable[[int], T]) -> None:
+        self.make = make
+
+    def __getitem__(self, key: tuple[int, int]) -> T:
+        iteration, position = key
+        set_part(position)
+        return self.make(iteration)
+
+
+class _Keys(Sampler[tuple[int, int]]):
+    """(iteration, part) in the order of the loop, from one of them on, without end."""
+
+    def __init__(self, first: tuple[int, int], parts: int) -> None:
+        self.first, self.parts = first, parts
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        first, position = self.first
+        base = position - position % self.parts
+        for iteration in count(first):
+            yield from ((iteration, number) for number in range(position, base + self.parts))
+            position = base
+
+
+def random_crops(
+    tiles: TileSet, rng: np.random.Generator, batch: int, crop: int, magnification: float = 1.0
+) -> Tensor:
     """Random crops with random flips and quarter turns.
+
+    Args:
+        tiles: where from.
+        rng: where randomness comes from.
+        batch: how many.
+        crop: side in px.
+        magnification: half of the crops are taken up to so many times larger and reduced, with an
+            antialiasing filter: nuclei of other sizes, under optics that are sharper per pixel.
 
     Returns:
         (batch, 3, crop, crop) float32 in [0, 1].
@@ -215,15 +274,25 @@ def random_crops(tiles: TileSet, rng: np.random.Generator, batch: int, crop: int
         DataError: the tiles are smaller than the crop.
     """
     _, height, width, _ = tiles.pixels.shape
-    if crop > min(height, width):
-        raise DataError(f"tiles of {width}x{height} px are smaller than a crop of {crop} px")
-    out = np.empty((batch, crop, crop, 3), np.uint8)
+    if crop * magnification > min(height, width):
+        times = f" times {magnification:g}" if magnification > 1 else ""
+        raise DataError(f"tiles of {width}x{height} px are smaller than a crop of {crop} px{times}")
+    out = torch.empty((batch, 3, crop, crop))
     for slot in out:
         tile = tiles.pixels[rng.integers(len(tiles.pixels))]
-        y, x = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
-        patch = np.rot90(tile[y : y + crop, x : x + crop], int(rng.integers(4)))
-        slot[:] = patch[:, ::-1] if rng.integers(2) else patch
-    return to_tensor(out)
+        side = crop
+        if magnification > 1 and rng.random() < MAGNIFIED:
+            side = round(crop * rng.uniform(1, magnification))
+        y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        patch = np.rot90(tile[y : y + side, x : x + side], int(rng.integers(4)))
+        patch = patch[:, ::-1] if rng.integers(2) else patch
+        pixels = to_tensor(np.ascontiguousarray(patch)[None])
+        if side != crop:
+            pixels = F.interpolate(
+                pixels, (crop, crop), mode="bicubic", align_corners=False, antialias=True
+            ).clamp(0, 1)
+        slot[:] = pixels[0]
+    return out
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

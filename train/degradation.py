@@ -32,6 +32,7 @@ from wsisr.plan import make_plan
 KINDS = ("area", "scanner", "codeformer", "realesrgan")
 ROUGH = 0.25  # part of a batch for which `scanner` does more than the area mean
 SHARPENED = 0.5  # part of a batch whose sharpness `vary_sharpness` changes
+RESTAINED = 0.5  # and whose stain `vary_stain` does
 GROUP = 4  # images of a batch that share the size and filter of a random resize
 SUBSAMPLINGS = (0, 1, 2)  # Pillow's numbers of 4:4:4, 4:2:2, 4:2:0
 
@@ -92,6 +93,27 @@ def vary_sharpness(hr: Tensor, rng: np.random.Generator, amounts: tuple[float, f
     hr = hr.clone()
     hr[chosen] = (part + _column(amount) * detail).clamp(0, 1)
     return hr
+
+
+def vary_stain(hr: Tensor, rng: np.random.Generator, amount: float) -> Tensor:
+    """Stain half of a batch stronger or weaker, in other shades, as other laboratories would.
+
+    Optical density is what dyes add up to: each channel's is multiplied, by up to `amount` (or its
+    inverse) for all three together, and by up to a third of that, in logarithms, for each alone.
+
+    Args:
+        hr: (B, 3, H, W) float in [0, 1], white is 1.
+        rng: where randomness comes from; consumed in the same way whatever the content.
+        amount: largest factor, 1 or more.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+    batch, reach = len(hr), math.log(amount)
+    chosen = rng.random(batch) < RESTAINED
+    powers = rng.uniform(-reach, reach, (batch, 1)) + rng.uniform(-reach, reach, (batch, 3)) / 3
+    exponents = np.where(chosen[:, None], np.exp(powers), 1.0).astype(np.float32)
+    return hr ** torch.from_numpy(exponents)[:, :, None, None]
 
 
 def _scanner(hr: Tensor, scale: int, rng: np.random.Generator) -> Tensor:
@@ -370,12 +392,12 @@ def upsample(lr: Tensor, scale: int) -> Tensor:
 
 
 @cache
-def sampling(size: int, scale: int) -> Sampling:
+def sampling(size: int, scale: int, device: torch.device) -> Sampling:
     """Maps between an image of `size` px a side and its low-resolution version."""
     tile = -(-size // 64) * 64
     plan = make_plan(size // scale, size // scale, scale, tile=tile, overlap=0)
     up, down = plan.sampling(0, plan.columns)
-    return Sampling(torch.from_numpy(up)[:size], torch.from_numpy(down)[:, :size])
+    return Sampling(torch.from_numpy(up)[:size], torch.from_numpy(down)[:, :size]).to(device)
 
 
 def agree(image: Tensor, lr: Tensor, limited: bool = False) -> Tensor:
@@ -384,6 +406,6 @@ def agree(image: Tensor, lr: Tensor, limited: bool = False) -> Tensor:
     What `wsisr upscale` does after stage 1, or, `limited`, after stage 2: see
     `wsisr.models.consistency`.
     """
-    maps = sampling(image.shape[2], image.shape[2] // lr.shape[2]).to(image.device)
+    maps = sampling(image.shape[2], image.shape[2] // lr.shape[2], image.device)
     bring = project_limited if limited else project
     return bring(image, lr.to(image.device), maps, maps)

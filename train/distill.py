@@ -26,19 +26,21 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from train.command import Run, run_stage
-from train.data import TileSet, batch_rng, part
+from train.data import batch_rng, part
 from train.degradation import agree, upsample
 from train.judge import examples, judge
 from train.loop import Losses, train
 from train.losses import Contest, ImageLoss
-from train.pairs import PairConfig, make_pair
+from train.pairs import PairConfig, pair_feed
 from wsisr.errors import ModelError
 from wsisr.models import Settings, from_pretrained, save_pretrained
 from wsisr.models.diffusion import latent_factor
 from wsisr.models.dualstage import SecondStage, add_detail, generate
+from wsisr.models.guided import GuidedAutoencoderTiny
 from wsisr.models.loading import read_card
 from wsisr.models.parts import load_restoration
 from wsisr.models.restoration import channels_last
@@ -54,6 +56,8 @@ class DistillConfig(PairConfig):
         restoration: folder of another stage 1 than the teacher's; empty for the teacher's own.
         sampling: fields of `Settings` that the student is trained for, and exported with.
         train_encoder: whether the autoencoder's encoder learns too.
+        guided: let the decoder of a small autoencoder look at the restored image, see
+            `wsisr.models.guided`.
         loss: see `ImageLoss`.
         judged: validation tiles that `train.judge` looks at.
     """
@@ -62,6 +66,7 @@ class DistillConfig(PairConfig):
     restoration: str = ""
     sampling: dict[str, Any] = field(default_factory=dict)
     train_encoder: bool = False
+    guided: bool = False
     loss: ImageLoss = field(default_factory=ImageLoss)
     judged: int = 8
 
@@ -91,24 +96,22 @@ class Student(nn.Module):
             return agree(add_detail(self.settings, restored, generated.float()), lr, limited=True)
 
 
-def make_input(
-    config: DistillConfig, stage1: nn.Module, tiles: TileSet, iteration: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(restored, low resolution, high resolution) of an iteration, in [0, 1], on the device."""
-    lr, hr, scale = make_pair(config, tiles, iteration)
-    device = next(stage1.parameters()).device
+def restore(stage1: nn.Module, lr: Tensor, scale: int) -> Tensor:
+    """Stage 1's result for low-resolution images on its device, in agreement with them."""
     with torch.no_grad():
-        resized = upsample(lr, scale).clamp(0, 1)
-        restored = stage1(resized.to(device, memory_format=torch.channels_last)).clamp(0, 1)
-        with torch.autocast(device.type, enabled=False):
-            restored = agree(restored.float(), lr.to(device)).clamp(0, 1)
-    return restored, lr.to(device), hr.to(device)
+        resized = upsample(lr, scale).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+        restored = stage1(resized).clamp(0, 1)
+        with torch.autocast(lr.device.type, enabled=False):
+            return agree(restored.float(), lr).clamp(0, 1)
 
 
-def make_noise(config: DistillConfig, shape: tuple[int, ...], iteration: int) -> Tensor:
-    """Standard normal noise of an iteration."""
+def make_noise(
+    config: DistillConfig, shape: tuple[int, ...], iteration: int, device: torch.device
+) -> Tensor:
+    """Standard normal noise of an iteration; a GPU's differs from a CPU's."""
     seed = int(batch_rng(config.loop.seed, iteration, 2**30 + part()).integers(2**62))
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(shape, generator=generator, device=device)
 
 
 def fit(config: DistillConfig, run: Run) -> None:
@@ -130,17 +133,21 @@ def fit(config: DistillConfig, run: Run) -> None:
         )
     if config.restoration:
         teacher.restoration = load_stage1(Path(config.restoration), device)
+    if config.guided and type(second.vae) is AutoencoderTiny:
+        second = replace(second, vae=GuidedAutoencoderTiny.of(second.vae))
     student = channels_last(Student(second, settings, config.train_encoder))
     averaged = copy.deepcopy(student)
     contest = Contest(config.loss)
+    feed = pair_feed(config, tiles, run.batch_workers)
     latents = config.crop // latent_factor(second.vae)
     steps = len(timesteps_of(settings.sampler, settings.steps, settings.first_timestep))
     noise_shape = (steps, config.batch, second.vae.config.latent_channels, latents, latents)
 
     def step(module: nn.Module, iteration: int) -> Losses:
-        restored, lr, hr = make_input(config, teacher.restoration, tiles, iteration)
-        noise = make_noise(config, noise_shape, iteration).to(device)
-        scale = hr.shape[-1] // lr.shape[-1]
+        lr, hr, scale = feed(iteration)
+        lr, hr = (image.to(device, non_blocking=True) for image in (lr, hr))
+        restored = restore(teacher.restoration, lr, scale)
+        noise = make_noise(config, noise_shape, iteration, device)
         return contest.losses(module(restored, lr, noise), hr, restored, scale, iteration)
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:

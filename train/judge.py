@@ -2,10 +2,14 @@
 
 Pixel losses cannot see what the model is for; these figures can. They choose between recipes and
 checkpoints, so they come from the validation slides and never from the test slides.
+
+The packages that read and write slides, and those the metrics need, are imported only here and only
+when they are used: a machine that is lent for its GPU may train without them.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.data import TileSet, to_tensor
-from wsisr.engine import upscale_array
-from wsisr.evaluation import metrics
-from wsisr.evaluation.fidelity import area_downsample, bicubic_upsample
-from wsisr.evaluation.naturalness import NIQE_BLOCK
 from wsisr.models import Upscaler, from_pretrained, pick_device
+
+log = logging.getLogger("train")
 
 FIGURES = (
     "psnr",
@@ -48,8 +50,16 @@ def judge(
 
     Returns:
         {`METRIC_xSCALE`: mean}; metrics that lack their weights, or that such tiles are too small
-        for, are left out.
+        for, are left out, and all of them where wsisr's packages are not installed.
     """
+    try:
+        from wsisr.engine import upscale_array
+        from wsisr.evaluation import metrics
+        from wsisr.evaluation.fidelity import bicubic_upsample
+        from wsisr.evaluation.naturalness import NIQE_BLOCK
+    except ModuleNotFoundError as error:
+        log.info("not judged: the package %s is missing", error.name)
+        return {}
     chosen, _ = metrics.available(FIGURES)
     picked = range(0, len(tiles.pixels), max(1, len(tiles.pixels) // count))
     figures = {}
@@ -79,8 +89,12 @@ def examples(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[s
 
     Returns:
         `LR`, `restored` (stage 1 alone, where there is a stage 2), `result` and `HR`, each
-        (count, 3, h, w) float32 in [0, 1].
+        (count, 3, h, w) float32 in [0, 1]; none where wsisr's packages are not installed.
     """
+    try:
+        from wsisr.engine import upscale_array
+    except ModuleNotFoundError:
+        return {}
     device = pick_device(None)
     models = {"result": from_pretrained(folder, device=device)}
     if models["result"].second is not None:
@@ -101,6 +115,8 @@ def _pair(
     tiles: TileSet, index: int, scale: int, most: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The top-left part of a tile, at most `most` px a side, and its box means."""
+    from wsisr.evaluation.fidelity import area_downsample
+
     tile = tiles.pixels[index]
     side = min(most, *tile.shape[:2]) // (2 * scale) * 2 * scale
     hr = np.ascontiguousarray(tile[:side, :side])

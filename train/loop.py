@@ -33,6 +33,9 @@ from train.shards import write_atomic
 
 log = logging.getLogger("train")
 
+LOOK_EVERY = 20
+"""Iterations between two looks at the losses: a line of log.csv, and whether they are finite."""
+
 Losses = Mapping[str, Tensor]
 Adversary = tuple[nn.Module, Callable[[nn.Module, int], Tensor]]
 __all__ = ["LoopConfig", "Losses", "TrainingDivergedError", "learning_rate", "train"]
@@ -103,18 +106,29 @@ class Ema:
             for key, value in module.state_dict().items()
         }
         self._moving = [key for key in self.shadow if key not in frozen]
+        self._state: dict[str, Tensor] = {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over a saved average."""
         for key in self._moving:
             self.shadow[key].copy_(state[key])
 
+    def follow(self, module: nn.Module) -> None:
+        """Move to where the module is, whose weights `update` looks at from now on.
+
+        They change in place only, so they are looked up once: the loop that launches a GPU's
+        kernels has no time to walk through a module.
+        """
+        self._state = module.state_dict()
+        for key, value in self._state.items():
+            moving = self.shadow[key].to(value.device) if key in self._moving else value
+            self.shadow[key] = moving
+
     @torch.no_grad()
-    def update(self, module: nn.Module, iteration: int) -> None:
-        """Move the average towards the module's present weights."""
+    def update(self, iteration: int) -> None:
+        """Move the average towards the present weights."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
-        state = module.state_dict()
-        pairs = [(self.shadow[key], state[key]) for key in self._moving]
+        pairs = [(self.shadow[key], self._state[key]) for key in self._moving]
         real = [pair for pair in pairs if pair[1].is_floating_point()]
         if real:
             shadows, values = zip(*real, strict=True)
@@ -210,7 +224,7 @@ def train(
             after each step of the module; it may return a constant while it is not yet wanted.
         accelerator: where it runs; by default one made from `config.precision`.
         pictures: called after each validation -> images by name, (B, 3, H, W) in [0, 1] each,
-            written side by side to pictures/ITERATION.png.
+            written side by side to pictures/ITERATION.png; none writes none.
 
     Returns:
         The averaged state dict of the module.
@@ -233,35 +247,42 @@ def train(
     for part in parts.values():
         part.module, part.optimizer = accelerator.prepare(part.module, part.optimizer)
     bare = accelerator.unwrap_model(module)
-    frozen = frozen_keys(bare)
-    ema.shadow = {
-        k: bare.state_dict()[k] if k in frozen else v.to(accelerator.device)
-        for k, v in ema.shadow.items()
-    }
+    ema.follow(bare)
     logs = _Logs(out, config.tensorboard and accelerator.is_main_process)
     began = time.monotonic()
     bare.train()
+    torch.backends.cudnn.benchmark = accelerator.device.type == "cuda"  # all batches of one shape
+    finite = torch.ones((), device=accelerator.device)
     for iteration in range(start, config.iterations):
         losses = _optimise(config, accelerator, parts, step, adversary, iteration)
-        ema.update(bare, iteration)
+        ema.update(iteration)
         done = iteration + 1
         last = done == config.iterations
         seconds = time.monotonic() - began
         out_of_time = _any(accelerator, minutes is not None and seconds > 60 * minutes)
+        keep = bool(config.keep_every) and done % config.keep_every == 0
+        save = done % config.save_every == 0 or last or out_of_time
+        # asking a GPU for a number makes it wait, so it is asked where the number is needed: not at
+        # every iteration, but always before weights are written
+        finite = finite * torch.isfinite(torch.stack([*losses.values()])).all()
+        look = done == 1 or done % LOOK_EVERY == 0
+        if look or keep or save or done % config.validate_every == 0:
+            _check(accelerator, finite, losses, iteration)
         if accelerator.is_main_process:
-            if done == 1 or done % 20 == 0 or last:
-                logs.row("log", {"iteration": done, "seconds": round(seconds, 1)} | losses)
-            keep = bool(config.keep_every) and done % config.keep_every == 0
+            if look or last:
+                row = {key: round(float(value), 6) for key, value in losses.items()}
+                logs.row("log", {"iteration": done, "seconds": round(seconds, 1)} | row)
             if done % config.validate_every == 0 or last or keep:
                 figures = dict(validate(ema.shadow, done))
                 logs.row("validation", {"iteration": done} | figures)
                 log.info("iteration %d: %s", done, figures)
-                if pictures is not None:
-                    logs.strip(done, pictures())
+                images = pictures() if pictures is not None else {}
+                if images:
+                    logs.strip(done, images)
                 bare.train()
             if keep:
                 _keep(out, done)
-            if done % config.save_every == 0 or last or out_of_time:
+            if save:
                 _save(out, done, parts, ema, accelerator)
         if done % config.validate_every == 0:
             accelerator.wait_for_everyone()
@@ -279,8 +300,8 @@ def _optimise(
     step: Callable[[nn.Module, int], Losses],
     adversary: Adversary | None,
     iteration: int,
-) -> dict[str, float]:
-    """One step of the optimizers; returns the mean losses of this process."""
+) -> dict[str, Tensor]:
+    """One step of the optimizers; returns the mean losses of this process, on its device."""
     main, rival = parts["main"], parts.get("rival")
     for part in parts.values():
         part.optimizer.zero_grad(set_to_none=True)
@@ -299,10 +320,10 @@ def _optimise(
         with accelerator.no_sync(main.module) if summing else nullcontext():
             with accelerator.autocast():
                 losses = step(main.module, iteration)
-            _check(accelerator, losses, iteration)
             accelerator.backward(losses["loss"] / config.accumulate)
         for key, value in losses.items():
-            sums[key] = sums.get(key, torch.zeros(())) + value.detach().cpu() / config.accumulate
+            mean = value.detach().float() / config.accumulate
+            sums[key] = sums[key] + mean if key in sums else mean
         if rival is not None and adversary is not None:
             rival.module.requires_grad_(True)
             with accelerator.no_sync(rival.module) if summing else nullcontext():
@@ -318,7 +339,7 @@ def _optimise(
     if rival is not None and rivalled:
         rival.optimizer.step()
     set_part(accelerator.process_index * config.accumulate)
-    return {key: round(float(value), 6) for key, value in sums.items()}
+    return sums
 
 
 def _torch_seed(seed: int, iteration: int, position: int) -> int:
@@ -327,13 +348,13 @@ def _torch_seed(seed: int, iteration: int, position: int) -> int:
     return int(words[0] >> 1)
 
 
-def _check(accelerator: Accelerator, losses: Losses, iteration: int) -> None:
-    finite = torch.isfinite(torch.stack([v.detach().float().cpu() for v in losses.values()]))
-    if _any(accelerator, not bool(finite.all())):
-        values = ", ".join(f"{key} {float(value.detach()):g}" for key, value in losses.items())
+def _check(accelerator: Accelerator, finite: Tensor, losses: Losses, iteration: int) -> None:
+    """Raise TrainingDivergedError where `finite`, of all iterations up to here, is zero."""
+    if _any(accelerator, not bool(finite)):
+        values = ", ".join(f"{key} {float(value):g}" for key, value in losses.items())
         raise TrainingDivergedError(
-            f"iteration {iteration}: the loss is not finite ({values}); the last checkpoint is "
-            "kept; lower loop.learning_rate or loop.clip, or check the data"
+            f"iteration {iteration}: the loss is not finite, now or shortly before ({values}); the "
+            "last checkpoint is kept; lower loop.learning_rate or loop.clip, or check the data"
         )
 
 

@@ -204,6 +204,7 @@ class ImageLoss:
         features: of `feature_l1` on that discriminator.
         grid: of `grid_penalty`.
         adversarial_from: iteration at which those two set in.
+        rival_width: channels of the rival's first layer.
         at: {scale: other weights there}. How much of the detail a scan has can be placed differs
             with the scale, and with it what a term costs in the others.
     """
@@ -217,6 +218,7 @@ class ImageLoss:
     features: float = 0.2
     grid: float = 0.03
     adversarial_from: int = 0
+    rival_width: int = 32
     at: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -266,21 +268,23 @@ class Contest:
 
     def __init__(self, loss: ImageLoss) -> None:
         self.loss = loss
-        self.rival = channels_last(PatchDiscriminator(channels=6))
+        self.rival = channels_last(PatchDiscriminator(loss.rival_width, channels=6))
         self._real = self._fake = torch.empty(0)
 
     def losses(
         self, image: Tensor, hr: Tensor, condition: Tensor, scale: int, iteration: int
     ) -> dict[str, Tensor]:
-        """See `ImageLoss`."""
+        """See `ImageLoss`; computed in full precision."""
         self._real, self._fake = beside(hr, condition), beside(image.detach(), condition)
-        return self.loss.at_scale(scale)(image, hr, condition, self.rival, iteration)
+        with torch.autocast(image.device.type, enabled=False):
+            return self.loss.at_scale(scale)(image, hr, condition, self.rival, iteration)
 
     def rival_loss(self, rival: nn.Module, iteration: int) -> Tensor:
         """The rival's own loss; a constant until shortly before its word is heard."""
         if iteration < self.loss.adversarial_from - AHEAD:
             return torch.zeros(())
-        return hinge_discriminator(rival(self._real), rival(self._fake))
+        with torch.autocast(self._real.device.type, enabled=False):
+            return hinge_discriminator(rival(self._real), rival(self._fake))
 
 
 def beside(image: Tensor, condition: Tensor) -> Tensor:

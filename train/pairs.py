@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from train.data import TileSet, batch_rng, part, random_crops
-from train.degradation import degrade, vary_sharpness
+from train.data import Feed, TileSet, batch_rng, part, random_crops
+from train.degradation import degrade, vary_sharpness, vary_stain
 from train.loop import LoopConfig
 
 
@@ -23,6 +24,8 @@ class PairConfig:
         scales: one is drawn for each iteration, with probability `scale_weights`.
         degradation: see `train.degradation.degrade`.
         sharpness: range of amounts for `train.degradation.vary_sharpness`; none at (0, 0).
+        magnification: see `train.data.random_crops`; none at 1.
+        stain: largest factor of `train.degradation.vary_stain`; none at 1.
         loop: see `LoopConfig`.
     """
 
@@ -32,7 +35,16 @@ class PairConfig:
     scale_weights: tuple[float, ...] = (0.1, 0.45, 0.45)
     degradation: str = "scanner"
     sharpness: tuple[float, float] = (0.0, 0.0)
+    magnification: float = 1.0
+    stain: float = 1.0
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def pair_feed(
+    config: PairConfig, tiles: TileSet, workers: int
+) -> Callable[[int], tuple[Tensor, Tensor, int]]:
+    """`make_pair` as a function of the iteration, ahead of time in `workers` processes."""
+    return Feed(partial(make_pair, config, tiles), workers, config.loop.accumulate)
 
 
 def draw_scale(seed: int, iteration: int, scales: Sequence[int], weights: Sequence[float]) -> int:
@@ -51,7 +63,9 @@ def make_pair(config: PairConfig, tiles: TileSet, iteration: int) -> tuple[Tenso
     """
     rng = batch_rng(config.loop.seed, iteration, part())
     scale = draw_scale(config.loop.seed, iteration, config.scales, config.scale_weights)
-    hr = random_crops(tiles, rng, config.batch, config.crop)
+    hr = random_crops(tiles, rng, config.batch, config.crop, config.magnification)
     if any(config.sharpness):
         hr = vary_sharpness(hr, rng, config.sharpness)
+    if config.stain > 1:
+        hr = vary_stain(hr, rng, config.stain)
     return degrade(hr, scale, rng, config.degradation), hr, scale

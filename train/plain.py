@@ -23,7 +23,7 @@ from train.degradation import agree, upsample
 from train.judge import examples, judge
 from train.loop import Losses, train
 from train.losses import Contest, ImageLoss
-from train.pairs import PairConfig, make_pair
+from train.pairs import PairConfig, pair_feed
 from wsisr.models import ModelCard, from_pretrained, save_pretrained
 from wsisr.models.parts import fill, load_state
 from wsisr.models.plain import PlainNet
@@ -57,16 +57,17 @@ def fit(config: PlainConfig, run: Run) -> None:
         fill(network, load_state(Path(config.init)), config.init)
     averaged = copy.deepcopy(network)
     contest = Contest(config.loss)
+    feed = pair_feed(config, tiles, run.batch_workers)
 
     def step(module: nn.Module, iteration: int) -> Losses:
         device = next(module.parameters()).device
-        lr, hr, scale = make_pair(config, tiles, iteration)
-        resized = upsample(lr, scale).clamp(0, 1)
-        resized = resized.to(device, memory_format=torch.channels_last)
+        lr, hr, scale = feed(iteration)
+        lr, hr = (image.to(device, non_blocking=True) for image in (lr, hr))
+        resized = upsample(lr, scale).clamp(0, 1).contiguous(memory_format=torch.channels_last)
         image = module(resized)
         with torch.autocast(device.type, enabled=False):
             image = agree(image.float(), lr)
-        losses = contest.losses(image, hr.to(device), resized, scale, iteration)
+        losses = contest.losses(image, hr, resized, scale, iteration)
         if iteration < config.loss.adversarial_from:
             return {**losses, "loss": losses["l1"]}
         return losses

@@ -124,6 +124,7 @@ def advance(
     common = ["--config", str(file), "--data", str(run.data)]
     common += [] if threads is None else ["--threads", str(threads)]
     common += [] if run.limit is None else ["--limit", str(run.limit)]
+    common += [] if run.workers is None else ["--workers", str(run.workers)]
     for stage in planned(config, start):
         if finished(stage, config, run.out):
             continue
@@ -173,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=Path, help="model folder to move forward")
     parser.add_argument("--name", default="tiny", help="of the model")
     args = parser.parse_args(arguments)
-    run = Run(args.data, args.out, args.minutes, args.limit)
+    run = Run(args.data, args.out, args.minutes, args.limit, args.workers)
     stages: list[str] = []
 
     def work() -> str | None:

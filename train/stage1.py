@@ -24,7 +24,7 @@ from train.command import Run, run_stage
 from train.data import TileSet, to_tensor
 from train.degradation import agree, upsample
 from train.loop import Losses, train
-from train.pairs import PairConfig, make_pair
+from train.pairs import PairConfig, pair_feed
 from wsisr.errors import UsageError
 from wsisr.models.parts import PART_CLASSES, fill, load_state
 from wsisr.models.restoration import channels_last
@@ -99,18 +99,19 @@ def fit(config: Stage1Config, run: Run) -> None:
     if config.init:
         fill(network, load_state(Path(config.init)), config.init)
     averaged = copy.deepcopy(network).eval()
+    feed = pair_feed(config, tiles, run.batch_workers)
 
     def step(module: nn.Module, iteration: int) -> Losses:
-        lr, hr, scale = make_pair(config, tiles, iteration)
+        lr, hr, scale = feed(iteration)
         device = next(module.parameters()).device
-        resized = upsample(lr, scale)
-        restored = module(resized.to(device, memory_format=torch.channels_last))
+        lr, hr = (image.to(device, non_blocking=True) for image in (lr, hr))
+        restored = module(upsample(lr, scale).contiguous(memory_format=torch.channels_last))
         if config.consistent:
             # half precision would leave a grey level of disagreement
             with torch.autocast(device.type, enabled=False):
                 restored = agree(restored.float(), lr)
         loss = F.l1_loss if config.loss == "l1" else F.mse_loss
-        return {"loss": loss(restored, hr.to(device))}
+        return {"loss": loss(restored, hr)}
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         averaged.to(next(iter(state.values())).device).load_state_dict(state)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from PIL import Image
 
@@ -90,7 +94,7 @@ def test_a_student_trains_on_the_path_of_inference(teacher: Path) -> None:
     assert model.second is not None
     hr = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     lr = (F.avg_pool2d(hr, 4) * 255).round() / 255
-    maps = sampling(64, 4)
+    maps = sampling(64, 4, torch.device("cpu"))
     expected = model([WindowInput(0, 0, lr[0], maps, maps)])
 
     student = Student(model.second, model.settings, train_encoder=False).eval()
@@ -114,6 +118,37 @@ def test_all_of_a_student_but_the_frozen_encoder_learns(teacher: Path) -> None:
     assert not any(name.startswith("vae.encoder") for name in learning)
     for part in ("vae.decoder", "diffusion.unet", "diffusion.controlnet"):
         assert any(name.startswith(part) for name in learning), part
+
+
+def test_a_lent_machine_trains_without_the_packages_of_slides(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    loop = {"iterations": 2, "validate_every": 2}
+    values = {"teacher": str(teacher), "batch": 2, "crop": 64, "guided": True, "scales": [2]}
+    values |= {"scale_weights": [1.0], "loss": {"grid": 0.0}, "loop": loop}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"distill": values}))
+    missing = ("imagecodecs", "openslide", "tifffile", "zarr", "cv2", "numba", "skimage")
+    # a module that is None in sys.modules counts as missing
+    code = (
+        "import sys; import torch, diffusers, accelerate\n"
+        f"sys.modules.update(dict.fromkeys({missing!r}))\n"
+        "from train.distill import main; sys.exit(main())"
+    )
+    arguments = ["--config", "config.yaml", "--data", str(tiles), "--out", "run"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--workers", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not judged: the package" in done.stderr
+    card = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert card["parts"]["vae"] == "GuidedAutoencoderTiny"
+    assert from_pretrained(tmp_path / "run" / "model").second is not None
 
 
 def test_written_models_carry_their_sampling(teacher: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from torch import nn
 
 from tests.train import small
 from train.checkpoint import load_checkpoint, save_checkpoint
-from train.data import batch_rng, load_tiles, random_crops
-from train.degradation import KINDS, agree, degrade, upsample, vary_sharpness
+from train.data import batch_rng, load_tiles, random_crops, set_part, to_tensor
+from train.degradation import KINDS, agree, degrade, upsample, vary_sharpness, vary_stain
 from train.errors import CheckpointError, DataError
 from train.loop import LoopConfig, TrainingDivergedError, _Logs, learning_rate, train
+from train.pairs import PairConfig, pair_feed
 from train.shards import ShardWriter, find_tiles
 from wsisr.models.restoration import SwinIR
 
@@ -31,6 +33,49 @@ def test_batches_are_functions_of_the_iteration(tiles: Path) -> None:
     assert torch.equal(a, random_crops(loaded, batch_rng(0, 7), 4, 64))
     assert not torch.equal(a, random_crops(loaded, batch_rng(0, 8), 4, 64))
     assert not torch.equal(a, random_crops(loaded, batch_rng(0, 7, 1), 4, 64))
+
+
+def test_processes_make_the_batches_that_would_be_made_without_them(tiles: Path) -> None:
+    loaded = load_tiles(tiles / "train")
+    scales, weights = (2, 4), (0.5, 0.5)
+    loop = LoopConfig(accumulate=2)
+    config = PairConfig(
+        2, 32, scales, weights, sharpness=(0.0, 1.0), magnification=1.5, stain=1.2, loop=loop
+    )
+    plain, ahead = (pair_feed(config, loaded, workers) for workers in (0, 2))
+    # in the order of the loop, then after a jump, as when a run is resumed
+    for iteration in (3, 4, 9):
+        for number in (2, 3):
+            set_part(number)
+            pairs = zip(plain(iteration), ahead(iteration), strict=True)
+            assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
+    set_part(0)
+
+
+def test_magnified_crops_are_reduced_tissue(tiles: Path) -> None:
+    loaded = load_tiles(tiles / "train")
+    # the tiles' mean colour stays, and half of the crops are those taken without
+    crops = random_crops(loaded, batch_rng(0, 0), 64, 48, 1.3)
+    assert crops.shape == (64, 3, 48, 48)
+    mean = to_tensor(loaded.pixels[:]).mean((0, 2, 3))
+    torch.testing.assert_close(crops.mean((0, 2, 3)), mean, atol=0.05, rtol=0)
+    with pytest.raises(DataError, match="smaller than a crop of 256 px times 9"):
+        random_crops(loaded, batch_rng(0, 0), 1, 256, 9)
+
+
+def test_stain_varies_by_factors_of_optical_density() -> None:
+    hr = torch.rand(200, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.05
+    varied = vary_stain(hr, np.random.default_rng(0), 1.3)
+    factors = varied.log() / hr.log()
+    # one factor a channel: the same for all of its pixels, none for about half of the images
+    torch.testing.assert_close(factors, factors.mean((2, 3), keepdim=True).expand_as(factors))
+    logs = factors[..., 0, 0].log()
+    left = (logs.abs() < 1e-4).all(1)
+    assert 0.4 < float(left.float().mean()) < 0.6
+    reach = math.log(1.3)
+    assert reach < float(logs.abs().max()) <= reach * 4 / 3 + 1e-4
+    assert float(varied.min()) >= 0
+    assert float(varied.max()) <= 1
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
@@ -93,7 +138,7 @@ def test_a_diverged_run_keeps_the_last_good_state(tmp_path: Path) -> None:
     fit(tmp_path, 10)
     before = (tmp_path / "checkpoint.json").read_bytes()
     module = nn.Linear(4, 1)
-    with pytest.raises(TrainingDivergedError, match="iteration 10"):
+    with pytest.raises(TrainingDivergedError, match="iteration 19: the loss is not finite"):
         train(
             LoopConfig(iterations=20),
             module,

@@ -14,6 +14,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DCon
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from wsisr.models.guided import GuidedAutoencoderTiny
+
 Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
 
 
@@ -150,9 +152,15 @@ def encode(vae: Vae, image: Tensor) -> Tensor:
     return cast(Tensor, latents * vae.config.scaling_factor)
 
 
-def decode(vae: Vae, latents: Tensor) -> Tensor:
-    """Images (B, 3, 8h, 8w), about [0, 1] and not clipped, of scaled latents (B, C, h, w)."""
-    out: Any = vae.decode(latents / vae.config.scaling_factor)
+def decode(vae: Vae, latents: Tensor, beside: Tensor | None = None) -> Tensor:
+    """Images (B, 3, 8h, 8w), about [0, 1] and not clipped, of scaled latents (B, C, h, w).
+
+    A `GuidedAutoencoderTiny` looks at the image `beside` (B, 3, 8h, 8w) in [0, 1] meanwhile; others
+    do not.
+    """
+    latents = latents / vae.config.scaling_factor
+    guided = beside is not None and isinstance(vae, GuidedAutoencoderTiny)
+    out: Any = vae.decode_beside(latents, beside) if guided else vae.decode(latents)
     return cast(Tensor, out.sample / 2 + 0.5)
 
 

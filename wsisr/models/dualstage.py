@@ -23,7 +23,6 @@ from wsisr.models.joint import averaged
 from wsisr.models.restoration import channels_last
 from wsisr.models.sampling import SAMPLERS, Schedule, timesteps_of
 from wsisr.models.windows import WindowInput
-from wsisr_kernels import philox_normal_batch
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -140,7 +139,7 @@ def generate(
         (B, 3, H, W), about [0, 1] and not clipped.
     """
     condition = encode(second.vae, restored)
-    generated = sample(second, settings, condition, noise)
+    generated = sample(second, settings, restored, condition, noise)
     if settings.residual:
         generated = generated + lost_in_coding(second, restored, condition)
     return generated
@@ -154,10 +153,11 @@ def lost_in_coding(second: SecondStage, restored: Tensor, condition: Tensor) -> 
 def sample(
     second: SecondStage,
     settings: Settings,
+    restored: Tensor,
     condition: Tensor,
     noise: Callable[[int, torch.Size], Tensor],
 ) -> Tensor:
-    """`generate` from the condition's latents (B, C, h, w) on: sample and decode."""
+    """`generate` from the restored image's latents `condition` (B, C, h, w) on: sample, decode."""
     shape, dtype = condition.shape, condition.dtype
 
     def denoise(z: Tensor, t: int) -> Tensor:
@@ -178,7 +178,7 @@ def sample(
     if settings.starts_from_condition:
         z = second.schedule.q_sample(condition.float(), timesteps[0], z)
     z = SAMPLERS[settings.sampler](denoise, z, timesteps, second.schedule, draw)
-    return decode(second.vae, z.to(dtype))
+    return decode(second.vae, z.to(dtype), restored)
 
 
 def add_detail(settings: Settings, restored: Tensor, generated: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ class DualStage(nn.Module):
                 yield image
                 continue
             with autocast():
-                generated = self._generate(condition, windows, seed)
+                generated = self._generate(image, condition, windows, seed)
             detailed = add_detail(settings, image, (generated + lost).float())
             # what is generated is off by far more than what is restored: unlimited, it would ring
             yield self._agree(project_limited, detailed, windows)
@@ -270,7 +270,12 @@ class DualStage(nn.Module):
         """See `Upscaler`."""
         return {**self.identity, "settings": asdict(self.settings)}
 
-    def _generate(self, condition: Tensor, windows: Sequence[WindowInput], seed: int) -> Tensor:
+    def _generate(
+        self, image: Tensor, condition: Tensor, windows: Sequence[WindowInput], seed: int
+    ) -> Tensor:
+        # here, because training comes past this file and needs neither the kernels nor numba
+        from wsisr_kernels import philox_normal_batch
+
         assert self.second is not None
         factor = latent_factor(self.second.vae)
         origins = [(window.y // factor, window.x // factor) for window in windows]
@@ -281,7 +286,7 @@ class DualStage(nn.Module):
                 seed, step, origins, height, width, channels, str(self.device)
             )
 
-        return sample(self.second, self.settings, condition, noise)
+        return sample(self.second, self.settings, image, condition, noise)
 
     def _agree(
         self, bring: Callable[..., Tensor], images: Tensor, windows: Sequence[WindowInput]

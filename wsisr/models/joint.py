@@ -13,8 +13,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wsisr_kernels import blend_ramp
-
 WINDOWS = 2
 """Windows along a side of a block."""
 
@@ -55,6 +53,8 @@ def averaged(predict: Predict, z: Tensor, condition: Tensor, side: int, overlap:
 
 def _weights(side: int, overlap: int, leads: bool, trails: bool) -> Tensor:
     """Weights (side,) of a window along an axis, with neighbours before or behind it or not."""
+    from wsisr_kernels import blend_ramp  # see `DualStage._generate`
+
     ramp = torch.from_numpy(blend_ramp(overlap))
     weights = torch.ones(side)
     if leads:

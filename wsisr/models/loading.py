@@ -2,7 +2,7 @@
 
     model.json
     restoration/  config.json, *.safetensors     stage 1
-    vae/          config.json, *.safetensors     AutoencoderKL or AutoencoderTiny
+    vae/          config.json, *.safetensors     AutoencoderKL, AutoencoderTiny, Guided…
     unet/         config.json, *.safetensors
     controlnet/   config.json, *.safetensors
     prompt/       prompt.safetensors             the blank prompt's embedding

@@ -21,12 +21,17 @@ from torch import Tensor, nn
 from wsisr.errors import ModelError
 from wsisr.models.checkpoint import PICKLES, file_sha256
 from wsisr.models.diffusion import LatentControlNet
+from wsisr.models.guided import GuidedAutoencoderTiny
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import SwinIR
 
 PART_CLASSES: dict[str, dict[str, type[nn.Module]]] = {
     "restoration": {"SwinIR": SwinIR, "PlainNet": PlainNet},
-    "vae": {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny},
+    "vae": {
+        "AutoencoderKL": AutoencoderKL,
+        "AutoencoderTiny": AutoencoderTiny,
+        "GuidedAutoencoderTiny": GuidedAutoencoderTiny,
+    },
     "unet": {"UNet2DConditionModel": UNet2DConditionModel},
     "controlnet": {"LatentControlNet": LatentControlNet},
 }

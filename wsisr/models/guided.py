@@ -1,0 +1,105 @@
+"""An autoencoder whose decoder may look at an image while it decodes.
+
+Latents at an eighth of the resolution hold too little to place detail by: what they make lies
+beside the edges of the restored image. Controllable feature wrapping (StableSR, Wang et al. 2024)
+brings features of the encoder into the decoder for that. Here, for an autoencoder of half a million
+weights, it is the image itself, folded to the decoder's resolutions, through one convolution each.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DecoderTiny
+from torch import Tensor, nn
+
+FOLDS = (4, 2)
+"""The image enters where the decoder works at a fourth and at half of the resolution."""
+
+
+class GuidedDecoder(DecoderTiny):
+    """diffusers' decoder with an entry for the image behind its first two upsamplings."""
+
+    def __init__(self, channels: tuple[int, ...], **arguments: Any) -> None:
+        super().__init__(block_out_channels=channels, **arguments)
+        self.guides = nn.ModuleList(
+            nn.Conv2d(3 * fold**2, width, 3, padding=1)
+            for fold, width in zip(FOLDS, channels, strict=False)
+        )
+        for guide in self.guides:  # at first the image says nothing
+            nn.init.zeros_(cast(Tensor, guide.weight))
+            nn.init.zeros_(cast(Tensor, guide.bias))
+
+    def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
+        """Decode (B, C, h, w), beside (B, 3, 8h, 8w) in [0, 1], to (B, 3, 8h, 8w) about [-1, 1]."""
+        entries = iter(zip(FOLDS, self.guides, strict=False))
+        x = torch.tanh(x / 3) * 3
+        upsampled = False
+        for layer in self.layers:
+            x = layer(x)
+            # an upsampling, then a convolution, then the image
+            entry = next(entries, None) if upsampled else None
+            if entry is not None and image is not None:
+                x = x + entry[1](F.pixel_unshuffle(image - 0.5, entry[0]))
+            upsampled = isinstance(layer, nn.Upsample)
+        return x * 2 - 1
+
+
+class GuidedAutoencoderTiny(AutoencoderTiny):
+    """diffusers' `AutoencoderTiny`, of a factor of 8, with a `GuidedDecoder`; arguments as there.
+
+    Without an image it is what `AutoencoderTiny` is with the same weights.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        encoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64),
+        decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64),
+        act_fn: str = "relu",
+        upsample_fn: str = "nearest",
+        latent_channels: int = 4,
+        num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3),
+        num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1),
+        scaling_factor: float = 1.0,
+    ) -> None:
+        super().__init__(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            encoder_block_out_channels=encoder_block_out_channels,
+            decoder_block_out_channels=decoder_block_out_channels,
+            act_fn=act_fn,
+            upsample_fn=upsample_fn,
+            latent_channels=latent_channels,
+            num_encoder_blocks=num_encoder_blocks,
+            num_decoder_blocks=num_decoder_blocks,
+            scaling_factor=scaling_factor,
+        )
+        self.decoder = GuidedDecoder(
+            tuple(decoder_block_out_channels),
+            in_channels=latent_channels,
+            out_channels=out_channels,
+            num_blocks=num_decoder_blocks,
+            upsampling_scaling_factor=2,
+            act_fn=act_fn,
+            upsample_fn=upsample_fn,
+        )
+
+    @classmethod
+    def of(cls, vae: AutoencoderTiny) -> GuidedAutoencoderTiny:
+        """One with the weights of an unguided autoencoder, whose decoder does not look yet."""
+        names = cls._get_init_keys(cls) - {"self"}
+        guided: GuidedAutoencoderTiny = cls(**{k: v for k, v in vae.config.items() if k in names})
+        guided.load_state_dict({**guided.state_dict(), **vae.state_dict()})
+        guided.to(vae.device)
+        return guided
+
+    def decode_beside(self, latents: Tensor, image: Tensor) -> DecoderOutput:
+        """`decode` with a look at an image (B, 3, 8h, 8w) in [0, 1]."""
+        return DecoderOutput(sample=self.decoder(latents, image))
