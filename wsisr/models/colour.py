@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,17 +21,15 @@ def wavelet_low_pass(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
     Returns:
         (B, C, H, W); edges are mirrored, or repeated where the image is too small to mirror.
     """
-    channels = image.shape[1]
-    kernel = image.new_tensor((0.25, 0.5, 0.25)).repeat(channels, 1, 1, 1)
+    # shifted sums, in planes: a convolution of one channel a group is ten times slower
+    image = image.contiguous()
     for level in range(levels):
         gap = 2**level
-        for shape, pad, dilation, size in (
-            ((channels, 1, 3, 1), (0, 0, gap, gap), (gap, 1), image.shape[2]),
-            ((channels, 1, 1, 3), (gap, gap, 0, 0), (1, gap), image.shape[3]),
-        ):
-            mode = "reflect" if size > gap else "replicate"
-            padded = F.pad(image, pad, mode=mode)
-            image = F.conv2d(padded, kernel.view(shape), dilation=dilation, groups=channels)
+        for dim, pad in ((2, (0, 0, gap, gap)), (3, (gap, gap, 0, 0))):
+            size = image.shape[dim]
+            padded = F.pad(image, pad, mode="reflect" if size > gap else "replicate")
+            before, here, after = (padded.narrow(dim, i * gap, size) for i in range(3))
+            image = torch.add(0.25 * (before + after), here, alpha=0.5)
     return image
 
 
