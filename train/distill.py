@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ from wsisr.models.dualstage import SecondStage, add_detail, generate
 from wsisr.models.guided import GuidedAutoencoderTiny
 from wsisr.models.loading import read_card
 from wsisr.models.parts import load_restoration
+from wsisr.models.plain import FACTOR, PlainNet
 from wsisr.models.restoration import channels_last
 from wsisr.models.sampling import timesteps_of
 
@@ -74,35 +76,53 @@ class DistillConfig(PairConfig):
 class Student(nn.Module):
     """Stage 2 from the restored image to the finished one, as one trainable function."""
 
-    def __init__(self, second: SecondStage, settings: Settings, train_encoder: bool) -> None:
+    def __init__(
+        self,
+        second: SecondStage,
+        settings: Settings,
+        train_encoder: bool,
+        detail: nn.Conv2d | None = None,
+    ) -> None:
+        """detail: stage 1's layer of detail, which students with `residual` add."""
         super().__init__()
         self.vae, self.diffusion = second.vae, second.diffusion
+        self.detail = detail if settings.residual else None
         self.schedule, self.settings = second.schedule, settings
         self.train().requires_grad_(True)
         cast(nn.Module, self.vae.encoder).requires_grad_(train_encoder)
 
-    def forward(self, restored: Tensor, lr: Tensor, noise: Tensor) -> Tensor:
+    def forward(
+        self, restored: Tensor, lr: Tensor, noise: Tensor, features: Tensor | None = None
+    ) -> Tensor:
         """The finished image, not clipped.
 
         Args:
             restored: (B, 3, H, W) in [0, 1], stage 1's result in agreement with `lr`.
             lr: (B, 3, H / scale, W / scale) in [0, 1].
             noise: (steps, B, C, h, w), standard normal.
+            features: of stage 1, what its layer of detail reads.
         """
         second = SecondStage(self.vae, self.diffusion, self.schedule)
         generated = generate(second, self.settings, restored, lambda step, _: noise[step])
+        if self.detail is not None:
+            generated = generated + F.pixel_shuffle(self.detail(features), FACTOR)
         # colours and agreement need more than half precision, as at inference
         with torch.autocast(restored.device.type, enabled=False):
             return agree(add_detail(self.settings, restored, generated.float()), lr, limited=True)
 
 
-def restore(stage1: nn.Module, lr: Tensor, scale: int) -> Tensor:
-    """Stage 1's result for low-resolution images on its device, in agreement with them."""
+def restore(stage1: nn.Module, lr: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
+    """Stage 1's result for low-resolution images on its device, in agreement with them, and the
+    features it was read from, where it has a layer of detail."""
     with torch.no_grad():
         resized = upsample(lr, scale).clamp(0, 1).contiguous(memory_format=torch.channels_last)
-        restored = stage1(resized).clamp(0, 1)
+        if isinstance(stage1, PlainNet) and stage1.last_detail is not None:
+            features = stage1.features(resized)
+            restored = stage1.image_of(resized, features)
+        else:
+            features, restored = None, stage1(resized)
         with torch.autocast(lr.device.type, enabled=False):
-            return agree(restored.float(), lr).clamp(0, 1)
+            return agree(restored.float().clamp(0, 1), lr).clamp(0, 1), features
 
 
 def make_noise(
@@ -135,7 +155,8 @@ def fit(config: DistillConfig, run: Run) -> None:
         teacher.restoration = load_stage1(Path(config.restoration), device)
     if config.guided and type(second.vae) is AutoencoderTiny:
         second = replace(second, vae=GuidedAutoencoderTiny.of(second.vae))
-    student = channels_last(Student(second, settings, config.train_encoder))
+    detail = getattr(teacher.restoration, "last_detail", None)
+    student = channels_last(Student(second, settings, config.train_encoder, detail))
     averaged = copy.deepcopy(student)
     contest = Contest(config.loss)
     feed = pair_feed(config, tiles, run.batch_workers)
@@ -146,14 +167,18 @@ def fit(config: DistillConfig, run: Run) -> None:
     def step(module: nn.Module, iteration: int) -> Losses:
         lr, hr, scale = feed(iteration)
         lr, hr = (image.to(device, non_blocking=True) for image in (lr, hr))
-        restored = restore(teacher.restoration, lr, scale)
+        restored, features = restore(teacher.restoration, lr, scale)
         noise = make_noise(config, noise_shape, iteration, device)
-        return contest.losses(module(restored, lr, noise), hr, restored, scale, iteration)
+        image = module(restored, lr, noise, features)
+        return contest.losses(image, hr, restored, scale, iteration)
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         averaged.load_state_dict(state)
+        restoration = copy.deepcopy(teacher.restoration)
+        if averaged.detail is not None:
+            restoration.last_detail = averaged.detail
         parts = {
-            "restoration": teacher.restoration,
+            "restoration": restoration,
             "vae": averaged.vae,
             "unet": averaged.diffusion.unet,
             "controlnet": averaged.diffusion.controlnet,

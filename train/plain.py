@@ -24,8 +24,9 @@ from train.judge import examples, judge
 from train.loop import Losses, train
 from train.losses import Contest, ImageLoss
 from train.pairs import PairConfig, pair_feed
+from train.stage1 import starting_weights
 from wsisr.models import ModelCard, from_pretrained, save_pretrained
-from wsisr.models.parts import fill, load_state
+from wsisr.models.parts import fill
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import channels_last
 
@@ -54,7 +55,7 @@ def fit(config: PlainConfig, run: Run) -> None:
     torch.manual_seed(config.loop.seed)
     network = channels_last(PlainNet(**config.model))
     if config.init:
-        fill(network, load_state(Path(config.init)), config.init)
+        fill(network, starting_weights(Path(config.init)), config.init)
     averaged = copy.deepcopy(network)
     contest = Contest(config.loss)
     feed = pair_feed(config, tiles, run.batch_workers)

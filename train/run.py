@@ -7,7 +7,8 @@ trains a model from nothing;
     python -m train.run --config train/configs/tiny.yaml --data tiles --out runs/next --minutes 9 \
         --start wsisr/models/weights/tiny
 
-moves a trained model forward: its stage 1 by another cosine, then its stage 2 by distillation.
+moves a trained model forward: its stage 1 by another cosine, the detail that leads on from it, then
+its stage 2 by distillation.
 Either way `OUT/distill/model` serves as `wsisr upscale --model`, or, where the config has no
 section `distill`, `OUT/model`. A stage whose section is missing is not run; what others need of
 it is where the config says.
@@ -34,26 +35,30 @@ from train.loop import LoopConfig
 from train.shards import write_atomic
 from wsisr.errors import UsageError
 
-TRAINED = ("stage1", "autoencoder", "stage2", "distill")
-FROM_NOTHING = ("stage1", "autoencoder", "latents", "stage2", "export", "distill")
-FORWARD = ("stage1", "distill")
+DETAIL = ("stage1", "plain", "detail")
+FROM_NOTHING = (*DETAIL, "autoencoder", "latents", "stage2", "export", "distill")
+FORWARD = (*DETAIL, "distill")
+SOURCES = ("stage1", "detail", "autoencoder", "stage2")
+"""Stages whose results `export` puts together."""
 
 
 def planned(config: dict[str, Any], start: Path | None) -> list[str]:
     """The stages that a config asks for, in their order."""
     order = FROM_NOTHING if start is None else FORWARD
     exports = "stage1" in config or "stage2" in config
-    return [name for name in order if (exports if name == "export" else name in config)]
+    wanted = {"export": exports, "plain": "plain" in config and "detail" in config}
+    return [name for name in order if wanted.get(name, name in config)]
 
 
 def complete(config: dict[str, Any], out: Path, start: Path | None) -> dict[str, Any]:
     """The config with the folders of this run in it, for what the run makes itself."""
     stages = planned(config, start)
-    restoration = out / "stage1" / "restoration"
+    last = "detail" if "detail" in stages else "stage1"
+    first, restoration = (out / name / "restoration" for name in ("stage1", last))
     links: list[tuple[str, str, str | None, Path]]  # section, key, the stage that makes it, where
     if start is None:
         links = [
-            ("latents", "restoration", "stage1", restoration),
+            ("latents", "restoration", last, restoration),
             ("latents", "vae", "autoencoder", out / "autoencoder" / "vae"),
             ("stage2", "bank", "latents", out / "latents"),
             ("distill", "teacher", "export", out / "model"),
@@ -62,8 +67,13 @@ def complete(config: dict[str, Any], out: Path, start: Path | None) -> dict[str,
         links = [
             ("stage1", "init", None, start / "restoration"),
             ("distill", "teacher", None, start),
-            ("distill", "restoration", "stage1", restoration),
+            ("distill", "restoration", last, restoration),
         ]
+    links += [
+        ("plain", "init", "stage1", first),
+        ("detail", "init", "stage1", first),
+        ("detail", "plain", "plain", out / "plain" / "model" / "restoration"),
+    ]
     config = copy.deepcopy(config)
     for section, key, maker, place in links:
         if section in stages and (maker is None or maker in stages):
@@ -77,7 +87,7 @@ def finished(stage: str, config: dict[str, Any], out: Path) -> bool:
         return (out / stage / "finished").exists()
     if stage == "export":
         card = out / "model" / "model.json"
-        sources = [out / name / POINTER for name in TRAINED[:-1]]
+        sources = [out / name / POINTER for name in SOURCES]
         newest = max((f.stat().st_mtime for f in sources if f.exists()), default=0.0)
         return card.exists() and card.stat().st_mtime >= newest
     checkpoint = current(out / stage)
@@ -148,7 +158,8 @@ def advance(
 def export_model(config: dict[str, Any], run: Path, name: str, snapshot: str = "") -> Path:
     """Export what a run has trained to its model/, or, with `snapshot`, a folder of stage 2's
     snapshots to its models/. Returns the model folder."""
-    latents = config.get("latents", {"restoration": run / "stage1" / "restoration"})
+    last = "detail" if "detail" in config else "stage1"
+    latents = config.get("latents", {"restoration": run / last / "restoration"})
     base = config.get("stage2", {}).get("base") or None
     stage2 = run / "stage2" / "snapshots" / snapshot if snapshot else run / "stage2"
     out = run / "models" / snapshot if snapshot else run / "model"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -93,11 +93,37 @@ def fit(config: Stage1Config, run: Run) -> None:
         raise UsageError(
             f"stage1.architecture: {config.architecture!r} is not one of {', '.join(classes)}"
         )
-    tiles, val = run.tiles("train"), run.tiles("val", 16)
     torch.manual_seed(config.loop.seed)
     network = cast(ModelMixin, classes[config.architecture](**config.model))
     if config.init:
-        fill(network, load_state(Path(config.init)), config.init)
+        fill(network, starting_weights(Path(config.init)), config.init)
+    train_restoration(config, run, network, config.loss, config.consistent)
+
+
+def starting_weights(folder: Path) -> dict[str, Tensor]:
+    """Weights of a `restoration` part to start from, without its layer of detail."""
+    state = load_state(folder)
+    return {key: value for key, value in state.items() if not key.startswith("last_detail.")}
+
+
+def train_restoration(
+    config: PairConfig,
+    run: Run,
+    network: ModelMixin,
+    loss: str,
+    consistent: bool,
+    finish: Callable[[nn.Module], None] = lambda network: None,
+) -> None:
+    """Train what of a network is not frozen on pairs; each validation writes restoration/.
+
+    Args:
+        config: pairs and loop.
+        run: data, folder and limits.
+        network: (B, 3, H, W) resized images -> restored ones.
+        loss, consistent: see `Stage1Config`.
+        finish: changes the averaged network before it is validated and written.
+    """
+    tiles, val = run.tiles("train"), run.tiles("val", 16)
     averaged = copy.deepcopy(network).eval()
     feed = pair_feed(config, tiles, run.batch_workers)
 
@@ -106,15 +132,15 @@ def fit(config: Stage1Config, run: Run) -> None:
         device = next(module.parameters()).device
         lr, hr = (image.to(device, non_blocking=True) for image in (lr, hr))
         restored = module(upsample(lr, scale).contiguous(memory_format=torch.channels_last))
-        if config.consistent:
+        if consistent:
             # half precision would leave a grey level of disagreement
             with torch.autocast(device.type, enabled=False):
                 restored = agree(restored.float(), lr)
-        loss = F.l1_loss if config.loss == "l1" else F.mse_loss
-        return {"loss": loss(restored, hr)}
+        return {"loss": (F.l1_loss if loss == "l1" else F.mse_loss)(restored, hr)}
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         averaged.to(next(iter(state.values())).device).load_state_dict(state)
+        finish(averaged)
         averaged.save_pretrained(run.out / "restoration")
         with torch.inference_mode():
             return validation_psnr(averaged, val, config.scales)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from wsisr.engine import upscale_array
 from wsisr.errors import ModelError, UsageError
@@ -14,6 +16,7 @@ from wsisr.models.compilation import blocks_of
 from wsisr.models.consistency import Sampling, resize
 from wsisr.models.diffusion import decode, encode
 from wsisr.models.dualstage import generate
+from wsisr.models.plain import PlainNet
 from wsisr.plan import make_plan
 
 TILE, SCALE, SIZE = 64, 4, 40
@@ -97,6 +100,34 @@ def test_compiled_pixels_are_near_and_the_same_whatever_the_batch(model_folder: 
     for each in found[1:]:
         np.testing.assert_array_equal(each, found[0])
     assert np.abs(found[0].astype(int) - eager).max() <= 1
+
+
+def test_detail_of_stage_1_is_added_where_the_residual_is(model_folder: Path) -> None:
+    torch.manual_seed(1)
+    net: PlainNet = PlainNet(width=8, blocks=1, detail=True)
+    for layer in (net.last, net.last_detail):
+        assert layer is not None
+        nn.init.normal_(layer.weight, std=0.02)
+    net.save_pretrained(model_folder / "restoration")
+    card = json.loads((model_folder / "model.json").read_text())
+    card["parts"]["restoration"] = "PlainNet"
+    (model_folder / "model.json").write_text(json.dumps(card))
+    given = [window(), window(1)]
+    bare: dict[str, Any] = {"consistency": "off", "color_fix": "none", "fidelity": 0.0}
+    whole, residual, restored = (
+        from_pretrained(model_folder, settings=bare | more)
+        for more in ({}, {"residual": True}, {"fidelity": 1.0})
+    )
+    with torch.inference_mode():
+        resized = torch.stack([each.resized() for each in given])
+        detail = net.detail_of(net.features(resized))
+        image = net(resized).clamp(0, 1)
+        assert residual.second is not None
+        coded = decode(residual.second.vae, encode(residual.second.vae, image))
+    assert float(detail.abs().max()) > 0.01
+    torch.testing.assert_close(restored(given), image, rtol=0, atol=1e-5)
+    expected = whole(given) + image - coded + detail
+    torch.testing.assert_close(residual(given), expected, rtol=0, atol=1e-5)
 
 
 def test_a_residual_is_free_of_what_the_autoencoder_loses(model_folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from PIL import Image
 import train.run
 from tests.train import small
 from train.command import Run, build
+from train.data import load_tiles
 from train.degradation import agree, sampling, upsample
+from train.detail import join
 from train.distill import DistillConfig, Student, fit, write_model
 from train.export import export
 from train.losses import (
@@ -32,10 +35,11 @@ from train.losses import (
     grid_penalty,
     spectrum_l1,
 )
+from train.pairs import PairConfig, make_pair
 from train.pictures import GAP
 from train.plain import PlainConfig
 from train.plain import fit as fit_plain
-from train.stage1 import Stage1Config
+from train.stage1 import Stage1Config, starting_weights
 from train.stage1 import fit as fit_stage1
 from wsisr.errors import ModelError, UsageError
 from wsisr.models import ModelCard, WindowInput, from_pretrained, save_pretrained
@@ -331,6 +335,64 @@ def test_a_convolutional_stage_1_serves_students_and_the_baseline(
     (stage1 / "config.json").write_text(json.dumps(config | {"_class_name": "UNet"}))
     with pytest.raises(ModelError, match=r"config\.json: a 'UNet', not SwinIR, PlainNet"):
         load_restoration(stage1)
+
+
+def test_features_of_the_plain_network_hold_stage_1_and_a_detail(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    shape = {"model": {"width": 8, "blocks": 1}}
+    loop = {"loop": SMALL["loop"] | {"iterations": 20, "validate_every": 20}}
+    config = {
+        "stage1": small.config()["stage1"] | shape | {"architecture": "PlainNet", "loss": "l1"},
+        "plain": SMALL | shape | loop | {"loss": {"adversarial_from": 5}},
+        "detail": small.PAIRS | {"loop": SMALL["loop"]},
+        "distill": SMALL | {"sampling": SAMPLING | {"steps": 1, "residual": True}} | loop,
+    }
+    start = tmp_path / "start"
+    shutil.copytree(teacher, start)
+    first: PlainNet = PlainNet(**shape["model"])
+    first.save_pretrained(start / "restoration")
+    card = json.loads((start / "model.json").read_text())
+    card["parts"]["restoration"] = "PlainNet"
+    (start / "model.json").write_text(json.dumps(card))
+    run = tmp_path / "run"
+    launch, train.run.launch = train.run.launch, small.launch
+    try:
+        left = train.run.advance(config, Run(tiles, run), start=start)
+    finally:
+        train.run.launch = launch
+    assert left is None
+    assert train.run.planned(config, None)[:3] == ["stage1", "plain", "detail"]
+
+    made, plain = (
+        load_restoration(run / place / "restoration") for place in ("detail", "plain/model")
+    )
+    assert isinstance(made, PlainNet)
+    assert isinstance(plain, PlainNet)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        features = made.features(x)
+        torch.testing.assert_close(
+            made.image_of(x, features) + made.detail_of(features), plain(x), rtol=0, atol=1e-5
+        )
+    assert float((made(x) - plain(x)).detach().abs().max()) > 1e-3
+    untrained = join(load_restoration(run / "stage1" / "restoration"), plain)
+    pairs = PairConfig(8, 64, (4,), (1.0,), "area")
+    lr, hr, _ = make_pair(pairs, load_tiles(tiles / "train"), 0)
+    with torch.no_grad():
+        losses = [F.l1_loss(agree(net(upsample(lr, 4)), lr), hr) for net in (untrained, made)]
+    assert losses[1] < losses[0]
+
+    # the student goes on with the layer of detail and leaves the rest of stage 1 alone
+    student = from_pretrained(run / "distill" / "model").restoration
+    for key, value in made.state_dict().items():
+        same = torch.allclose(student.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+        assert same == (not key.startswith("last_detail.")), key
+    # and such a model can be moved forward: its layer of detail is made anew
+    assert set(starting_weights(run / "detail" / "restoration")) == set(plain.state_dict())
+    other: PlainNet = PlainNet(width=4, blocks=1)
+    with pytest.raises(UsageError, match="must be PlainNets of one size"):
+        join(other, plain)
 
 
 def test_one_command_in_slices_moves_a_model_forward(

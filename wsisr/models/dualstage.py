@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from wsisr.models.compilation import compile_blocks
 from wsisr.models.consistency import project, project_limited
 from wsisr.models.diffusion import ControllableDiffusion, Vae, decode, encode, latent_factor
 from wsisr.models.joint import averaged
+from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import channels_last
 from wsisr.models.sampling import SAMPLERS, Schedule, timesteps_of
 from wsisr.models.windows import WindowInput
@@ -51,8 +52,9 @@ class Settings:
             share of the timesteps, whatever the two fields above say.
         fidelity: 0 = all generated detail, 1 = stage 1 only.
         residual: add to the restored image what sampling has changed, the decoded result less the
-            decoded latent of the restored image, instead of taking the decoded result for it. What
-            the autoencoder cannot reconstruct is then not lost; for students trained so.
+            decoded latent of the restored image, and the detail that stage 1 knows of, instead of
+            taking the decoded result for it. What the autoencoder cannot reconstruct is then not
+            lost; for students trained so.
         color_fix: `wavelet`, `adain` or `none`.
         consistency: `soft` (the result, reduced again, agrees with the input), `exact` (the same
             here; the finished bytes are fitted afterwards, see `wsisr.exact`) or `off`.
@@ -117,6 +119,15 @@ class SecondStage:
     vae: Vae
     diffusion: ControllableDiffusion
     schedule: Schedule
+
+
+def restore(restoration: nn.Module, resized: Tensor) -> tuple[Tensor, Tensor | float]:
+    """Stage 1: the restored image of a resized one (B, 3, H, W), and the detail that it leaves to
+    stage 2, 0 where the network knows none."""
+    if not isinstance(restoration, PlainNet) or restoration.last_detail is None:
+        return cast(Tensor, restoration(resized)), 0.0
+    features = restoration.features(resized)
+    return restoration.image_of(resized, features), restoration.detail_of(features)
 
 
 def generate(
@@ -249,20 +260,21 @@ class DualStage(nn.Module):
         autocast = partial(torch.autocast, self.device.type, dtype, enabled=dtype != torch.float32)
         # autocast holds networks only: consistency and colour at half precision are off by levels
         with autocast():
-            restored = self.restoration(resized)
+            restored, detail = restore(self.restoration, resized)
         image = self._agree(project, restored.float().clamp(0, 1), windows).clamp(0, 1)
         if self.stochastic:
             assert self.second is not None
             with autocast():
                 condition = encode(self.second.vae, image)
-                lost = lost_in_coding(self.second, image, condition) if settings.residual else 0
+                lost = lost_in_coding(self.second, image, condition) if settings.residual else 0.0
+            added = detail + lost if settings.residual else 0.0
         for seed in seeds:
             if not self.stochastic:
                 yield image
                 continue
             with autocast():
                 generated = self._generate(image, condition, windows, seed)
-            detailed = add_detail(settings, image, (generated + lost).float())
+            detailed = add_detail(settings, image, (generated + added).float())
             # what is generated is off by far more than what is restored: unlimited, it would ring
             yield self._agree(project_limited, detailed, windows)
 

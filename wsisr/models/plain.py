@@ -5,6 +5,10 @@ baseline, what a super-resolution network without diffusion does with the same d
 al. 2017, in the role of Real-ESRGAN's generator, Wang et al. 2021). Like `SwinIR` it takes the
 low-resolution image resized to the target size, so that one set of weights serves all scales, and
 it stands in a model folder as the `restoration` part.
+
+The features of the network that was trained with an adversary hold what L1 asks for, too: one
+convolution reads either image out of them. With `detail` a network has both, its image by L1 and
+the detail that only an adversary asks for, where stage 2 starts.
 """
 
 from __future__ import annotations
@@ -41,19 +45,35 @@ class PlainNet(ModelMixin, ConfigMixin):
     Args:
         width: channels of the blocks.
         blocks: how many.
+        detail: have a second last layer, see `detail_of`.
     """
 
     @register_to_config
-    def __init__(self, width: int = 64, blocks: int = 12) -> None:
+    def __init__(self, width: int = 64, blocks: int = 12, detail: bool = False) -> None:
         super().__init__()
         self.first = nn.Conv2d(3 * FACTOR**2, width, 3, padding=1)
         self.body = nn.Sequential(*(PlainBlock(width) for _ in range(blocks)))
         self.last = nn.Conv2d(width, 3 * FACTOR**2, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(cast(Tensor, self.last.bias))
+        self.last_detail = nn.Conv2d(width, 3 * FACTOR**2, 3, padding=1) if detail else None
+        for layer in (self.last, self.last_detail):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], H and W multiples of 4 -> the same shape, not clipped."""
+        return self.image_of(x, self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, width, H / 4, W / 4), what the last layers read."""
         features = self.first(F.pixel_unshuffle(x - 0.5, FACTOR))
-        features = features + self.body(features)
+        return cast(Tensor, features + self.body(features))
+
+    def image_of(self, x: Tensor, features: Tensor) -> Tensor:
+        """The image (B, 3, H, W) that the features of `x` stand for."""
         return x + F.pixel_shuffle(self.last(features), FACTOR)
+
+    def detail_of(self, features: Tensor) -> Tensor:
+        """What to add to that image (B, 3, H, W); only for networks with `detail`."""
+        assert self.last_detail is not None
+        return F.pixel_shuffle(self.last_detail(features), FACTOR)
