@@ -124,10 +124,9 @@ class SecondStage:
 def restore(restoration: nn.Module, resized: Tensor) -> tuple[Tensor, Tensor | float]:
     """Stage 1: the restored image of a resized one (B, 3, H, W), and the detail that it leaves to
     stage 2, 0 where the network knows none."""
-    if not isinstance(restoration, PlainNet) or restoration.last_detail is None:
-        return cast(Tensor, restoration(resized)), 0.0
-    features = restoration.features(resized)
-    return restoration.image_of(resized, features), restoration.detail_of(features)
+    if isinstance(restoration, PlainNet) and restoration.last_detail is not None:
+        return cast(tuple[Tensor, Tensor], restoration(resized, detail=True))
+    return cast(Tensor, restoration(resized)), 0.0
 
 
 def generate(

@@ -60,9 +60,12 @@ class PlainNet(ModelMixin, ConfigMixin):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(cast(Tensor, layer.bias))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1], H and W multiples of 4 -> the same shape, not clipped."""
-        return self.image_of(x, self.features(x))
+    def forward(self, x: Tensor, detail: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [0, 1], H and W multiples of 4 -> the same shape, not clipped; with
+        `detail`, that and `detail_of`."""
+        features = self.features(x)
+        image = self.image_of(x, features)
+        return (image, self.detail_of(features)) if detail else image
 
     def features(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, width, H / 4, W / 4), what the last layers read."""
