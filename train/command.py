@@ -46,7 +46,7 @@ class Run:
         if self.workers is not None:
             return self.workers
         gpus = torch.cuda.device_count()
-        return (os.cpu_count() or 1) // gpus - 1 if gpus else 0
+        return max(0, (os.cpu_count() or 1) // gpus - 1) if gpus else 0
 
     def tiles(self, split: str, most: int | None = None) -> TileSet:
         """The tiles of a split, `most` at the most; see `load_tiles`."""
@@ -134,8 +134,7 @@ def add_common(parser: argparse.ArgumentParser, key: str = "KEY=VALUE") -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        help="processes that make batches; by default none "
-        "on a CPU, all but one of the CPUs beside a GPU",
+        help="processes that make batches; by default none on a CPU, all CPUs but one beside a GPU",
     )
     parser.add_argument("--limit", type=int, help="use at most so many tiles of each split")
     parser.add_argument(

@@ -4,7 +4,7 @@ Pixel losses cannot see what the model is for; these figures can. They choose be
 checkpoints, so they come from the validation slides and never from the test slides.
 
 The packages that read and write slides, and those the metrics need, are imported only here and only
-when they are used: a machine that is lent for its GPU may train without them.
+when they are used: a machine with little more than torch and diffusers on it can train, too.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_all_of_a_student_but_the_frozen_encoder_learns(teacher: Path) -> None:
         assert any(name.startswith(part) for name in learning), part
 
 
-def test_a_lent_machine_trains_without_the_packages_of_slides(
+def test_training_needs_neither_the_packages_of_slides_nor_numba(
     teacher: Path, tiles: Path, tmp_path: Path
 ) -> None:
     loop = {"iterations": 2, "validate_every": 2}
