@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
@@ -35,16 +34,16 @@ from train.data import batch_rng, part
 from train.degradation import agree, upsample
 from train.judge import examples, judge
 from train.loop import Losses, train
-from train.losses import Contest, ImageLoss
+from train.losses import Contest, ImageLoss, spread_l1
 from train.pairs import PairConfig, pair_feed
-from wsisr.errors import ModelError
+from wsisr.errors import ModelError, UsageError
 from wsisr.models import Settings, from_pretrained, save_pretrained
 from wsisr.models.diffusion import latent_factor
-from wsisr.models.dualstage import SecondStage, add_detail, generate
+from wsisr.models.dualstage import SecondStage, add_detail, generate, starting_image
 from wsisr.models.guided import GuidedAutoencoderTiny
 from wsisr.models.loading import read_card
 from wsisr.models.parts import load_restoration
-from wsisr.models.plain import FACTOR, PlainNet
+from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import channels_last
 from wsisr.models.sampling import timesteps_of
 
@@ -58,8 +57,13 @@ class DistillConfig(PairConfig):
         restoration: folder of another stage 1 than the teacher's; empty for the teacher's own.
         sampling: fields of `Settings` that the student is trained for, and exported with.
         train_encoder: whether the autoencoder's encoder learns too.
-        guided: let the decoder of a small autoencoder look at the restored image, see
+        guided: let the decoder of a small autoencoder add to the image it starts from, see
             `wsisr.models.guided`.
+        stage1: weight of L1 of the restored image; stage 1 is then trained along, for its image and
+            its detail share their features. At 0 it is frozen but for its layer of detail.
+        samples: images generated of each crop, from as much noise; a batch is so many times as
+            large.
+        spread: weight of what `spread_l1` of them takes from the loss; needs two samples.
         loss: see `ImageLoss`.
         judged: validation tiles that `train.judge` looks at.
     """
@@ -69,60 +73,83 @@ class DistillConfig(PairConfig):
     sampling: dict[str, Any] = field(default_factory=dict)
     train_encoder: bool = False
     guided: bool = False
+    stage1: float = 0.0
+    samples: int = 1
+    spread: float = 0.0
     loss: ImageLoss = field(default_factory=ImageLoss)
     judged: int = 8
 
+    def __post_init__(self) -> None:
+        if self.samples < 1 or (self.spread and self.samples < 2):
+            raise UsageError(f"distill.samples {self.samples}: must be 1 or more, 2 with spread")
+
 
 class Student(nn.Module):
-    """Stage 2 from the restored image to the finished one, as one trainable function."""
+    """The low-resolution image to the finished one, as one trainable function."""
 
     def __init__(
         self,
+        stage1: nn.Module,
         second: SecondStage,
         settings: Settings,
         train_encoder: bool,
-        detail: nn.Conv2d | None = None,
+        train_stage1: bool,
     ) -> None:
-        """detail: stage 1's layer of detail, which students with `residual` add."""
         super().__init__()
+        self.restoration = stage1
         self.vae, self.diffusion = second.vae, second.diffusion
-        self.detail = detail if settings.residual else None
         self.schedule, self.settings = second.schedule, settings
         self.train().requires_grad_(True)
         cast(nn.Module, self.vae.encoder).requires_grad_(train_encoder)
+        self.restoration.requires_grad_(train_stage1)
+        self.train_stage1 = train_stage1
+        if isinstance(stage1, PlainNet) and stage1.last_detail is not None:
+            stage1.last_detail.requires_grad_(True)
 
     def forward(
-        self, restored: Tensor, lr: Tensor, noise: Tensor, features: Tensor | None = None
-    ) -> Tensor:
-        """The finished image, not clipped.
+        self, lr: Tensor, noise: Tensor, scale: int, samples: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """The finished images, not clipped, and the restored ones.
 
         Args:
-            restored: (B, 3, H, W) in [0, 1], stage 1's result in agreement with `lr`.
             lr: (B, 3, H / scale, W / scale) in [0, 1].
-            noise: (steps, B, C, h, w), standard normal.
-            features: of stage 1, what its layer of detail reads.
+            noise: (steps, samples B, C, h, w), standard normal.
+            scale: integer factor.
+            samples: images that are generated of each, one batch behind the other.
+
+        Returns:
+            (samples B, 3, H, W), (B, 3, H, W).
         """
+        net, features = self.restoration, None
+        with torch.set_grad_enabled(self.train_stage1 and torch.is_grad_enabled()):
+            resized = upsample(lr, scale).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+            if isinstance(net, PlainNet) and net.last_detail is not None:
+                features = net.features(resized)
+                restored = net.image_of(resized, features)
+            else:
+                restored = net(resized)
+            # colours and agreement need more than half precision, as at inference
+            with torch.autocast(lr.device.type, enabled=False):
+                restored = agree(restored.float().clamp(0, 1), lr).clamp(0, 1)
+        # its own loss alone says what the restored image should be
+        image = restored.detach()
+        detail = torch.zeros_like(image)
+        if features is not None:
+            detail = cast(PlainNet, net).detail_of(features)
+        start = starting_image(self.settings, image, detail)
+        start, image, lr = (repeat(each, samples) for each in (start, image, lr))
         second = SecondStage(self.vae, self.diffusion, self.schedule)
-        generated = generate(second, self.settings, restored, lambda step, _: noise[step])
-        if self.detail is not None:
-            generated = generated + F.pixel_shuffle(self.detail(features), FACTOR)
-        # colours and agreement need more than half precision, as at inference
-        with torch.autocast(restored.device.type, enabled=False):
-            return agree(add_detail(self.settings, restored, generated.float()), lr, limited=True)
-
-
-def restore(stage1: nn.Module, lr: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
-    """Stage 1's result for low-resolution images on its device, in agreement with them, and the
-    features it was read from, where it has a layer of detail."""
-    with torch.no_grad():
-        resized = upsample(lr, scale).clamp(0, 1).contiguous(memory_format=torch.channels_last)
-        if isinstance(stage1, PlainNet) and stage1.last_detail is not None:
-            features = stage1.features(resized)
-            restored = stage1.image_of(resized, features)
-        else:
-            features, restored = None, stage1(resized)
+        generated = generate(second, self.settings, start, lambda step, _: noise[step])
+        if self.settings.residual:
+            generated = generated + repeat(detail, samples)
         with torch.autocast(lr.device.type, enabled=False):
-            return agree(restored.float().clamp(0, 1), lr).clamp(0, 1), features
+            detailed = add_detail(self.settings, image, generated.float())
+            return agree(detailed, lr, limited=True), restored
+
+
+def repeat(batch: Tensor, samples: int) -> Tensor:
+    """A batch (B, ...) so many times, one behind the other: (samples B, ...)."""
+    return batch.repeat(samples, *(1,) * (batch.ndim - 1))
 
 
 def make_noise(
@@ -154,31 +181,37 @@ def fit(config: DistillConfig, run: Run) -> None:
     if config.restoration:
         teacher.restoration = load_stage1(Path(config.restoration), device)
     if config.guided and type(second.vae) is AutoencoderTiny:
+        if settings.residual:
+            raise UsageError("distill.guided: not with `residual`, for such a decoder adds anyway")
         second = replace(second, vae=GuidedAutoencoderTiny.of(second.vae))
-    detail = getattr(teacher.restoration, "last_detail", None)
-    student = channels_last(Student(second, settings, config.train_encoder, detail))
+    stage1 = teacher.restoration
+    student = channels_last(
+        Student(stage1, second, settings, config.train_encoder, config.stage1 > 0)
+    )
     averaged = copy.deepcopy(student)
     contest = Contest(config.loss)
     feed = pair_feed(config, tiles, run.batch_workers)
     latents = config.crop // latent_factor(second.vae)
     steps = len(timesteps_of(settings.sampler, settings.steps, settings.first_timestep))
-    noise_shape = (steps, config.batch, second.vae.config.latent_channels, latents, latents)
+    images = config.samples * config.batch
+    noise_shape = (steps, images, second.vae.config.latent_channels, latents, latents)
 
     def step(module: nn.Module, iteration: int) -> Losses:
         lr, hr, scale = feed(iteration)
         lr, hr = (image.to(device, non_blocking=True) for image in (lr, hr))
-        restored, features = restore(teacher.restoration, lr, scale)
         noise = make_noise(config, noise_shape, iteration, device)
-        image = module(restored, lr, noise, features)
-        return contest.losses(image, hr, restored, scale, iteration)
+        images, restored = module(lr, noise, scale, config.samples)
+        hrs, beside = (repeat(each, config.samples) for each in (hr, restored.detach()))
+        losses = contest.losses(images, hrs, beside, scale, iteration)
+        losses["restored"] = (restored - hr).abs().mean()
+        losses["spread"] = spread_l1(images, config.samples)
+        more = config.stage1 * losses["restored"] - config.spread * losses["spread"]
+        return {**losses, "loss": losses["loss"] + more}
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         averaged.load_state_dict(state)
-        restoration = copy.deepcopy(teacher.restoration)
-        if averaged.detail is not None:
-            restoration.last_detail = averaged.detail
         parts = {
-            "restoration": restoration,
+            "restoration": averaged.restoration,
             "vae": averaged.vae,
             "unet": averaged.diffusion.unet,
             "controlnet": averaged.diffusion.controlnet,

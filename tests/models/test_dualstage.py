@@ -102,32 +102,59 @@ def test_compiled_pixels_are_near_and_the_same_whatever_the_batch(model_folder: 
     assert np.abs(found[0].astype(int) - eager).max() <= 1
 
 
-def test_detail_of_stage_1_is_added_where_the_residual_is(model_folder: Path) -> None:
+def with_detail(folder: Path) -> tuple[PlainNet, PlainNet, PlainNet]:
+    """Let a model's stage 1 be a PlainNet: with a layer of detail; the same without one; the same
+    that has the detail in its image."""
     torch.manual_seed(1)
     net: PlainNet = PlainNet(width=8, blocks=1, detail=True)
     for layer in (net.last, net.last_detail):
         assert layer is not None
         nn.init.normal_(layer.weight, std=0.02)
-    net.save_pretrained(model_folder / "restoration")
-    card = json.loads((model_folder / "model.json").read_text())
+    bare, merged = (PlainNet(width=8, blocks=1) for _ in range(2))
+    for other in (bare, merged):
+        other.load_state_dict({key: net.state_dict()[key] for key in other.state_dict()})
+    for name in ("weight", "bias"):
+        more = net.get_parameter(f"last_detail.{name}").detach()
+        merged.get_parameter(f"last.{name}").data.add_(more)
+    card = json.loads((folder / "model.json").read_text())
     card["parts"]["restoration"] = "PlainNet"
-    (model_folder / "model.json").write_text(json.dumps(card))
+    (folder / "model.json").write_text(json.dumps(card))
+    return net, bare, merged
+
+
+def test_detail_of_stage_1_is_added_where_the_residual_is(model_folder: Path) -> None:
+    net, bare, _ = with_detail(model_folder)
     given = [window(), window(1)]
-    bare: dict[str, Any] = {"consistency": "off", "color_fix": "none", "fidelity": 0.0}
-    whole, residual, restored = (
-        from_pretrained(model_folder, settings=bare | more)
-        for more in ({}, {"residual": True}, {"fidelity": 1.0})
-    )
+    settings = {"consistency": "off", "color_fix": "none", "fidelity": 0.0, "residual": True}
+    results = []
+    for stage1 in (net, bare):
+        stage1.save_pretrained(model_folder / "restoration")
+        results.append(from_pretrained(model_folder, settings=settings)(given))
     with torch.inference_mode():
         resized = torch.stack([each.resized() for each in given])
         detail = net.detail_of(net.features(resized))
-        image = net(resized).clamp(0, 1)
-        assert residual.second is not None
-        coded = decode(residual.second.vae, encode(residual.second.vae, image))
     assert float(detail.abs().max()) > 0.01
-    torch.testing.assert_close(restored(given), image, rtol=0, atol=1e-5)
-    expected = whole(given) + image - coded + detail
-    torch.testing.assert_close(residual(given), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(results[0], results[1] + detail, rtol=0, atol=1e-5)
+
+
+def test_without_a_residual_stage_2_starts_from_the_image_with_its_detail(
+    model_folder: Path,
+) -> None:
+    net, _, merged = with_detail(model_folder)
+    given = [window(), window(1)]
+
+    def run(stage1: PlainNet, fidelity: float) -> torch.Tensor:
+        stage1.save_pretrained(model_folder / "restoration")
+        settings = {"consistency": "off", "color_fix": "none", "fidelity": fidelity}
+        return from_pretrained(model_folder, settings=settings)(given)
+
+    with torch.inference_mode():
+        image = net(torch.stack([each.resized() for each in given]))
+    assert float(image.min()) > 0
+    assert float(image.max()) < 1
+    torch.testing.assert_close(run(net, 1), image, rtol=0, atol=1e-5)
+    assert float((run(merged, 1) - image).abs().max()) > 0.01
+    torch.testing.assert_close(run(net, 0), run(merged, 0), rtol=0, atol=1e-5)
 
 
 def test_a_residual_is_free_of_what_the_autoencoder_loses(model_folder: Path) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import yaml
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from PIL import Image
+from torch import nn
 
 import train.run
 from tests.train import small
@@ -34,6 +35,8 @@ from train.losses import (
     feature_l1,
     grid_penalty,
     spectrum_l1,
+    spread_l1,
+    statistics_l1,
 )
 from train.pairs import PairConfig, make_pair
 from train.pictures import GAP
@@ -93,35 +96,60 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_student_trains_on_the_path_of_inference(teacher: Path) -> None:
-    model = from_pretrained(teacher, settings={"seed": 5, "precision": "fp32"})
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_student_trains_on_the_path_of_inference(teacher: Path, residual: bool) -> None:
+    settings = {"seed": 5, "precision": "fp32", "residual": residual}
+    model = from_pretrained(teacher, settings=settings)
     assert model.second is not None
+    stage1: PlainNet = PlainNet(width=8, blocks=1, detail=True)
+    for layer in (stage1.last, stage1.last_detail):
+        assert layer is not None
+        nn.init.normal_(layer.weight, std=0.02)
+    model.restoration = stage1
     hr = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     lr = (F.avg_pool2d(hr, 4) * 255).round() / 255
     maps = sampling(64, 4, torch.device("cpu"))
     expected = model([WindowInput(0, 0, lr[0], maps, maps)])
 
-    student = Student(model.second, model.settings, train_encoder=False).eval()
+    student = Student(model.restoration, model.second, model.settings, False, False).eval()
     noise = torch.stack(
         [philox_normal_batch(5, step, [(0, 0)], 8, 8, 4, "cpu") for step in range(2)]
     )
     with torch.no_grad():
-        restored = agree(model.restoration(upsample(lr, 4).clamp(0, 1)).clamp(0, 1), lr)
-        image = student(restored.clamp(0, 1), lr, noise)
+        image, restored = student(lr, noise, 4)
+        first = agree(model.restoration(upsample(lr, 4).clamp(0, 1)).clamp(0, 1), lr).clamp(0, 1)
     torch.testing.assert_close(image, expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(restored, first)
 
 
-def test_all_of_a_student_but_the_frozen_encoder_learns(teacher: Path) -> None:
-    second = from_pretrained(teacher).second
-    assert second is not None
-    student = Student(second, from_pretrained(teacher).settings, train_encoder=False)
+@pytest.mark.parametrize("train_stage1", [False, True])
+def test_all_of_a_student_but_what_is_frozen_learns(teacher: Path, train_stage1: bool) -> None:
+    model = from_pretrained(teacher)
+    assert model.second is not None
+    stage1: PlainNet = PlainNet(width=8, blocks=1, detail=True)
+    assert stage1.last_detail is not None
+    nn.init.normal_(stage1.last_detail.weight, std=0.02)
+    student = Student(stage1, model.second, model.settings, False, train_stage1)
     lr = torch.rand(2, 3, 16, 16)
-    image = student(upsample(lr, 4), lr, torch.randn(2, 2, 4, 8, 8))
-    image.square().mean().backward()
+    images, restored = student(lr, torch.randn(2, 6, 4, 8, 8), 4, samples=3)
+    assert images.shape == (6, 3, 64, 64)
+    assert restored.shape == (2, 3, 64, 64)
+    assert float((images[:2] - images[2:4]).detach().abs().max()) > 1e-3  # other noise
+    images.square().mean().backward(retain_graph=train_stage1)
     learning = {name for name, p in student.named_parameters() if p.grad is not None}
     assert not any(name.startswith("vae.encoder") for name in learning)
     for part in ("vae.decoder", "diffusion.unet", "diffusion.controlnet"):
         assert any(name.startswith(part) for name in learning), part
+    detail = "restoration.last_detail."
+    own = {name for name in learning if name.startswith("restoration.")}
+    assert {name for name in own if name.startswith(detail)}
+    assert bool(own - {name for name in own if name.startswith(detail)}) == train_stage1
+    # the finished image has no say in what is restored
+    assert "restoration.last.weight" not in learning
+    assert restored.requires_grad == train_stage1
+    if train_stage1:
+        restored.mean().backward()
+        assert stage1.last.weight.grad is not None
 
 
 def test_training_needs_neither_the_packages_of_slides_nor_numba(
@@ -211,6 +239,41 @@ def test_spectrum_loss_sees_direction_and_amount_but_not_place() -> None:
     assert float(spectrum_l1((grain - 0.5) * 0.5 + 0.5, grain)) > 5 * elsewhere
 
 
+def test_samples_may_differ_by_as_much_as_they_are_wrong() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth, guess = torch.randn(2, 4, 3, 64, 64, generator=generator)
+    assert float(spread_l1(torch.cat((guess, guess)), 2)) == 0
+
+    def score(spread: float) -> float:
+        noise = torch.randn(2, 4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        samples = spread * noise.flatten(0, 1)
+        error = (samples - truth.repeat(2, 1, 1, 1)).abs().mean()
+        return float(error - spread_l1(samples, 2))
+
+    scores = {spread: score(spread) for spread in (0.0, 0.5, 1.0, 1.5)}
+    assert min(scores, key=scores.__getitem__) == 1.0
+    # neighbours in the batch are other crops, whose difference says nothing
+    assert float(spread_l1(torch.cat((guess, guess + 0.1)), 2)) == pytest.approx(0.05, rel=1e-3)
+    assert float(spread_l1(truth, 1)) == 0
+
+
+def test_statistics_see_how_sparse_detail_is_and_not_where() -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1, 2)]
+    grain, other, sparse = (torch.randn(8, 1, 128, 128, generator=g) for g in generators)
+    sparse = sparse * (sparse.abs() > 1.5)
+    # all white and of one power: one spectrum
+    images = [0.5 + 0.05 * (x / x.std()).expand(-1, 3, -1, -1) for x in (grain, other, sparse)]
+    assert float(statistics_l1(images[0], images[0])) == 0
+    elsewhere = float(statistics_l1(images[1], images[0]))
+    assert float(statistics_l1(images[2], images[0])) > 5 * elsewhere
+    soft = F.avg_pool2d(images[1], 3, 1, 1, count_include_pad=False)
+    assert float(statistics_l1(soft, images[0])) > 5 * elsewhere
+    flat = torch.full((2, 3, 64, 64), 0.9, requires_grad=True)
+    statistics_l1(flat, flat.detach() * 0.5).backward()
+    assert flat.grad is not None
+    assert bool(flat.grad.isfinite().all())
+
+
 def test_a_grid_costs_and_what_the_scan_has_does_not() -> None:
     grain = torch.rand(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     gridded = grain.clone()
@@ -287,6 +350,16 @@ def test_a_teacher_without_stage_2_is_refused(teacher: Path, tiles: Path, tmp_pa
         fit(build(DistillConfig, values), Run(tiles, tmp_path))
 
 
+def test_settings_that_exclude_each_other_are_refused(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"distill\.samples 1: must be 1 or more, 2 with spread"):
+        build(DistillConfig, SMALL | {"spread": 0.5})
+    values = SMALL | {"teacher": str(teacher), "guided": True, "sampling": {"residual": True}}
+    with pytest.raises(UsageError, match=r"distill\.guided: not with `residual`"):
+        fit(build(DistillConfig, values), Run(tiles, tmp_path))
+
+
 def test_plain_training_makes_a_model_that_loads(tiles: Path, tmp_path: Path) -> None:
     values = SMALL | {
         "model": {"width": 16, "blocks": 2},
@@ -346,7 +419,9 @@ def test_features_of_the_plain_network_hold_stage_1_and_a_detail(
         "stage1": small.config()["stage1"] | shape | {"architecture": "PlainNet", "loss": "l1"},
         "plain": SMALL | shape | loop | {"loss": {"adversarial_from": 5}},
         "detail": small.PAIRS | {"loop": SMALL["loop"]},
-        "distill": SMALL | {"sampling": SAMPLING | {"steps": 1, "residual": True}} | loop,
+        "distill": SMALL
+        | {"sampling": SAMPLING | {"steps": 1}, "samples": 2, "spread": 0.5}
+        | loop,
     }
     start = tmp_path / "start"
     shutil.copytree(teacher, start)
@@ -383,11 +458,20 @@ def test_features_of_the_plain_network_hold_stage_1_and_a_detail(
         losses = [F.l1_loss(agree(net(upsample(lr, 4)), lr), hr) for net in (untrained, made)]
     assert losses[1] < losses[0]
 
-    # the student goes on with the layer of detail and leaves the rest of stage 1 alone
+    # the student goes on with the layer of detail and leaves the rest of stage 1 alone, or not
     student = from_pretrained(run / "distill" / "model").restoration
     for key, value in made.state_dict().items():
         same = torch.allclose(student.state_dict()[key], value, rtol=1e-3, atol=1e-4)
         assert same == (not key.startswith("last_detail.")), key
+    section = config["distill"] | {
+        "teacher": str(start),
+        "restoration": str(run / "detail/restoration"),
+    }
+    fit(build(DistillConfig, section | {"stage1": 1.0}), Run(tiles, run / "along"))
+    along = from_pretrained(run / "along" / "model").restoration
+    for key, value in made.state_dict().items():
+        if key.endswith("weight"):
+            assert not torch.allclose(along.state_dict()[key], value, rtol=1e-3, atol=1e-4), key
     # and such a model can be moved forward: its layer of detail is made anew
     assert set(starting_weights(run / "detail" / "restoration")) == set(plain.state_dict())
     other: PlainNet = PlainNet(width=4, blocks=1)

@@ -54,7 +54,7 @@ class Settings:
         residual: add to the restored image what sampling has changed, the decoded result less the
             decoded latent of the restored image, and the detail that stage 1 knows of, instead of
             taking the decoded result for it. What the autoencoder cannot reconstruct is then not
-            lost; for students trained so.
+            lost; for students trained so. Without, stage 2 starts from the image with its detail.
         color_fix: `wavelet`, `adain` or `none`.
         consistency: `soft` (the result, reduced again, agrees with the input), `exact` (the same
             here; the finished bytes are fitted afterwards, see `wsisr.exact`) or `off`.
@@ -132,42 +132,47 @@ def restore(restoration: nn.Module, resized: Tensor) -> tuple[Tensor, Tensor | f
 def generate(
     second: SecondStage,
     settings: Settings,
-    restored: Tensor,
+    start: Tensor,
     noise: Callable[[int, torch.Size], Tensor],
 ) -> Tensor:
-    """Stage 2 from restored image to generated image: encode, sample, decode.
+    """Stage 2 from where it starts to the generated image: encode, sample, decode.
 
     Differentiable, so that few-step students train on the very path of inference.
 
     Args:
         second: the networks.
         settings: sampler, steps and start.
-        restored: (B, 3, H, W) in [0, 1].
+        start: (B, 3, H, W), about [0, 1], the restored image, see `starting_image`.
         noise: (index of the step, shape of the latents) -> standard normal noise.
 
     Returns:
         (B, 3, H, W), about [0, 1] and not clipped.
     """
-    condition = encode(second.vae, restored)
-    generated = sample(second, settings, restored, condition, noise)
+    condition = encode(second.vae, start)
+    generated = sample(second, settings, start, condition, noise)
     if settings.residual:
-        generated = generated + lost_in_coding(second, restored, condition)
+        generated = generated + lost_in_coding(second, start, condition)
     return generated
 
 
-def lost_in_coding(second: SecondStage, restored: Tensor, condition: Tensor) -> Tensor:
-    """What the autoencoder takes from a restored image (B, 3, H, W) with latents `condition`."""
-    return restored - decode(second.vae, condition)
+def starting_image(settings: Settings, restored: Tensor, detail: Tensor | float) -> Tensor:
+    """What stage 2 starts from: the restored image, with its detail unless that is added later."""
+    return restored if settings.residual else restored + detail
+
+
+def lost_in_coding(second: SecondStage, start: Tensor, condition: Tensor) -> Tensor:
+    """What the autoencoder takes from an image (B, 3, H, W) with latents `condition`."""
+    return start - decode(second.vae, condition)
 
 
 def sample(
     second: SecondStage,
     settings: Settings,
-    restored: Tensor,
+    start: Tensor,
     condition: Tensor,
     noise: Callable[[int, torch.Size], Tensor],
 ) -> Tensor:
-    """`generate` from the restored image's latents `condition` (B, C, h, w) on: sample, decode."""
+    """`generate` from the latents of its image, `condition` (B, C, h, w), on: sample, decode."""
     shape, dtype = condition.shape, condition.dtype
 
     def denoise(z: Tensor, t: int) -> Tensor:
@@ -188,7 +193,7 @@ def sample(
     if settings.starts_from_condition:
         z = second.schedule.q_sample(condition.float(), timesteps[0], z)
     z = SAMPLERS[settings.sampler](denoise, z, timesteps, second.schedule, draw)
-    return decode(second.vae, z.to(dtype), restored)
+    return decode(second.vae, z.to(dtype), start)
 
 
 def add_detail(settings: Settings, restored: Tensor, generated: Tensor) -> Tensor:
@@ -264,15 +269,16 @@ class DualStage(nn.Module):
         if self.stochastic:
             assert self.second is not None
             with autocast():
-                condition = encode(self.second.vae, image)
-                lost = lost_in_coding(self.second, image, condition) if settings.residual else 0.0
+                start = starting_image(settings, image, detail)
+                condition = encode(self.second.vae, start)
+                lost = lost_in_coding(self.second, start, condition) if settings.residual else 0.0
             added = detail + lost if settings.residual else 0.0
         for seed in seeds:
             if not self.stochastic:
                 yield image
                 continue
             with autocast():
-                generated = self._generate(image, condition, windows, seed)
+                generated = self._generate(start, condition, windows, seed)
             detailed = add_detail(settings, image, (generated + added).float())
             # what is generated is off by far more than what is restored: unlimited, it would ring
             yield self._agree(project_limited, detailed, windows)
@@ -282,7 +288,7 @@ class DualStage(nn.Module):
         return {**self.identity, "settings": asdict(self.settings)}
 
     def _generate(
-        self, image: Tensor, condition: Tensor, windows: Sequence[WindowInput], seed: int
+        self, start: Tensor, condition: Tensor, windows: Sequence[WindowInput], seed: int
     ) -> Tensor:
         # here, because training comes past this file and needs neither the kernels nor numba
         from wsisr_kernels import philox_normal_batch
@@ -297,7 +303,7 @@ class DualStage(nn.Module):
                 seed, step, origins, height, width, channels, str(self.device)
             )
 
-        return sample(self.second, self.settings, image, condition, noise)
+        return sample(self.second, self.settings, start, condition, noise)
 
     def _agree(
         self, bring: Callable[..., Tensor], images: Tensor, windows: Sequence[WindowInput]

@@ -4,6 +4,7 @@ Latents at an eighth of the resolution hold too little to place detail by: what 
 beside the edges of the restored image. Controllable feature wrapping (StableSR, Wang et al. 2024)
 brings features of the encoder into the decoder for that. Here, for an autoencoder of half a million
 weights, it is the image itself, folded to the decoder's resolutions, through one convolution each.
+As what the image holds need not be made again, what is decoded may be a change to it (`adds`).
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ class GuidedDecoder(DecoderTiny):
             for fold, width in zip(FOLDS, channels, strict=False)
         )
         for guide in self.guides:  # at first the image says nothing
-            nn.init.zeros_(cast(Tensor, guide.weight))
-            nn.init.zeros_(cast(Tensor, guide.bias))
+            _zero(guide)
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
         """Decode (B, C, h, w), beside (B, 3, 8h, 8w) in [0, 1], to (B, 3, 8h, 8w) about [-1, 1]."""
@@ -49,10 +49,20 @@ class GuidedDecoder(DecoderTiny):
         return x * 2 - 1
 
 
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class GuidedAutoencoderTiny(AutoencoderTiny):
-    """diffusers' `AutoencoderTiny`, of a factor of 8, with a `GuidedDecoder`; arguments as there.
+    """diffusers' `AutoencoderTiny`, of a factor of 8, with a `GuidedDecoder`.
 
     Without an image it is what `AutoencoderTiny` is with the same weights.
+
+    Args:
+        adds: what is decoded beside an image is a change to it; models with such a decoder need no
+            `Settings.residual`, which takes a second run of the decoder.
+        others: as for `AutoencoderTiny`.
     """
 
     @register_to_config
@@ -68,6 +78,7 @@ class GuidedAutoencoderTiny(AutoencoderTiny):
         num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3),
         num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1),
         scaling_factor: float = 1.0,
+        adds: bool = False,
     ) -> None:
         super().__init__(
             in_channels=in_channels,
@@ -93,13 +104,16 @@ class GuidedAutoencoderTiny(AutoencoderTiny):
 
     @classmethod
     def of(cls, vae: AutoencoderTiny) -> GuidedAutoencoderTiny:
-        """One with the weights of an unguided autoencoder, whose decoder does not look yet."""
+        """One with the weights of an unguided autoencoder, which adds nothing to an image yet."""
         names = cls._get_init_keys(cls) - {"self"}
-        guided: GuidedAutoencoderTiny = cls(**{k: v for k, v in vae.config.items() if k in names})
+        arguments = {k: v for k, v in vae.config.items() if k in names}
+        guided: GuidedAutoencoderTiny = cls(**{**arguments, "adds": True})
         guided.load_state_dict({**guided.state_dict(), **vae.state_dict()})
+        _zero(cast(nn.Module, guided.decoder.layers[-1]))
         guided.to(vae.device)
         return guided
 
     def decode_beside(self, latents: Tensor, image: Tensor) -> DecoderOutput:
-        """`decode` with a look at an image (B, 3, 8h, 8w) in [0, 1]."""
-        return DecoderOutput(sample=self.decoder(latents, image))
+        """`decode` with a look at an image (B, 3, 8h, 8w) in [0, 1], or a change to that."""
+        decoded = self.decoder(latents, image)
+        return DecoderOutput(sample=2 * image + decoded if self.config.adds else decoded)
