@@ -166,6 +166,7 @@ def fit(config: DistillConfig, run: Run) -> None:
 
     Raises:
         ModelError: the teacher is broken or has no second stage.
+        UsageError: `guided` and the setting `residual` together.
     """
     tiles, val = run.tiles("train"), run.tiles("val")
     torch.manual_seed(config.loop.seed)
@@ -193,8 +194,8 @@ def fit(config: DistillConfig, run: Run) -> None:
     feed = pair_feed(config, tiles, run.batch_workers)
     latents = config.crop // latent_factor(second.vae)
     steps = len(timesteps_of(settings.sampler, settings.steps, settings.first_timestep))
-    images = config.samples * config.batch
-    noise_shape = (steps, images, second.vae.config.latent_channels, latents, latents)
+    count = config.samples * config.batch
+    noise_shape = (steps, count, second.vae.config.latent_channels, latents, latents)
 
     def step(module: nn.Module, iteration: int) -> Losses:
         lr, hr, scale = feed(iteration)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import AutoencoderTiny
 from torch import nn
 
 from tests.models.conftest import small_vae
+from wsisr.errors import UsageError
 from wsisr.models import from_pretrained
 from wsisr.models.diffusion import decode, encode
 from wsisr.models.dualstage import sample
@@ -35,6 +37,20 @@ def test_until_it_is_trained_the_image_stays_as_it_is() -> None:
     assert torch.equal(latents, encode(guided, image))
     torch.testing.assert_close(decode(guided, latents, image), image)
     assert float(decode(guided, latents).abs().max()) == 0
+
+
+@torch.no_grad()
+def test_a_decoder_may_look_without_adding() -> None:
+    torch.manual_seed(0)
+    vae = small_vae()
+    added = opened(vae)
+    looking = GuidedAutoencoderTiny.from_config(added.config, adds=False)
+    looking.load_state_dict(added.state_dict())
+    image = torch.rand(2, 3, 32, 48)
+    latents = encode(vae, image)
+    decoded = decode(looking, latents, image)
+    torch.testing.assert_close(decoded + image, decode(added, latents, image))
+    assert float((decoded - decode(vae, latents)).abs().max()) > 1e-3
 
 
 @torch.no_grad()
@@ -67,6 +83,8 @@ def test_a_model_folder_can_hold_one(model_folder: Path) -> None:
     card = json.loads(file.read_text())
     card["parts"]["vae"] = "GuidedAutoencoderTiny"
     file.write_text(json.dumps(card))
+    with pytest.raises(UsageError, match="residual: the decoder of this model adds"):
+        from_pretrained(model_folder, settings={"residual": True})
     model = from_pretrained(model_folder)
     assert model.second is not None
     vae = model.second.vae

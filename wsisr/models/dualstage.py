@@ -220,6 +220,9 @@ class DualStage(nn.Module):
         settings: how to run it.
         identity: name and weight hashes, for the provenance.
         device: where the parts are.
+
+    Raises:
+        UsageError: `settings.residual` with a decoder that adds to its image anyway.
     """
 
     def __init__(
@@ -231,6 +234,8 @@ class DualStage(nn.Module):
         device: torch.device,
     ) -> None:
         super().__init__()
+        if settings.residual and second is not None and second.vae.config.get("adds"):
+            raise UsageError("residual: the decoder of this model adds to its image already")
         self.restoration, self.second = restoration, second
         self.settings, self.identity, self.device = settings, identity, device
         if second is not None:
