@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,9 @@ from wsisr.models.restoration import channels_last
 
 AHEAD = 50
 """Iterations a rival learns before it is heard, so that its first word is not noise."""
+
+PERCEPTUAL_EVERY = 2
+"""Images from one that `perceptual_distance` looks at to the next."""
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
@@ -232,6 +236,31 @@ def _statistics(luma: Tensor, side: int = 7) -> Tensor:
     return torch.stack(found, 1)
 
 
+def perceptual_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean ST-LPIPS (Ghildyal and Liu 2022) of two batches (B, 3, H, W) in [0, 1].
+
+    Features of a network that was trained on photographs see what the statistics above let pass:
+    dots and meshes of the right spectrum and contrast. An adversary learns to see them, too, but
+    takes thousands of iterations for it. Looks at every second image, for it is dear: of two
+    samples of an odd number of crops at each crop once.
+
+    Raises:
+        ModelError: the weights are missing; says how to get them (`wsisr models fetch st_lpips`).
+    """
+    # the packages of metrics are only needed here
+    from wsisr.evaluation.perceptual import st_lpips_distance
+
+    chosen = slice(None, None, PERCEPTUAL_EVERY)
+    return st_lpips_distance(a[chosen], b[chosen], _perceptual_state(a.device))
+
+
+@lru_cache(maxsize=2)
+def _perceptual_state(device: torch.device) -> Mapping[str, Tensor]:
+    from wsisr.evaluation.perceptual import st_lpips_state
+
+    return {name: value.to(device) for name, value in st_lpips_state().items()}
+
+
 def psnr(a: Tensor, b: Tensor) -> float:
     """PSNR in dB of two images in [0, 1]."""
     return float(-10 * torch.log10(F.mse_loss(a, b)))
@@ -248,6 +277,7 @@ class ImageLoss:
         deviation: of `deviation_l1`.
         spectrum: of `spectrum_l1`.
         statistics: of `statistics_l1`.
+        perceptual: of `perceptual_distance`; needs its weights, see there.
         adversarial: of the hinge loss of a patch discriminator.
         features: of `feature_l1` on that discriminator.
         grid: of `grid_penalty`.
@@ -263,6 +293,7 @@ class ImageLoss:
     deviation: float = 0.0
     spectrum: float = 0.0
     statistics: float = 0.0
+    perceptual: float = 0.0
     adversarial: float = 0.02
     features: float = 0.2
     grid: float = 0.03
@@ -278,6 +309,11 @@ class ImageLoss:
         """The loss with the weights of a scale."""
         return replace(self, **self.at.get(scale, {}), at={})
 
+    def asks_for(self, *terms: str) -> bool:
+        """Whether one of these terms has a weight at any scale."""
+        losses = (self, *(self.at_scale(scale) for scale in self.at))
+        return any(getattr(loss, term) for loss in losses for term in terms)
+
     def __call__(
         self, image: Tensor, hr: Tensor, condition: Tensor, rival: nn.Module, iteration: int
     ) -> dict[str, Tensor]:
@@ -285,22 +321,25 @@ class ImageLoss:
 
         `condition` is what the rival sees beside the candidate.
         """
+        none = image.new_zeros(())
         losses = {
             "l1": (image - hr).abs().mean(),
             "coarse": coarse_l1(image, hr),
             "contrast": contrast_l1(image, hr),
             "deviation": deviation_l1(image, hr),
             "spectrum": spectrum_l1(image, hr),
-            # the dearest to compute, hence only where it counts
-            "statistics": statistics_l1(image, hr) if self.statistics else image.new_zeros(()),
+            # the dear ones to compute, hence only where they count
+            "statistics": statistics_l1(image, hr) if self.statistics else none,
+            "perceptual": perceptual_distance(image, hr) if self.perceptual else none,
         }
         total = self.pixel * losses["l1"] + self.coarse * losses["coarse"]
         total = total + self.contrast * losses["contrast"] + self.deviation * losses["deviation"]
         total = total + self.spectrum * losses["spectrum"]
         total = total + self.statistics * losses["statistics"]
+        total = total + self.perceptual * losses["perceptual"]
         # the log has the same columns from the first line to the last
-        losses["adversarial"] = losses["features"] = total.new_zeros(())
-        if iteration >= self.adversarial_from:
+        losses["adversarial"] = losses["features"] = none
+        if (self.adversarial or self.features) and iteration >= self.adversarial_from:
             discriminator = cast(PatchDiscriminator, getattr(rival, "module", rival))
             rival.requires_grad_(False)
             own = discriminator.features(beside(image, condition))
@@ -316,10 +355,19 @@ class ImageLoss:
 
 
 class Contest:
-    """An `ImageLoss` with its rival, who learns from the images that were last compared."""
+    """An `ImageLoss` with its rival, who learns from the images that were last compared.
+
+    Raises:
+        ModelError: the weights of `perceptual_distance` are wanted and missing.
+    """
 
     def __init__(self, loss: ImageLoss) -> None:
+        if loss.asks_for("perceptual"):
+            from wsisr.evaluation.weights import find
+
+            find("st_lpips")  # what is missing shows before the training
         self.loss = loss
+        self.contested = loss.asks_for("adversarial", "features")
         self.rival = channels_last(PatchDiscriminator(loss.rival_width, channels=6))
         self._real = self._fake = torch.empty(0)
 
@@ -332,8 +380,8 @@ class Contest:
             return self.loss.at_scale(scale)(image, hr, condition, self.rival, iteration)
 
     def rival_loss(self, rival: nn.Module, iteration: int) -> Tensor:
-        """The rival's own loss; a constant until shortly before its word is heard."""
-        if iteration < self.loss.adversarial_from - AHEAD:
+        """The rival's own loss; a constant where its word is not heard, until shortly before."""
+        if not self.contested or iteration < self.loss.adversarial_from - AHEAD:
             return torch.zeros(())
         with torch.autocast(self._real.device.type, enabled=False):
             return hinge_discriminator(rival(self._real), rival(self._fake))

@@ -34,6 +34,7 @@ from train.losses import (
     deviation_l1,
     feature_l1,
     grid_penalty,
+    perceptual_distance,
     spectrum_l1,
     spread_l1,
     statistics_l1,
@@ -45,6 +46,7 @@ from train.plain import fit as fit_plain
 from train.stage1 import Stage1Config, starting_weights
 from train.stage1 import fit as fit_stage1
 from wsisr.errors import ModelError, UsageError
+from wsisr.evaluation import weights
 from wsisr.models import ModelCard, WindowInput, from_pretrained, save_pretrained
 from wsisr.models.diffusion import LatentControlNet
 from wsisr.models.parts import load_restoration
@@ -272,6 +274,52 @@ def test_statistics_see_how_sparse_detail_is_and_not_where() -> None:
     statistics_l1(flat, flat.detach() * 0.5).backward()
     assert flat.grad is not None
     assert bool(flat.grad.isfinite().all())
+
+
+needs_network = pytest.mark.skipif(
+    bool(weights.missing("st_lpips")), reason="WSISR_WEIGHTS holds no st_lpips"
+)
+
+
+@needs_network
+def test_a_network_of_photographs_tells_dots_from_grain_and_leaves_a_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    soft = F.avg_pool2d(torch.rand(2, 3, 72, 72, generator=generator), 5, 1, 2)[..., 4:-4, 4:-4]
+    grain, other = (0.06 * torch.randn(2, 1, 64, 64, generator=generator) for _ in range(2))
+    dots = torch.zeros(1, 1, 64, 64)
+    dots[:, :, ::4, ::4] = 1
+    dots = (dots - dots.mean()) * (grain.std() / dots.std())
+    scan = soft + grain
+    assert float(perceptual_distance(scan, scan)) == 0
+    elsewhere = float(perceptual_distance(soft + other, scan))
+    assert float(perceptual_distance(soft + dots, scan)) > 1.2 * elsewhere
+    # every second image is looked at
+    first = float(perceptual_distance((soft + other)[:1], scan[:1]))
+    assert elsewhere == pytest.approx(first, rel=1e-5)
+    flat = torch.full((1, 3, 64, 64), 0.9, requires_grad=True)
+    perceptual_distance(flat, scan[:1]).backward()
+    assert flat.grad is not None
+    assert bool(flat.grad.isfinite().all())
+    assert float(flat.grad.abs().max()) > 0
+
+
+def test_that_the_network_is_missing_shows_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
+    Contest(ImageLoss())
+    with pytest.raises(ModelError, match="wsisr models fetch st_lpips"):
+        Contest(ImageLoss(at={4: {"perceptual": 0.5}}))
+
+
+def test_where_the_rival_is_not_heard_it_does_not_learn() -> None:
+    torch.manual_seed(0)
+    images, scans = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    for weight in (0.0, 0.01):
+        contest = Contest(ImageLoss(adversarial=weight, features=0.0))
+        losses = contest.losses(images, scans, scans, 4, 0)
+        assert bool(losses["adversarial"]) == bool(weight)
+        assert contest.rival_loss(contest.rival, 0).requires_grad == bool(weight)
 
 
 def test_a_grid_costs_and_what_the_scan_has_does_not() -> None:

@@ -9,6 +9,7 @@ the channels of a VGG16 and of the image itself, weighed by learnt weights.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -41,7 +42,7 @@ def lpips(sr: Image, hr: Image) -> float:
             alexnet_levels(_normalized(_pixels(x) * 2 - 1, LPIPS_SHIFT, LPIPS_SCALE), backbone)
             for x in (sr, hr)
         )
-        return _summed_distance(own, reference, heads)
+        return float(_summed_distance(own, reference, heads))
 
 
 def st_lpips(sr: Image, hr: Image) -> float:
@@ -50,9 +51,21 @@ def st_lpips(sr: Image, hr: Image) -> float:
     Raises `ModelError` where the weights are missing or wrong, `UsageError` where sizes differ.
     """
     check_pair(sr, hr)
-    state = _state("st_lpips", "alex_shift_tolerant.pth")
     with torch.inference_mode():
-        return _summed_distance(_blurred_levels(sr, state), _blurred_levels(hr, state), state)
+        return float(st_lpips_distance(_pixels(sr), _pixels(hr), st_lpips_state()))
+
+
+def st_lpips_distance(a: Tensor, b: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean ST-LPIPS of two batches (B, 3, H, W) in [0, 1], differentiable.
+
+    `state`: `st_lpips_state()`, on the device of the images.
+    """
+    return _summed_distance(_blurred_levels(a, state), _blurred_levels(b, state), state)
+
+
+def st_lpips_state() -> State:
+    """Return the weights of ST-LPIPS, or raise `ModelError` where they are missing or wrong."""
+    return _state("st_lpips", "alex_shift_tolerant.pth")
 
 
 def dists(sr: Image, hr: Image) -> float:
@@ -87,16 +100,20 @@ def _normalized(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> T
     return (x - x.new_tensor(mean).view(3, 1, 1)) / x.new_tensor(std).view(3, 1, 1)
 
 
-def _summed_distance(own: list[Tensor], reference: list[Tensor], heads: State) -> float:
-    distance = torch.zeros(())
+def _summed_distance(
+    own: list[Tensor], reference: list[Tensor], heads: Mapping[str, Tensor]
+) -> Tensor:
+    distance = own[0].new_zeros(())
     for number, (a, b) in enumerate(zip(own, reference, strict=True)):
         weighed = F.conv2d((_unit(a) - _unit(b)) ** 2, heads[f"lin{number}.model.1.weight"])
         distance = distance + weighed.mean()
-    return float(distance)
+    return distance
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+    # where no channel answers the root has no gradient
+    squares = x.square().sum(dim=1, keepdim=True).clamp_min(1e-20)
+    return x / (squares.sqrt() + 1e-10)
 
 
 def _similarities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,15 +126,14 @@ def _similarities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return texture, (2 * covariance + DISTS_FLOOR) / (variances + DISTS_FLOOR)
 
 
-def _blurred_levels(image: Image, state: State) -> list[Tensor]:
-    """Return the levels of the AlexNet with blurred subsampling."""
+def _blurred_levels(x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return the levels of the AlexNet with blurred subsampling, of (B, 3, H, W) in [0, 1]."""
 
     def conv(x: Tensor, name: str, padding: int) -> Tensor:
         layer = f"net.{name}"
         return F.conv2d(x, state[f"{layer}.weight"], state[f"{layer}.bias"], padding=padding)
 
-    x = _pixels(image) * 2 - 1
-    x = (x - state["scaling_layer.shift"]) / state["scaling_layer.scale"]
+    x = (x * 2 - 1 - state["scaling_layer.shift"]) / state["scaling_layer.scale"]
     levels = [F.relu(_blurred(conv(x, "slice1.0", 2)))]
     for name, padding in (("slice2.5", 2), ("slice3.9", 1)):
         pooled = _blurred(_highest(levels[-1]))
