@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wsisr.evaluation.networks.states import load_state
+from wsisr.evaluation.networks.vgg import st_lpips_distance
+from wsisr.evaluation.weights import find
 from wsisr.models.restoration import channels_last
 
 AHEAD = 50
@@ -247,18 +250,14 @@ def perceptual_distance(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         ModelError: the weights are missing; says how to get them (`wsisr models fetch st_lpips`).
     """
-    # the packages of metrics are only needed here
-    from wsisr.evaluation.perceptual import st_lpips_distance
-
     chosen = slice(None, None, PERCEPTUAL_EVERY)
     return st_lpips_distance(a[chosen], b[chosen], _perceptual_state(a.device))
 
 
 @lru_cache(maxsize=2)
 def _perceptual_state(device: torch.device) -> Mapping[str, Tensor]:
-    from wsisr.evaluation.perceptual import st_lpips_state
-
-    return {name: value.to(device) for name, value in st_lpips_state().items()}
+    (file,) = find("st_lpips").values()
+    return {name: value.to(device) for name, value in load_state(file).items()}
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -363,8 +362,6 @@ class Contest:
 
     def __init__(self, loss: ImageLoss) -> None:
         if loss.asks_for("perceptual"):
-            from wsisr.evaluation.weights import find
-
             find("st_lpips")  # what is missing shows before the training
         self.loss = loss
         self.contested = loss.asks_for("adversarial", "features")
