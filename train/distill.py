@@ -8,8 +8,8 @@ latent of the restored image, is decoded, colour-fixed and projected onto agreem
 only then the losses look at it. So the decoder learns with the sampler (what the autoencoder
 cannot reconstruct is taken from stage 1 by the projection), and what is trained is what
 `wsisr upscale` does. No image prior is at hand that knows histology, hence no score distillation:
-the teacher is the real scan, by L1, local contrast, and a patch adversary that sees the restored
-image beside the candidate.
+the teacher is the real scan, by L1, local contrast, the features of a network of photographs, and
+an adversary (`train.losses`).
 
 One-step and few-step restorers of this kind: AddSR (Xie et al. 2024), OSEDiff (Wu et al. 2024),
 HYPIR (Lin et al. 2025); the null space as the place of invention: DDNM (Wang et al. 2023).

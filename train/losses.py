@@ -1,4 +1,4 @@
-"""Image losses that need no pretrained network, and the patch discriminator."""
+"""Image losses, and the discriminators that some of them need."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wsisr.errors import UsageError
 from wsisr.evaluation.networks.states import load_state
-from wsisr.evaluation.networks.vgg import st_lpips_distance
+from wsisr.evaluation.networks.vgg import (
+    ST_LPIPS_CHANNELS,
+    st_lpips_distance,
+    st_lpips_levels,
+)
 from wsisr.evaluation.weights import find
 from wsisr.models.restoration import channels_last
 
@@ -188,6 +193,53 @@ class PatchDiscriminator(nn.Module):
         return found
 
 
+class ProjectedDiscriminator(nn.Module):
+    """Judges the features of a network that was trained on photographs (Sauer et al. 2021).
+
+    A small head, spectrally normalised, on each of the three finer levels of ST-LPIPS's frozen
+    network. What a `PatchDiscriminator` has to learn to see first, these features show from the
+    start, so it can be heard after 150 iterations. It sees the candidate alone, without what it
+    was made from, and of a batch the images that `perceptual_distance` looks at.
+
+    Args:
+        width: channels of the heads.
+
+    Raises:
+        ModelError: the network's weights are missing; says how to get them.
+    """
+
+    LEVELS = 3
+    GAIN = 8.0
+    """Of the features, whose root mean squares on H&E are 0.36, 0.28 and 0.06."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        find("st_lpips")
+        norm = nn.utils.parametrizations.spectral_norm
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                norm(nn.Conv2d(channels, width, 3, 1, 1)),
+                nn.LeakyReLU(0.2),
+                norm(nn.Conv2d(width, width, 3, 1, 1)),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(width, 1, 1),
+            )
+            for channels in ST_LPIPS_CHANNELS[: self.LEVELS]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3 or more, H, W) in [-1, 1], RGB first -> (B / 2, 3, H / 4, W / 4) scores."""
+        images = (x[::PERCEPTUAL_EVERY, :3] + 1) / 2
+        levels = st_lpips_levels(images, _perceptual_state(x.device), self.LEVELS)
+        scores = [head(self.GAIN * f) for head, f in zip(self.heads, levels, strict=True)]
+        size = scores[1].shape[2:]
+        return torch.cat([F.adaptive_avg_pool2d(each, size) for each in scores], 1)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The scores alone: the frozen features are `perceptual_distance`'s to compare."""
+        return [self(x)]
+
+
 def feature_l1(own: list[Tensor], reference: list[Tensor]) -> Tensor:
     """Mean absolute difference of a discriminator's features without scores (Wang et al. 2018)."""
     pairs = list(zip(own[:-1], reference[:-1], strict=True))
@@ -277,11 +329,12 @@ class ImageLoss:
         spectrum: of `spectrum_l1`.
         statistics: of `statistics_l1`.
         perceptual: of `perceptual_distance`; needs its weights, see there.
-        adversarial: of the hinge loss of a patch discriminator.
-        features: of `feature_l1` on that discriminator.
+        adversarial: of the hinge loss of a discriminator, the rival.
+        features: of `feature_l1` on that discriminator; for the patch rival.
         grid: of `grid_penalty`.
         adversarial_from: iteration at which those two set in.
-        rival_width: channels of the rival's first layer.
+        rival: `patch` (`PatchDiscriminator`) or `projected` (`ProjectedDiscriminator`).
+        rival_width: channels of its first layers.
         at: {scale: other weights there}. How much of the detail a scan has can be placed differs
             with the scale, and with it what a term costs in the others.
     """
@@ -297,16 +350,27 @@ class ImageLoss:
     features: float = 0.2
     grid: float = 0.03
     adversarial_from: int = 0
+    rival: str = "patch"
     rival_width: int = 32
     at: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.rival not in ("patch", "projected"):
+            raise UsageError(f"loss.rival {self.rival!r}: must be patch or projected")
+        if self.rival == "projected" and self.features:
+            raise UsageError("loss.features: not with the projected rival, see loss.perceptual")
         for scale in self.at:  # an unknown name shows before the training starts
             self.at_scale(scale)
 
     def at_scale(self, scale: int) -> ImageLoss:
         """The loss with the weights of a scale."""
         return replace(self, **self.at.get(scale, {}), at={})
+
+    def make_rival(self) -> PatchDiscriminator | ProjectedDiscriminator:
+        """A new rival, who sees what `beside` gives."""
+        if self.rival == "projected":
+            return ProjectedDiscriminator(self.rival_width)
+        return PatchDiscriminator(self.rival_width, channels=6)
 
     def asks_for(self, *terms: str) -> bool:
         """Whether one of these terms has a weight at any scale."""
@@ -342,11 +406,12 @@ class ImageLoss:
             discriminator = cast(PatchDiscriminator, getattr(rival, "module", rival))
             rival.requires_grad_(False)
             own = discriminator.features(beside(image, condition))
-            with torch.no_grad():
-                reference = discriminator.features(beside(hr, condition))
-            rival.requires_grad_(True)
             losses["adversarial"] = hinge_generator(own[-1])
-            losses["features"] = feature_l1(own, reference)
+            if self.features:
+                with torch.no_grad():
+                    reference = discriminator.features(beside(hr, condition))
+                losses["features"] = feature_l1(own, reference)
+            rival.requires_grad_(True)
             total = total + self.adversarial * losses["adversarial"]
             total = total + self.features * losses["features"]
         losses["grid"] = grid_penalty(image, hr)
@@ -365,7 +430,7 @@ class Contest:
             find("st_lpips")  # what is missing shows before the training
         self.loss = loss
         self.contested = loss.asks_for("adversarial", "features")
-        self.rival = channels_last(PatchDiscriminator(loss.rival_width, channels=6))
+        self.rival = channels_last(loss.make_rival())
         self._real = self._fake = torch.empty(0)
 
     def losses(

@@ -26,6 +26,7 @@ from train.detail import join
 from train.distill import DistillConfig, Student, fit, write_model
 from train.export import export
 from train.losses import (
+    AHEAD,
     Contest,
     ImageLoss,
     PatchDiscriminator,
@@ -305,6 +306,33 @@ def test_a_network_of_photographs_tells_dots_from_grain_and_leaves_a_gradient() 
     assert float(flat.grad.abs().max()) > 0
 
 
+@needs_network
+def test_a_projected_rival_soon_tells_dots_from_grain() -> None:
+    torch.manual_seed(0)
+    contest = Contest(ImageLoss(rival="projected", adversarial=0.1, features=0.0))
+    optimizer = torch.optim.AdamW(contest.rival.parameters(), lr=2e-3)
+    dots = torch.zeros(1, 1, 64, 64)
+    dots[:, :, ::4, ::4] = 0.2
+    for _ in range(40):
+        scans = 0.6 + 0.05 * torch.randn(2, 3, 64, 64)
+        images = (scans.flip(2) + dots).requires_grad_()
+        contest.losses(images, scans, scans, 4, AHEAD)["loss"].backward()
+        assert images.grad is not None
+        assert bool(images.grad.isfinite().all())
+        loss = contest.rival_loss(contest.rival, AHEAD)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 1.0  # of who cannot tell them apart: 2
+
+
+def test_a_rival_that_there_is_not_and_what_it_cannot_do_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"loss\.features"):
+        ImageLoss(rival="projected")
+    with pytest.raises(UsageError, match="patch or projected"):
+        ImageLoss(rival="pixel")
+
+
 def test_that_the_network_is_missing_shows_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +340,8 @@ def test_that_the_network_is_missing_shows_before_the_training(
     Contest(ImageLoss())
     with pytest.raises(ModelError, match="wsisr models fetch st_lpips"):
         Contest(ImageLoss(at={4: {"perceptual": 0.5}}))
+    with pytest.raises(ModelError, match="wsisr models fetch st_lpips"):
+        Contest(ImageLoss(rival="projected", features=0.0))
 
 
 def test_where_the_rival_is_not_heard_it_does_not_learn() -> None:

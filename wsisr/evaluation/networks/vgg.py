@@ -39,12 +39,16 @@ def vgg16_levels(x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
     return levels
 
 
+ST_LPIPS_CHANNELS = (64, 192, 384, 256, 256)
+"""Of the levels of ST-LPIPS's network; 1/2, 1/4, then 1/8 of the image's size."""
+
+
 def st_lpips_distance(a: Tensor, b: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     """Return the mean ST-LPIPS of two batches (B, 3, H, W) in [0, 1], differentiable.
 
     `state`: the weights of the network and its heads, on the device of the images.
     """
-    return weighed_distance(_blurred_levels(a, state), _blurred_levels(b, state), state)
+    return weighed_distance(st_lpips_levels(a, state), st_lpips_levels(b, state), state)
 
 
 def weighed_distance(
@@ -64,8 +68,15 @@ def _unit(x: Tensor) -> Tensor:
     return x / (squares.sqrt() + 1e-10)
 
 
-def _blurred_levels(x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the levels of the AlexNet with blurred subsampling, of (B, 3, H, W) in [0, 1]."""
+def st_lpips_levels(x: Tensor, state: Mapping[str, Tensor], count: int = 5) -> list[Tensor]:
+    """Return the first levels of the AlexNet with blurred subsampling of RGB in [0, 1]."""
+    # (name, padding, whether pooled before)
+    layers = (
+        ("slice2.5", 2, True),
+        ("slice3.9", 1, True),
+        ("slice4.11", 1, False),
+        ("slice5.13", 1, False),
+    )
 
     def conv(x: Tensor, name: str, padding: int) -> Tensor:
         layer = f"net.{name}"
@@ -73,11 +84,9 @@ def _blurred_levels(x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
 
     x = (x * 2 - 1 - state["scaling_layer.shift"]) / state["scaling_layer.scale"]
     levels = [F.relu(_blurred(conv(x, "slice1.0", 2)))]
-    for name, padding in (("slice2.5", 2), ("slice3.9", 1)):
-        pooled = _blurred(_highest(levels[-1]))
-        levels.append(F.relu(conv(pooled, name, padding)))
-    for name in ("slice4.11", "slice5.13"):
-        levels.append(F.relu(conv(levels[-1], name, 1)))
+    for name, padding, pooled in layers[: count - 1]:
+        x = _blurred(_highest(levels[-1])) if pooled else levels[-1]
+        levels.append(F.relu(conv(x, name, padding)))
     return levels
 
 
