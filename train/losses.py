@@ -203,9 +203,6 @@ class ProjectedDiscriminator(nn.Module):
 
     Args:
         width: channels of the heads.
-
-    Raises:
-        ModelError: the network's weights are missing; says how to get them.
     """
 
     LEVELS = 3
@@ -214,7 +211,6 @@ class ProjectedDiscriminator(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        find("st_lpips")
         norm = nn.utils.parametrizations.spectral_norm
         self.heads = nn.ModuleList(
             nn.Sequential(
@@ -228,7 +224,11 @@ class ProjectedDiscriminator(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3 or more, H, W) in [-1, 1], RGB first -> (B / 2, 3, H / 4, W / 4) scores."""
+        """(B, 3 or more, H, W) in [-1, 1], RGB first -> (B / 2, 3, H / 4, W / 4) scores.
+
+        Raises:
+            ModelError: the network's weights are missing; says how to get them.
+        """
         images = (x[::PERCEPTUAL_EVERY, :3] + 1) / 2
         levels = st_lpips_levels(images, _perceptual_state(x.device), self.LEVELS)
         scores = [head(self.GAIN * f) for head, f in zip(self.heads, levels, strict=True)]
@@ -422,14 +422,14 @@ class Contest:
     """An `ImageLoss` with its rival, who learns from the images that were last compared.
 
     Raises:
-        ModelError: the weights of `perceptual_distance` are wanted and missing.
+        ModelError: the weights of ST-LPIPS's network are wanted and missing.
     """
 
     def __init__(self, loss: ImageLoss) -> None:
-        if loss.asks_for("perceptual"):
-            find("st_lpips")  # what is missing shows before the training
         self.loss = loss
         self.contested = loss.asks_for("adversarial", "features")
+        if loss.asks_for("perceptual") or (self.contested and loss.rival == "projected"):
+            find("st_lpips")  # what is missing shows before the training
         self.rival = channels_last(loss.make_rival())
         self._real = self._fake = torch.empty(0)
 
