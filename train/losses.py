@@ -224,7 +224,7 @@ class ProjectedDiscriminator(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3 or more, H, W) in [-1, 1], RGB first -> (B / 2, 3, H / 4, W / 4) scores.
+        """(B, 3 or more, H, W) in [-1, 1], RGB first -> (B / 2, 3, h, w) scores, h about H / 4.
 
         Raises:
             ModelError: the network's weights are missing; says how to get them.
@@ -295,8 +295,8 @@ def perceptual_distance(a: Tensor, b: Tensor) -> Tensor:
     """Mean ST-LPIPS (Ghildyal and Liu 2022) of two batches (B, 3, H, W) in [0, 1].
 
     Features of a network that was trained on photographs see what the statistics above let pass:
-    dots and meshes of the right spectrum and contrast. An adversary learns to see them, too, but
-    takes thousands of iterations for it. Looks at every second image, for it is dear: of two
+    dots and meshes of the right spectrum and contrast. A patch adversary learns to see them, too,
+    but takes thousands of iterations for it. Looks at every second image, for it is dear: of two
     samples of an odd number of crops at each crop once.
 
     Raises:
