@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,8 @@ from train.losses import (
     deviation_l1,
     feature_l1,
     grid_penalty,
+    mesh_penalty,
+    nuclear_l1,
     perceptual_distance,
     spectrum_l1,
     spread_l1,
@@ -48,6 +51,8 @@ from train.stage1 import Stage1Config, starting_weights
 from train.stage1 import fit as fit_stage1
 from wsisr.errors import ModelError, UsageError
 from wsisr.evaluation import weights
+from wsisr.evaluation.nuclei import ClassicalSegmenter
+from wsisr.evaluation.texture import nuclear_features
 from wsisr.models import ModelCard, WindowInput, from_pretrained, save_pretrained
 from wsisr.models.diffusion import LatentControlNet
 from wsisr.models.parts import load_restoration
@@ -316,9 +321,27 @@ def test_a_projected_rival_soon_tells_dots_from_grain() -> None:
     for _ in range(40):
         scans = 0.6 + 0.05 * torch.randn(2, 3, 64, 64)
         images = (scans.flip(2) + dots).requires_grad_()
-        contest.losses(images, scans, scans, 4, AHEAD)["loss"].backward()
+        contest.losses(images, scans, torch.full_like(scans, 0.6), 4, AHEAD)["loss"].backward()
         assert images.grad is not None
         assert bool(images.grad.isfinite().all())
+        loss = contest.rival_loss(contest.rival, AHEAD)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 1.0  # of who cannot tell them apart: 2
+
+
+@needs_network
+def test_a_projected_rival_sees_that_detail_does_not_fit_what_it_was_made_from() -> None:
+    torch.manual_seed(0)
+    contest = Contest(ImageLoss(rival="projected", adversarial=0.1, features=0.0))
+    optimizer = torch.optim.AdamW(contest.rival.parameters(), lr=2e-3)
+    for _ in range(60):
+        # grain belongs where it is dark; alone, images of both kinds look the same
+        dark = torch.rand(8, 1, 1, 2).gt(0.5).float().repeat_interleave(32, 3)
+        dark = dark.expand(-1, 3, 64, -1)
+        grain = 0.1 * torch.randn(8, 3, 64, 64)
+        contest.losses(0.5 + grain * (1 - dark), 0.5 + grain * dark, 0.8 - 0.5 * dark, 4, AHEAD)
         loss = contest.rival_loss(contest.rival, AHEAD)
         optimizer.zero_grad()
         loss.backward()
@@ -361,6 +384,60 @@ def test_a_grid_costs_and_what_the_scan_has_does_not() -> None:
     assert float(grid_penalty(grain, grain)) == float(grid_penalty(gridded, gridded)) == 0
     assert float(grid_penalty(grain * 0.5 + 0.2, grain)) < 1e-6
     assert float(grid_penalty(gridded, grain)) > 0.1
+
+
+def test_a_mesh_on_one_place_costs_and_what_the_scan_has_does_not() -> None:
+    generators = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    scan, other = (0.5 + 0.05 * torch.randn(4, 3, 128, 128, generator=g) for g in generators)
+    meshed, coarser = other.clone(), other.clone()
+    wave = 0.1 * torch.sin(torch.arange(48) * torch.pi / 2)
+    meshed[0, :, 40:88, 40:88] += wave
+    coarser[0, :, 40:88, 40:88] += 0.1 * torch.sin(torch.arange(48) * torch.pi / 5)
+    assert float(mesh_penalty(meshed, meshed)) == 0
+    assert float(mesh_penalty(other, scan)) == float(mesh_penalty(coarser, scan)) == 0
+    cost = float(mesh_penalty(meshed, scan))
+    assert cost > 0.02
+    assert float(mesh_penalty(meshed.mT, scan)) == pytest.approx(cost, rel=0.1)
+    # glass has next to no power, of which a share means nothing
+    glass = 0.9 + (meshed - 0.5) * 0.01
+    assert float(mesh_penalty(glass, torch.full_like(glass, 0.9))) < 0.1 * cost
+
+
+def test_the_nuclear_loss_is_the_papers_metric_and_knows_the_scans_nuclei_alone() -> None:
+    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    generator = torch.Generator().manual_seed(0)
+
+    def field(centres: list[tuple[int, int]], depth: float) -> torch.Tensor:
+        image = torch.tensor((0.93, 0.75, 0.86))[:, None, None].repeat(1, 128, 128)
+        for y, x in centres:
+            inside = ((rows - y) ** 2 + (columns - x) ** 2 < 14**2).float()
+            image = image - inside * torch.tensor((0.6, 0.6, 0.35))[:, None, None] * depth
+        return (image + 0.03 * torch.randn(1, 128, 128, generator=generator)).clamp(0, 1)[None]
+
+    two = [(40, 40), (84, 90)]
+    scan, pale, hidden = field(two, 1.0), field(two, 0.7), field(two[:1], 1.0)
+    invented = field([*two, (100, 30)], 1.0)
+    hr, sr = (
+        np.ascontiguousarray((x[0] * 255).round().byte().permute(1, 2, 0).numpy())
+        for x in (scan, pale)
+    )
+    labels = ClassicalSegmenter().segment(hr, 0.25)
+    assert labels.max() == 2
+    own, reference = (nuclear_features(x, labels)[0] for x in (sr, hr))
+    expected = np.abs(own - reference).sum(1).mean()
+    found = 255 * float(nuclear_l1(pale, scan))
+    # plus the step between neighbours, which the paper counts with texture
+    assert expected == pytest.approx(found, rel=0.02, abs=0.3)
+    assert float(nuclear_l1(scan, scan)) == 0
+    assert float(nuclear_l1(invented, scan)) < 0.2 * float(nuclear_l1(pale, scan))
+    assert float(nuclear_l1(hidden, scan)) > float(nuclear_l1(pale, scan))
+    glass = torch.full((2, 3, 128, 128), 0.93)
+    assert float(nuclear_l1(glass, glass)) == 0
+    flat = torch.full_like(scan, 0.5).requires_grad_()
+    nuclear_l1(flat, scan).backward()
+    assert flat.grad is not None
+    assert bool(flat.grad.isfinite().all())
+    assert float(flat.grad.abs().max()) > 0
 
 
 def test_the_generators_loss_leaves_the_rival_alone() -> None:
