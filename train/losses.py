@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,11 @@ from wsisr.evaluation.networks.vgg import (
     st_lpips_distance,
     st_lpips_levels,
 )
-from wsisr.evaluation.nuclei import ClassicalSegmenter
 from wsisr.evaluation.weights import find
 from wsisr.models.restoration import channels_last
+
+if TYPE_CHECKING:
+    from wsisr.evaluation.nuclei import ClassicalSegmenter
 
 AHEAD = 50
 """Iterations a rival learns before it is heard, so that its first word is not noise."""
@@ -198,8 +200,11 @@ def nuclear_l1(a: Tensor, b: Tensor, mpp: float = 0.25) -> Tensor:
     pathologist reads chromatin by; windows of a fixed size mix it with what lies around. The
     nuclei are those that the classical segmenter finds in the reference, so an image gains nothing
     by hiding or inventing any. Zero where there are none.
+
+    Raises:
+        UsageError: OpenCV or numba is missing; see `nuclear_segmenter`.
     """
-    segmenter = ClassicalSegmenter()
+    segmenter = nuclear_segmenter()
     levels = (b.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     labels, count = [], 0
     for image in levels:
@@ -210,6 +215,22 @@ def nuclear_l1(a: Tensor, b: Tensor, mpp: float = 0.25) -> Tensor:
         return a.new_zeros(())
     ids = torch.from_numpy(np.stack(labels)).to(a.device)
     return (_nuclear(a, ids, count) - _nuclear(b, ids, count)).abs().mean(1).sum() / 255
+
+
+def nuclear_segmenter() -> ClassicalSegmenter:
+    """What finds the nuclei; imported here, for the other losses need neither OpenCV nor numba.
+
+    Raises:
+        UsageError: one of them is missing.
+    """
+    try:
+        from wsisr.evaluation.nuclei import ClassicalSegmenter
+    except ImportError as error:
+        raise UsageError(
+            f"loss.nuclear finds nuclei by OpenCV and numba ({error}); install wsisr with its "
+            "dependencies, or train without it: --set distill.loss.nuclear=0"
+        ) from error
+    return ClassicalSegmenter()
 
 
 def _nuclear(x: Tensor, ids: Tensor, count: int) -> Tensor:
@@ -511,6 +532,7 @@ class Contest:
 
     Raises:
         ModelError: the weights of ST-LPIPS's network are wanted and missing.
+        UsageError: `nuclear` is wanted, and OpenCV or numba is missing.
     """
 
     def __init__(self, loss: ImageLoss) -> None:
@@ -518,6 +540,8 @@ class Contest:
         self.contested = loss.asks_for("adversarial", "features")
         if loss.asks_for("perceptual") or (self.contested and loss.rival == "projected"):
             find("st_lpips")  # what is missing shows before the training
+        if loss.asks_for("nuclear"):
+            nuclear_segmenter()
         self.rival = channels_last(loss.make_rival())
         self._real = self._fake = torch.empty(0)
 

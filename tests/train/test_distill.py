@@ -367,6 +367,16 @@ def test_that_the_network_is_missing_shows_before_the_training(
         Contest(ImageLoss(rival="projected", features=0.0))
 
 
+def test_that_nuclei_cannot_be_found_shows_before_the_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Contest(ImageLoss(nuclear=1.0))
+    monkeypatch.setitem(sys.modules, "wsisr.evaluation.nuclei", None)
+    Contest(ImageLoss())
+    with pytest.raises(UsageError, match=r"--set distill\.loss\.nuclear=0"):
+        Contest(ImageLoss(at={4: {"nuclear": 1.0}}))
+
+
 def test_where_the_rival_is_not_heard_it_does_not_learn() -> None:
     torch.manual_seed(0)
     images, scans = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
