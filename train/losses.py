@@ -192,14 +192,15 @@ def _power(x: Tensor, window: int) -> Tensor:
     return cast(Tensor, torch.fft.rfft2(parts).abs().square())
 
 
-def nuclear_l1(a: Tensor, b: Tensor, mpp: float = 0.25) -> Tensor:
+def nuclear_features_l1(a: Tensor, b: Tensor, mpp: float = 0.25) -> Tensor:
     """Difference of the grey levels inside each nucleus of the reference, L1, over 255.
 
     Mean, standard deviation, skewness and kurtosis, which the paper compares nucleus by nucleus
     (`wsisr.evaluation.texture`), and the root mean square step between neighbours. They are what a
     pathologist reads chromatin by; windows of a fixed size mix it with what lies around. The
     nuclei are those that the classical segmenter finds in the reference, so an image gains nothing
-    by hiding or inventing any. Zero where there are none.
+    by hiding or inventing any. Zero where there are none. `mpp` is that of both, in um/px; crops
+    of another magnification are near enough to it.
 
     Raises:
         UsageError: OpenCV or numba is missing; see `nuclear_segmenter`.
@@ -430,13 +431,13 @@ class ImageLoss:
         deviation: of `deviation_l1`.
         spectrum: of `spectrum_l1`.
         statistics: of `statistics_l1`.
-        nuclear: of `nuclear_l1`.
+        nuclear: of `nuclear_features_l1`.
         perceptual: of `perceptual_distance`; needs its weights, see there.
         adversarial: of the hinge loss of a discriminator, the rival.
         features: of `feature_l1` on that discriminator; for the patch rival.
         grid: of `grid_penalty`.
         mesh: of `mesh_penalty`.
-        adversarial_from: iteration at which those two set in.
+        adversarial_from: iteration at which `adversarial` and `features` set in.
         rival: `patch` (`PatchDiscriminator`) or `projected` (`ProjectedDiscriminator`).
         rival_width: channels of its first layers.
         at: {scale: other weights there}. How much of the detail a scan has can be placed differs
@@ -499,7 +500,7 @@ class ImageLoss:
             "spectrum": spectrum_l1(image, hr),
             # the dear ones to compute, hence only where they count
             "statistics": statistics_l1(image, hr) if self.statistics else none,
-            "nuclear": nuclear_l1(image, hr) if self.nuclear else none,
+            "nuclear": nuclear_features_l1(image, hr) if self.nuclear else none,
             "mesh": mesh_penalty(image, hr) if self.mesh else none,
             "perceptual": perceptual_distance(image, hr) if self.perceptual else none,
         }

@@ -37,7 +37,7 @@ from train.losses import (
     feature_l1,
     grid_penalty,
     mesh_penalty,
-    nuclear_l1,
+    nuclear_features_l1,
     perceptual_distance,
     spectrum_l1,
     spread_l1,
@@ -435,16 +435,16 @@ def test_the_nuclear_loss_is_the_papers_metric_and_knows_the_scans_nuclei_alone(
     assert labels.max() == 2
     own, reference = (nuclear_features(x, labels)[0] for x in (sr, hr))
     expected = np.abs(own - reference).sum(1).mean()
-    found = 255 * float(nuclear_l1(pale, scan))
+    found = 255 * float(nuclear_features_l1(pale, scan))
     # plus the step between neighbours, which the paper counts with texture
     assert expected == pytest.approx(found, rel=0.02, abs=0.3)
-    assert float(nuclear_l1(scan, scan)) == 0
-    assert float(nuclear_l1(invented, scan)) < 0.2 * float(nuclear_l1(pale, scan))
-    assert float(nuclear_l1(hidden, scan)) > float(nuclear_l1(pale, scan))
+    assert float(nuclear_features_l1(scan, scan)) == 0
+    assert float(nuclear_features_l1(invented, scan)) < 0.2 * float(nuclear_features_l1(pale, scan))
+    assert float(nuclear_features_l1(hidden, scan)) > float(nuclear_features_l1(pale, scan))
     glass = torch.full((2, 3, 128, 128), 0.93)
-    assert float(nuclear_l1(glass, glass)) == 0
+    assert float(nuclear_features_l1(glass, glass)) == 0
     flat = torch.full_like(scan, 0.5).requires_grad_()
-    nuclear_l1(flat, scan).backward()
+    nuclear_features_l1(flat, scan).backward()
     assert flat.grad is not None
     assert bool(flat.grad.isfinite().all())
     assert float(flat.grad.abs().max()) > 0
