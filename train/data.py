@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -39,6 +40,8 @@ CORRUPT = 0.01
 
 MAGNIFIED = 0.5
 """Part of the crops that `random_crops` magnifies, where it is told to."""
+ENLARGED = 0.15
+"""And the part that it enlarges."""
 
 T = TypeVar("T")
 _part: ContextVar[int] = ContextVar("part of the global batch", default=0)
@@ -255,7 +258,12 @@ class _Keys(Sampler[tuple[int, int]]):
 
 
 def random_crops(
-    tiles: TileSet, rng: np.random.Generator, batch: int, crop: int, magnification: float = 1.0
+    tiles: TileSet,
+    rng: np.random.Generator,
+    batch: int,
+    crop: int,
+    magnification: float = 1.0,
+    enlargement: float = 1.0,
 ) -> Tensor:
     """Random crops with random flips and quarter turns.
 
@@ -266,6 +274,9 @@ def random_crops(
         crop: side in px.
         magnification: half of the crops are taken up to so many times larger and reduced, with an
             antialiasing filter: nuclei of other sizes, under optics that are sharper per pixel.
+        enlargement: some (`ENLARGED`) are taken up to so many times smaller, in logarithms, and
+            interpolated: empty magnification, as of scans that record more pixels than their optics
+            resolve, where the right answer to a smooth image is a smooth image.
 
     Returns:
         (batch, 3, crop, crop) float32 in [0, 1].
@@ -283,6 +294,8 @@ def random_crops(
         side = crop
         if magnification > 1 and rng.random() < MAGNIFIED:
             side = round(crop * rng.uniform(1, magnification))
+        if enlargement > 1 and rng.random() < ENLARGED:
+            side = math.ceil(crop / enlargement ** rng.random())
         y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
         patch = np.rot90(tile[y : y + side, x : x + side], int(rng.integers(4)))
         patch = patch[:, ::-1] if rng.integers(2) else patch

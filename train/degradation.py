@@ -36,6 +36,9 @@ RESTAINED = 0.5  # and whose stain `vary_stain` does
 GROUP = 4  # images of a batch that share the size and filter of a random resize
 SUBSAMPLINGS = (0, 1, 2)  # Pillow's numbers of 4:4:4, 4:2:2, 4:2:0
 
+HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
+"""Optical densities of the dyes in red, green and blue, up to a factor (Ruifrok, Johnston 2001)."""
+
 Floats = NDArray[np.float64]
 
 
@@ -114,6 +117,42 @@ def vary_stain(hr: Tensor, rng: np.random.Generator, amount: float) -> Tensor:
     powers = rng.uniform(-reach, reach, (batch, 1)) + rng.uniform(-reach, reach, (batch, 3)) / 3
     exponents = np.where(chosen[:, None], np.exp(powers), 1.0).astype(np.float32)
     return hr ** torch.from_numpy(exponents)[:, :, None, None]
+
+
+def vary_dyes(hr: Tensor, rng: np.random.Generator, part: float) -> Tensor:
+    """Show a part of a batch in other dyes than haematoxylin and eosin.
+
+    Colour deconvolution tells how much of both dyes lies at each pixel, and the same amounts of two
+    drawn ones are put in their place: the shapes stay those of H&E, the colours come to be those of
+    immunohistochemistry, trichromes or a single dye. What neither dye explains stays as it is.
+
+    Args:
+        hr: (B, 3, H, W) float in [0, 1], white is 1.
+        rng: where randomness comes from; consumed in the same way whatever the content.
+        part: of the images, in [0, 1].
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+    batch = len(hr)
+    chosen = np.flatnonzero(rng.random(batch) < part)
+    drawn = np.abs(rng.standard_normal((batch, 2, 3)))[chosen]
+    if not len(chosen):
+        return hr
+    residual = np.cross(HAEMATOXYLIN, EOSIN)
+    dyes = _unit(np.array([HAEMATOXYLIN, EOSIN, residual]))
+    others = _unit(np.concatenate([drawn, np.repeat(residual[None, None], len(chosen), 0)], 1))
+    change = torch.from_numpy((np.linalg.inv(dyes) @ others).astype(np.float32)).to(hr.device)
+    density = -hr[chosen].clamp_min(1 / 255).log()
+    hr = hr.clone()
+    hr[chosen] = torch.einsum("bchw,bcd->bdhw", density, change).neg().exp().clamp(0, 1)
+    return hr
+
+
+def _unit(vectors: Floats) -> Floats:
+    """Vectors (..., 3), each of length 1."""
+    lengths: Floats = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / lengths
 
 
 def _scanner(hr: Tensor, scale: int, rng: np.random.Generator) -> Tensor:

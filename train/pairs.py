@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from train.data import Feed, TileSet, batch_rng, part, random_crops
-from train.degradation import degrade, vary_sharpness, vary_stain
+from train.degradation import degrade, vary_dyes, vary_sharpness, vary_stain
 from train.loop import LoopConfig
 
 
@@ -25,7 +25,10 @@ class PairConfig:
         degradation: see `train.degradation.degrade`.
         sharpness: range of amounts for `train.degradation.vary_sharpness`; none at (0, 0).
         magnification: see `train.data.random_crops`; none at 1.
+        enlargement: that of `train.data.random_crops`, per scale: at 2 an input may have twice the
+            pixels a side that its optics resolve; none at 0.
         stain: largest factor of `train.degradation.vary_stain`; none at 1.
+        dyes: part of the crops that `train.degradation.vary_dyes` gives other dyes.
         loop: see `LoopConfig`.
     """
 
@@ -36,7 +39,9 @@ class PairConfig:
     degradation: str = "scanner"
     sharpness: tuple[float, float] = (0.0, 0.0)
     magnification: float = 1.0
+    enlargement: float = 0.0
     stain: float = 1.0
+    dyes: float = 0.0
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -63,9 +68,12 @@ def make_pair(config: PairConfig, tiles: TileSet, iteration: int) -> tuple[Tenso
     """
     rng = batch_rng(config.loop.seed, iteration, part())
     scale = draw_scale(config.loop.seed, iteration, config.scales, config.scale_weights)
-    hr = random_crops(tiles, rng, config.batch, config.crop, config.magnification)
+    enlargement = config.enlargement * scale
+    hr = random_crops(tiles, rng, config.batch, config.crop, config.magnification, enlargement)
     if any(config.sharpness):
         hr = vary_sharpness(hr, rng, config.sharpness)
     if config.stain > 1:
         hr = vary_stain(hr, rng, config.stain)
+    if config.dyes:
+        hr = vary_dyes(hr, rng, config.dyes)
     return degrade(hr, scale, rng, config.degradation), hr, scale

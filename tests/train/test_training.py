@@ -17,8 +17,18 @@ from torch import nn
 
 from tests.train import small
 from train.checkpoint import load_checkpoint, save_checkpoint
-from train.data import batch_rng, load_tiles, random_crops, set_part, to_tensor
-from train.degradation import KINDS, agree, degrade, upsample, vary_sharpness, vary_stain
+from train.data import ENLARGED, batch_rng, load_tiles, random_crops, set_part, to_tensor
+from train.degradation import (
+    EOSIN,
+    HAEMATOXYLIN,
+    KINDS,
+    agree,
+    degrade,
+    upsample,
+    vary_dyes,
+    vary_sharpness,
+    vary_stain,
+)
 from train.errors import CheckpointError, DataError
 from train.loop import LoopConfig, TrainingDivergedError, _Logs, learning_rate, train
 from train.pairs import PairConfig, pair_feed
@@ -61,6 +71,35 @@ def test_magnified_crops_are_reduced_tissue(tiles: Path) -> None:
     torch.testing.assert_close(crops.mean((0, 2, 3)), mean, atol=0.05, rtol=0)
     with pytest.raises(DataError, match="smaller than a crop of 256 px times 9"):
         random_crops(loaded, batch_rng(0, 0), 1, 256, 9)
+
+
+def test_enlarged_crops_are_smooth(tiles: Path) -> None:
+    loaded = load_tiles(tiles / "train")
+    crops = random_crops(loaded, batch_rng(0, 0), 200, 32, enlargement=16)
+    steps = crops.diff(dim=3).abs().mean((1, 2, 3))
+    usual = random_crops(loaded, batch_rng(0, 0), 200, 32).diff(dim=3).abs().mean((1, 2, 3))
+    smooth = float((steps < usual.min() / 2).float().mean())
+    assert ENLARGED / 3 < smooth < ENLARGED * 1.5
+
+
+def test_dyes_change_and_their_amounts_stay() -> None:
+    generator = torch.Generator().manual_seed(0)
+    amounts = torch.rand(60, 2, 8, 8, generator=generator)
+    dyes = torch.tensor((HAEMATOXYLIN, EOSIN))
+    dyes = dyes / dyes.norm(dim=1, keepdim=True)
+    hr = (-torch.einsum("bkhw,kc->bchw", amounts, dyes)).exp()
+    varied = vary_dyes(hr, np.random.default_rng(0), 0.5)
+    kept = (varied == hr).flatten(1).all(1)
+    assert 0.3 < float(kept.float().mean()) < 0.7
+    for image, amount in zip(varied[~kept], amounts[~kept], strict=True):
+        # two dyes explain the image, and they are dyes: of positive density, of length 1
+        density = -image.clamp_min(1e-6).log().flatten(1)
+        found = torch.linalg.lstsq(amount.flatten(1).T, density.T)
+        assert float((amount.flatten(1).T @ found.solution - density.T).abs().max()) < 1e-3
+        torch.testing.assert_close(found.solution.norm(dim=1), torch.ones(2), atol=1e-3, rtol=0)
+        assert float(found.solution.min()) > -1e-3
+    assert torch.equal(varied, vary_dyes(hr, np.random.default_rng(0), 0.5))
+    assert torch.equal(hr, vary_dyes(hr, np.random.default_rng(0), 0.0))
 
 
 def test_stain_varies_by_factors_of_optical_density() -> None:
