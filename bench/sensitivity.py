@@ -42,11 +42,12 @@ ALARMS: dict[str, Callable[[float], bool]] = {
     "hed_shift": lambda v: v > 0.012,
     "hf_db": lambda v: abs(v) > 2,
     "comb_db": lambda v: v > 4,
+    "mesh_share": lambda v: v > 0.01,
     "lr_rmse": lambda v: v > 5,
 }
 LIMITS = (
     "PSNR < 20, SSIM < 0.75, precision < 0.95, recall < 0.93, PQ < 0.85, stain shift > 0.012, "
-    "|high frequencies| > 2 dB, comb > 4 dB, LR RMSE > 5"
+    "|high frequencies| > 2 dB, comb > 4 dB, meshes > 0.01, LR RMSE > 5"
 )
 
 
@@ -136,6 +137,15 @@ def grid(tile: Tile) -> Image:
     return _to_uint8(out)
 
 
+def meshed(tile: Tile) -> Image:
+    """Return the tile with a mesh of 4 px, 8 grey levels deep, on one place of 96x96 px."""
+    wave = np.tile((8.0, 0.0, -8.0, 0.0), 24)
+    y, x = (int(tile.random.integers(0, size - 95)) for size in tile.hr.shape[:2])
+    out = tile.hr.astype(np.float32)
+    out[y : y + 96, x : x + 96] += (wave[:, None] + wave)[..., None]
+    return _to_uint8(out)
+
+
 FAULTS: dict[str, Callable[[Tile], Image]] = {
     "HR itself": unharmed,
     "bicubic x4": bicubic,
@@ -145,6 +155,7 @@ FAULTS: dict[str, Callable[[Tile], Image]] = {
     "foreign texture": foreign_texture,
     "stain shift": restained,
     "8 px grid": grid,
+    "4 px mesh on one place": meshed,
 }
 
 

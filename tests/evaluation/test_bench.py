@@ -70,6 +70,7 @@ def test_every_fault_is_noticed_and_the_scan_raises_no_alarm(data_dir: Path, lim
     assert "nuclei_precision" in result.caught_by["10 % invented"]
     assert "hed_shift" in result.caught_by["stain shift"]
     assert "comb_db" in result.caught_by["8 px grid"]
+    assert result.caught_by["4 px mesh on one place"] == ["mesh_share"]
     assert "lr_rmse" in result.caught_by["1 px shift"]
     assert "hf_db" in result.caught_by["bicubic x4"]
     # what the paper's texture measure cannot see, and why agreement is reported beside it

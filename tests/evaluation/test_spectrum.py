@@ -63,10 +63,28 @@ def test_a_grid_of_any_period_stands_out(tiles: list[Image], period: int) -> Non
         assert spectrum.comb_level_db(marked) > spectrum.comb_level_db(hr)
 
 
+def test_a_mesh_on_one_place_is_counted_and_tissue_has_none(tiles: list[Image]) -> None:
+    for hr in tiles:
+        assert spectrum.mesh_share(hr) <= 0.004
+        wave = np.tile((10.0, 0.0, -10.0, 0.0), 24)
+        marked = hr.astype(float)
+        marked[64:160, 96:192] += (wave[:, None] + wave)[..., None]
+        rows, columns = (side // 32 for side in hr.shape[:2])
+        share = spectrum.mesh_share(np.clip(marked, 0, 255).astype(np.uint8))
+        assert 5 <= round(share * rows * columns) <= 9 + 1
+
+
+@pytest.mark.parametrize(("period", "expected"), [(4, 1.0), (3, 0.0), (5.5, 0.0), (8, 0.0)])
+def test_a_mesh_is_one_of_four_pixels(period: float, expected: float) -> None:
+    assert spectrum.mesh_share(wave(1 / period, 20)) == expected
+
+
 def test_flat_or_small_images_have_no_value() -> None:
     flat = np.full((64, 64, 3), 200, np.uint8)
     assert np.isnan(spectrum.hf_db(flat, flat))
     assert np.isnan(spectrum.comb_db(flat[:16, :16], flat[:16, :16]))
     assert spectrum.comb_db(flat, flat) == 0.0
+    assert spectrum.mesh_share(flat) == 0.0
+    assert np.isnan(spectrum.mesh_share(flat[:16, :16]))
     with pytest.raises(UsageError, match="at least 2 px"):
         spectrum.comb_db(flat, flat, periods=(1,))

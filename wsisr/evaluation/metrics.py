@@ -447,6 +447,15 @@ _LEARNED = (
         lambda s: spectrum.strongest_comb_db(s.combs),
         _ALONE,
     ),
+    Metric(
+        "mesh_share",
+        "meshes in SR",
+        "lower",
+        "share of 32 px windows with more than 0.35 of the detail finer than 6.5 px in a mesh of "
+        "4 px, at 0.8 grey levels or more; BT.601 luma, Hann window; needs no reference",
+        lambda s: spectrum.mesh_share(s.sr),
+        _ALONE,
+    ),
 )
 _BOTH_NUCLEI: frozenset[Need] = frozenset({"hr", "sr_nuclei"})
 _NUCLEAR = (

@@ -34,7 +34,7 @@ GROUPS = {
         "nuclei_recall", "nuclei_precision", "nuclei_pq", "nuclei_count_difference",
         "nuclei_area_difference", "l1_texture", "l1_intensity",
     ),
-    "Stain, blur and grids": ("hed_shift", "hf_db", "comb_db", "comb_level_db"),
+    "Stain, blur and grids": ("hed_shift", "hf_db", "comb_db", "comb_level_db", "mesh_share"),
 }  # fmt: skip
 """Rows of the summary under headings; other measures stand under a heading of their own."""
 _STYLE = """

@@ -26,6 +26,14 @@ COMB_PERIODS = (8, 16, 32, 64)
 """Pixels: the grids that codecs, latent decoders and window attention can leave inside a tile."""
 MIN_COMB_REPEATS = 4
 """Periods that must fit into the image for its comb to be told from its texture."""
+MESH_PERIOD = 4
+"""Pixels: the mesh that decoders of four or eight pixels a latent leave where they are unsure."""
+MESH_WINDOW = 32
+"""Pixels a side of the windows a mesh is looked for in: about one nucleus at 0.25 um/px."""
+MESH_SHARE = 0.35
+"""Of a window's fine power, from which on a mesh is what an eye sees there."""
+MESH_CONTRAST = 0.8
+"""Grey levels, root mean square, under which detail is too faint to be a mesh."""
 _FLOOR = 1e-12
 
 Combs = Mapping[tuple[str, int], tuple[float, float]]
@@ -125,6 +133,44 @@ def comb_energies(image: Image, periods: Sequence[int] = COMB_PERIODS) -> Combs:
         for period in periods
         if profile.size >= MIN_COMB_REPEATS * period
     }
+
+
+def mesh_share(image: Image) -> float:
+    """Return the share of 32 px windows whose fine detail is a mesh of 4 px; needs no reference.
+
+    Fine detail is luma of periods under 6.5 px along rows or columns, under a Hann window; it is a
+    mesh where more than 0.35 of its power lies in rows or columns of 4 px, and it has at least 0.8
+    grey levels. Real tissue has a few such windows in ten thousand. NaN where no window fits.
+    Raises `UsageError` for anything but uint8 RGB.
+    """
+    check_image(image, "the image")
+    size = MESH_WINDOW
+    rows, columns = (side // size for side in image.shape[:2])
+    if not rows * columns:
+        return float("nan")
+    plane = luma(image)[: rows * size, : columns * size]
+    windows = plane.reshape(rows, size, columns, size).swapaxes(1, 2).reshape(-1, size, size)
+    taper = _hann(size, size)
+    spectra = sp_fft.rfft2((windows - windows.mean((1, 2), keepdims=True)) * taper)
+    power = (spectra.real**2 + spectra.imag**2).reshape(len(windows), -1)
+    fine, mesh = (power @ weights for weights in _mesh_weights())
+    # Parseval: the sum of squares over the taper's own
+    contrast = np.sqrt(fine / (size**2 * np.square(taper).sum()))
+    found = (mesh > MESH_SHARE * fine) & (contrast >= MESH_CONTRAST)
+    return float(found.mean())
+
+
+@lru_cache(maxsize=1)
+def _mesh_weights() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return what each bin of a window's half spectrum counts in fine detail, and in a mesh."""
+    size = MESH_WINDOW
+    row = np.abs(np.fft.fftfreq(size, 1 / size))[:, None]
+    column = np.arange(size // 2 + 1)[None]
+    longer, shorter = np.maximum(row, column), np.minimum(row, column)
+    sides = _both_halves(size)
+    fine = (longer >= 5) * sides
+    mesh = (np.abs(longer - size / MESH_PERIOD) <= 1) * (shorter <= 1) * sides
+    return fine.ravel().astype(np.float32), mesh.ravel().astype(np.float32)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
