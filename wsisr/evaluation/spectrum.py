@@ -148,7 +148,8 @@ def mesh_share(image: Image) -> float:
     rows, columns = (side // size for side in image.shape[:2])
     if not rows * columns:
         return float("nan")
-    plane = luma(image)[: rows * size, : columns * size]
+    # single precision: shares to two figures, at half the time
+    plane = luma(image)[: rows * size, : columns * size].astype(np.float32)
     windows = plane.reshape(rows, size, columns, size).swapaxes(1, 2).reshape(-1, size, size)
     taper = _hann(size, size)
     spectra = sp_fft.rfft2((windows - windows.mean((1, 2), keepdims=True)) * taper)
