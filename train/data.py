@@ -40,7 +40,7 @@ CORRUPT = 0.01
 
 MAGNIFIED = 0.5
 """Part of the crops that `random_crops` magnifies, where it is told to."""
-ENLARGED = 0.15
+ENLARGED = 0.05
 """And the part that it enlarges."""
 
 T = TypeVar("T")
