@@ -37,7 +37,8 @@ GROUP = 4  # images of a batch that share the size and filter of a random resize
 SUBSAMPLINGS = (0, 1, 2)  # Pillow's numbers of 4:4:4, 4:2:2, 4:2:0
 
 HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
-"""Optical densities of the dyes in red, green and blue, up to a factor (Ruifrok, Johnston 2001)."""
+"""Optical densities of the dyes in red, green and blue, up to a factor (Ruifrok, Johnston 2001):
+those of `wsisr.evaluation.stain`, which needs OpenCV and numba, and trainings do without."""
 
 Floats = NDArray[np.float64]
 

@@ -71,7 +71,8 @@ def test_a_mesh_on_one_place_is_counted_and_tissue_has_none(tiles: list[Image]) 
         marked[64:160, 96:192] += (wave[:, None] + wave)[..., None]
         rows, columns = (side // 32 for side in hr.shape[:2])
         share = spectrum.mesh_share(np.clip(marked, 0, 255).astype(np.uint8))
-        assert 5 <= round(share * rows * columns) <= 9 + 1
+        # nine squares hold it; their own detail may hide it in some, and one may be the scan's
+        assert 5 <= round(share * rows * columns) <= 10
 
 
 @pytest.mark.parametrize(("period", "expected"), [(4, 1.0), (3, 0.0), (5.5, 0.0), (8, 0.0)])

@@ -33,6 +33,7 @@ from train.errors import CheckpointError, DataError
 from train.loop import LoopConfig, TrainingDivergedError, _Logs, learning_rate, train
 from train.pairs import PairConfig, pair_feed
 from train.shards import ShardWriter, find_tiles
+from wsisr.evaluation.stain import RGB_FROM_HED
 from wsisr.models.restoration import SwinIR
 
 
@@ -85,6 +86,7 @@ def test_enlarged_crops_are_smooth(tiles: Path) -> None:
 def test_dyes_change_and_their_amounts_stay() -> None:
     generator = torch.Generator().manual_seed(0)
     amounts = torch.rand(60, 2, 8, 8, generator=generator)
+    assert np.array_equal(RGB_FROM_HED[:2], (HAEMATOXYLIN, EOSIN))
     dyes = torch.tensor((HAEMATOXYLIN, EOSIN))
     dyes = dyes / dyes.norm(dim=1, keepdim=True)
     hr = (-torch.einsum("bkhw,kc->bchw", amounts, dyes)).exp()
