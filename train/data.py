@@ -213,7 +213,10 @@ class Feed(Generic[T]):
     def __call__(self, iteration: int) -> T:
         """The batch of this iteration and the present part, in pinned memory beside a GPU."""
         if not self._workers:
-            return self._make(iteration)
+            # a step runs under autocast; the worker processes do not, and images need more than
+            # half precision anyway
+            with torch.autocast("cpu", enabled=False):
+                return self._make(iteration)
         here = (iteration, part())
         if self._next != here:
             self._start(here)

@@ -63,6 +63,18 @@ def test_processes_make_the_batches_that_would_be_made_without_them(tiles: Path)
     set_part(0)
 
 
+def test_batches_are_made_in_full_precision(tiles: Path) -> None:
+    # on a CPU the autocast of a step reaches what makes its batch
+    loop = LoopConfig()
+    config = PairConfig(8, 32, (2,), (1.0,), sharpness=(0.0, 1.0), dyes=0.5, loop=loop)
+    feed = pair_feed(config, load_tiles(tiles / "train"), 0)
+    low, high, _ = feed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        low_within, high_within, _ = feed(0)
+    assert torch.equal(low, low_within)
+    assert torch.equal(high, high_within)
+
+
 def test_magnified_crops_are_reduced_tissue(tiles: Path) -> None:
     loaded = load_tiles(tiles / "train")
     # the tiles' mean colour stays, and half of the crops are those taken without
