@@ -332,10 +332,11 @@ def _labelled(text: str) -> tuple[str, str]:
     return label.strip(), rest
 
 
-def resolve_method(target: str, device: str) -> Method:
+def resolve_method(target: str, device: str, precision: str | None = None) -> Method:
     """Return the upscaling function of a method; see the module's text for names.
 
-    Raises `ModelError` for a model that is not there or broken.
+    `precision` is of a model's networks, None what `wsisr upscale` takes on this machine. Raises
+    `ModelError` for a model that is not there or broken.
     """
     if target == "bicubic":
         return lambda lr, scale, *_: bicubic_upsample(lr, scale)
@@ -348,7 +349,8 @@ def resolve_method(target: str, device: str) -> Method:
     from wsisr.engine import upscale_array
     from wsisr.models import load_upscaler
 
-    model = load_upscaler(target, device=device)
+    settings = {"precision": precision} if precision else {}
+    model = load_upscaler(target, device=device, settings=settings)
     return lambda lr, scale, *_: upscale_array(lr, scale, model=model)
 
 
@@ -411,6 +413,7 @@ def run(
     device: str = "cpu",
     only: Sequence[str] | None = None,
     *,
+    precision: str | None = None,
     intervals: bool = False,
     per_slide: bool = False,
     segmenter: Segmenter | None = None,
@@ -440,7 +443,7 @@ def run(
     for item in contenders:
         broken: dict[str, str] = {}
         try:
-            method = resolve_method(item.target, device)
+            method = resolve_method(item.target, device, precision)
         except WsisrError as error:
             broken[""] = str(error)
         for each in data:
@@ -535,6 +538,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--per-slide", action="store_true", help="a line for each slide as well")
     add("--segmenter", choices=segmenters.NAMES, default="classical", help="of nuclei")
     add("--device", default="cpu")
+    add("--precision", choices=("fp32", "bf16", "fp16"), help="default: bf16 where fast, else fp32")
     add("--markdown", type=Path, default=None, help="write the table here")
     add("--csv", type=Path, default=None, help="write one line a figure here")
     add("--json", type=Path, default=None, help="write the result here")
@@ -550,6 +554,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.limit,
             options.device,
             only,
+            precision=options.precision,
             intervals=options.intervals,
             per_slide=options.per_slide,
             segmenter=segmenters.choose(options.segmenter),

@@ -177,7 +177,7 @@ def test_best_and_second_or_worst_are_marked_by_each_measures_direction() -> Non
 def test_a_model_that_fails_on_a_tile_leaves_the_others_standing(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def resolve(target: str, device: str) -> quality.Method:
+    def resolve(target: str, device: str, precision: str | None) -> quality.Method:
         def method(lr: np.ndarray, scale: int, *_: object) -> np.ndarray:
             if scale == 8:
                 raise UsageError("only a scale of 4 is known to it")
@@ -195,6 +195,18 @@ def test_a_model_that_fails_on_a_tile_leaves_the_others_standing(
     )
     assert made.json()["methods"].keys() == {"x x4"}
     assert made.json()["not_run"] == {"x x8": "only a scale of 4 is known to it"}
+
+
+def test_the_precision_of_a_model_can_be_said(folders: tuple[Path, Path]) -> None:
+    # by default it depends on the machine, and figures with it
+    lr = area_downsample(read_image(folders[1] / "a.png"), 4)
+    data, tile = DataSet("d", folders[1]), folders[1] / "a.png"
+    full, half = (
+        quality.resolve_method("plain", "cpu", precision)(lr, 4, data, tile)
+        for precision in ("fp32", "bf16")
+    )
+    assert not np.array_equal(full, half)
+    assert np.abs(full.astype(int) - half).mean() < 1
 
 
 def test_ready_results_lie_by_data_set_and_scale(
