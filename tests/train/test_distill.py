@@ -39,6 +39,7 @@ from train.losses import (
     mesh_penalty,
     nuclear_features_l1,
     perceptual_distance,
+    shapes_l1,
     spectrum_l1,
     spread_l1,
     statistics_l1,
@@ -280,6 +281,23 @@ def test_statistics_see_how_sparse_detail_is_and_not_where() -> None:
     assert float(statistics_l1(soft, images[0])) > 5 * elsewhere
     flat = torch.full((2, 3, 64, 64), 0.9, requires_grad=True)
     statistics_l1(flat, flat.detach() * 0.5).backward()
+    assert flat.grad is not None
+    assert bool(flat.grad.isfinite().all())
+
+
+def test_shapes_see_how_sparse_detail_is_and_little_else() -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1, 2)]
+    grain, other, strong = (torch.randn(8, 1, 128, 128, generator=g) for g in generators)
+    # the same places, some of them of thrice the contrast
+    strong = strong * (1 + 2 * (strong.abs() > 2))
+    images = [0.5 + 0.05 * (x / x.std()).expand(-1, 3, -1, -1) for x in (grain, other, strong)]
+    assert float(shapes_l1(images[0], images[0])) == 0
+    elsewhere = float(shapes_l1(images[1], images[0]))
+    fainter = 0.5 + (images[1] - 0.5) * 0.7
+    assert float(shapes_l1(fainter, images[0])) < 3 * elsewhere
+    assert float(shapes_l1(images[2], images[0])) > 5 * elsewhere
+    flat = torch.full((2, 3, 64, 64), 0.9, requires_grad=True)
+    shapes_l1(flat, flat.detach() * 0.5).backward()
     assert flat.grad is not None
     assert bool(flat.grad.isfinite().all())
 
