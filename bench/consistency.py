@@ -33,7 +33,7 @@ def run(
     device = pick_device(None)
     table = {}
     for mode in modes:
-        loaded = load_upscaler(model, device=device, settings={"consistency": mode})
+        loaded = load_upscaler(model, device=device, settings={"consistency": mode}, scale=scale)
         differing, total, decibels = 0, 0, []
         for path in tiles:
             hr = read_image(path)

@@ -332,11 +332,13 @@ def _labelled(text: str) -> tuple[str, str]:
     return label.strip(), rest
 
 
-def resolve_method(target: str, device: str, precision: str | None = None) -> Method:
+def resolve_method(
+    target: str, device: str, precision: str | None = None, scale: float | None = None
+) -> Method:
     """Return the upscaling function of a method; see the module's text for names.
 
-    `precision` is of a model's networks, None what `wsisr upscale` takes on this machine. Raises
-    `ModelError` for a model that is not there or broken.
+    `precision` is of a model's networks, None what `wsisr upscale` takes on this machine; `scale`
+    the one that it will be used at. Raises `ModelError` for a model that is not there or broken.
     """
     if target == "bicubic":
         return lambda lr, scale, *_: bicubic_upsample(lr, scale)
@@ -350,7 +352,7 @@ def resolve_method(target: str, device: str, precision: str | None = None) -> Me
     from wsisr.models import load_upscaler
 
     settings = {"precision": precision} if precision else {}
-    model = load_upscaler(target, device=device, settings=settings)
+    model = load_upscaler(target, device=device, settings=settings, scale=scale)
     return lambda lr, scale, *_: upscale_array(lr, scale, model=model)
 
 
@@ -441,13 +443,13 @@ def run(
     rows: list[Row] = []
     drawn: dict[str, list[str]] = {}
     for item in contenders:
-        broken: dict[str, str] = {}
-        try:
-            method = resolve_method(item.target, device, precision)
-        except WsisrError as error:
-            broken[""] = str(error)
-        for each in data:
-            for scale in scales:
+        for scale in scales:
+            broken: dict[str, str] = {}
+            try:
+                method = resolve_method(item.target, device, precision, scale)
+            except WsisrError as error:
+                broken[""] = str(error)
+            for each in data:
                 where = (each.label, scale)
                 found: list[TileResult] = []
                 refused: dict[str, str] = dict(broken)
@@ -476,6 +478,7 @@ def run(
         "count": sum(map(len, tiles.values())),
         "scales": list(scales),
         "methods": {item.label: item.target for item in contenders},
+        "precision": precision or "that of `wsisr upscale` on this machine",
     }
     columns = tuple(metric.name for metric in chosen)
     if only and not metrics.GROUPS & set(only):

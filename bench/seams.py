@@ -238,7 +238,7 @@ def main() -> int:
     args = parser.parse_args()
     settings = {"joint": (args.tile, args.overlap)} if args.joint else {}
     tile = block_side(args.tile, args.overlap) if args.joint else args.tile
-    model = load_upscaler(args.model, device=pick_device(None), settings=settings)
+    device = pick_device(None)
     width, height = map(int, args.size.split(","))
     table: dict[str, Any] = {}
     columns = ("gradient", "control", "paired")
@@ -248,6 +248,7 @@ def main() -> int:
     for slide in map(Path, args.slides.split(",")):
         for scale in map(int, args.scales.split(",")):
             name = f"{slide.stem} x{scale}"
+            model = load_upscaler(args.model, device=device, settings=settings, scale=scale)
             try:
                 found = run(slide, scale, model, (width, height), tile, args.overlap)
             except UsageError as error:

@@ -58,7 +58,7 @@ def engine_against_model(
                 overwrite=True,
             )
             plan = plan_run(job, view, find_resolution(job, view).scale)
-            upscaler = load_upscaler(model, device=device)
+            upscaler = load_upscaler(model, device=device, scale=scale)
             batch = default_batch(device)
             windows = [read_window(plan, view, None, w).tissue for w in plan.windows()]
             inputs = [w for w in windows if w is not None]

@@ -38,7 +38,10 @@ def block_rms(squares: NDArray[np.float64]) -> NDArray[np.float64]:
 def run(tiles: Sequence[Path], scale: int, model: str, samples: int) -> dict[str, float]:
     """Correlations, and the mean of deviation and error in grey levels."""
     device = pick_device(None)
-    seeded = [load_upscaler(model, device=device, settings={"seed": k}) for k in range(samples)]
+    seeded = [
+        load_upscaler(model, device=device, settings={"seed": k}, scale=scale)
+        for k in range(samples)
+    ]
     deviations, errors, within = [], [], []
     for path in tiles:
         hr = read_image(path)

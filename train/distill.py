@@ -54,9 +54,11 @@ class DistillConfig(PairConfig):
 
     Attributes:
         teacher: model folder whose parts the student starts from.
+        teacher_scale: factor for which it has them, where some scales have their own.
         restoration: folder of another stage 1 than the teacher's; empty for the teacher's own.
         sampling: fields of `Settings` that the student is trained for, and exported with.
         train_encoder: whether the autoencoder's encoder learns too.
+        train_diffusion: whether UNet and ControlNet learn; what `train.scales` joins shares them.
         guided: let the decoder of a small autoencoder add to the image it starts from, see
             `wsisr.models.guided`.
         stage1: weight of L1 of the restored image; stage 1 is then trained along, for its image and
@@ -69,9 +71,11 @@ class DistillConfig(PairConfig):
     """
 
     teacher: str = ""
+    teacher_scale: float | None = None
     restoration: str = ""
     sampling: dict[str, Any] = field(default_factory=dict)
     train_encoder: bool = False
+    train_diffusion: bool = True
     guided: bool = False
     stage1: float = 0.0
     samples: int = 1
@@ -94,6 +98,7 @@ class Student(nn.Module):
         settings: Settings,
         train_encoder: bool,
         train_stage1: bool,
+        train_diffusion: bool = True,
     ) -> None:
         super().__init__()
         self.restoration = stage1
@@ -101,6 +106,7 @@ class Student(nn.Module):
         self.schedule, self.settings = second.schedule, settings
         self.train().requires_grad_(True)
         cast(nn.Module, self.vae.encoder).requires_grad_(train_encoder)
+        self.diffusion.requires_grad_(train_diffusion)
         self.restoration.requires_grad_(train_stage1)
         self.train_stage1 = train_stage1
         if isinstance(stage1, PlainNet) and stage1.last_detail is not None:
@@ -172,7 +178,9 @@ def fit(config: DistillConfig, run: Run) -> None:
     torch.manual_seed(config.loop.seed)
     accelerator = Accelerator(mixed_precision=config.loop.mixed_precision)
     device = accelerator.device
-    teacher = from_pretrained(Path(config.teacher), settings=config.sampling, device=device)
+    teacher = from_pretrained(
+        Path(config.teacher), settings=config.sampling, device=device, scale=config.teacher_scale
+    )
     second, settings = teacher.second, teacher.settings
     if second is None:
         raise ModelError(
@@ -187,7 +195,14 @@ def fit(config: DistillConfig, run: Run) -> None:
         second = replace(second, vae=GuidedAutoencoderTiny.of(second.vae))
     stage1 = teacher.restoration
     student = channels_last(
-        Student(stage1, second, settings, config.train_encoder, config.stage1 > 0)
+        Student(
+            stage1,
+            second,
+            settings,
+            config.train_encoder,
+            config.stage1 > 0,
+            config.train_diffusion,
+        )
     )
     averaged = copy.deepcopy(student)
     contest = Contest(config.loss)
@@ -251,7 +266,8 @@ def write_model(
     """Write a model folder in half precision, for `wsisr upscale --model`."""
     card = read_card(teacher)
     classes = {name: type(module).__name__ for name, module in parts.items()}
-    card = replace(card, parts=classes, sampling={**card.sampling, **sampling})
+    # one set for all scales: what the teacher has for some of them apart is not part of it
+    card = replace(card, parts=classes, sampling={**card.sampling, **sampling}, at={})
     halves = {name: copy.deepcopy(module).half() for name, module in parts.items()}
     save_pretrained(folder, card, halves, prompt)
 

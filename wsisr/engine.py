@@ -260,7 +260,11 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
         resolution = find_resolution(job, view)
         plan = plan_run(job, view, resolution.scale)
         model = load_upscaler(
-            job.model, device=pick_device(job.device), settings=settings_of(job), base=job.base
+            job.model,
+            device=pick_device(job.device),
+            settings=settings_of(job),
+            base=job.base,
+            scale=plan.scale,
         )
         predict = choose_predict(job, model)
         tissue = find_tissue(job, view)
@@ -370,7 +374,7 @@ def upscale_array(
         overlap = aligned_overlap(tile, overlap, check_exact(scale, lossless=True))
     plan = make_plan(lr.shape[1], lr.shape[0], scale, tile=tile, overlap=overlap)
     if isinstance(model, str):
-        model = load_upscaler(model, device=pick_device(device), settings=settings)
+        model = load_upscaler(model, device=pick_device(device), settings=settings, scale=scale)
     clock = Stopwatch()
     out = np.empty((plan.region.height, plan.region.width, 3), np.uint8)
     blender = CellBlender(plan)

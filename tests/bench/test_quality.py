@@ -177,7 +177,7 @@ def test_best_and_second_or_worst_are_marked_by_each_measures_direction() -> Non
 def test_a_model_that_fails_on_a_tile_leaves_the_others_standing(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def resolve(target: str, device: str, precision: str | None) -> quality.Method:
+    def resolve(target: str, device: str, precision: str | None, at: float) -> quality.Method:
         def method(lr: np.ndarray, scale: int, *_: object) -> np.ndarray:
             if scale == 8:
                 raise UsageError("only a scale of 4 is known to it")

@@ -6,6 +6,7 @@
     unet/         config.json, *.safetensors
     controlnet/   config.json, *.safetensors
     prompt/       prompt.safetensors             the blank prompt's embedding
+    4x/           restoration/, vae/, ...        parts of their own for some scales, see `ModelCard`
 
 A folder with `restoration` alone is a stage-1 model. One with `restoration` and `controlnet` takes
 what it lacks of `unet`, `vae` and `prompt` from its base, a published Stable Diffusion 2.1.
@@ -14,6 +15,7 @@ what it lacks of `unet`, `vae` and `prompt` from its base, a published Stable Di
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -53,6 +55,7 @@ class ModelCard:
         schedule: arguments of `make_schedule`.
         sampling: the model's own values of `Settings` fields.
         base: where parts that the folder lacks come from (see `wsisr.models.base`).
+        at: one of `scales` -> sub-folder with the parts that take the place of the folder's there.
     """
 
     name: str
@@ -61,6 +64,17 @@ class ModelCard:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     base: str | None = None
+    at: Mapping[float, str] = field(default_factory=dict)
+
+    def place(self, folder: Path, part: str, scale: float | None = None) -> Path:
+        """Where a part for a factor is: that of the nearest of `scales`, as a ratio (of two equally
+        near ones the smaller), or the folder's own, as for no factor."""
+        if scale is not None and self.at:
+            nearest = min(sorted(self.scales), key=lambda n: abs(math.log2(n / scale)))
+            own = folder / self.at.get(nearest, "") / part
+            if own.is_dir():
+                return own
+        return folder / part
 
 
 def load_upscaler(
@@ -69,6 +83,7 @@ def load_upscaler(
     device: str | torch.device = "cpu",
     settings: Mapping[str, Any] | None = None,
     base: str | None = None,
+    scale: float | None = None,
 ) -> Upscaler:
     """Load what `--model` names.
 
@@ -78,6 +93,7 @@ def load_upscaler(
         device: where to put it.
         settings: fields of `Settings` that override the model's own.
         base: where a model without UNet and autoencoder takes them from; None is its own base.
+        scale: factor it is to be used at; some models have parts of their own for some.
 
     Raises:
         ModelError: no such model, or a broken one.
@@ -92,14 +108,19 @@ def load_upscaler(
         return Bicubic()
     if name == "restore":
         return from_pretrained(
-            SHIPPED[DEFAULT_MODEL], device=device, settings=overrides | {"fidelity": 1.0}
+            SHIPPED[DEFAULT_MODEL],
+            device=device,
+            settings=overrides | {"fidelity": 1.0},
+            scale=scale,
         )
     if is_file:
         # only here: spandrel is optional
         from wsisr.models.single import load_network
 
         return load_network(Path(name), device=device, settings=overrides)
-    return from_pretrained(find_folder(name), device=device, settings=overrides, base=base)
+    return from_pretrained(
+        find_folder(name), device=device, settings=overrides, base=base, scale=scale
+    )
 
 
 def build_parts(config: str) -> dict[str, nn.Module]:
@@ -135,8 +156,9 @@ def from_pretrained(
     device: str | torch.device = "cpu",
     settings: Mapping[str, Any] | None = None,
     base: str | None = None,
+    scale: float | None = None,
 ) -> DualStage:
-    """Load a model folder; `base` as in `load_upscaler`.
+    """Load a model folder; `base` and `scale` as in `load_upscaler`.
 
     Raises:
         ModelError: names the file or part that is missing, of the wrong shape, not finite, of an
@@ -162,10 +184,10 @@ def from_pretrained(
         chosen = replace(chosen, fidelity=1.0)
     hashes: dict[str, str] = {}
     identity: dict[str, Any] = {"model": card.name, "weights_sha256": hashes}
-    restoration = _load_part(folder, "restoration", card, hashes)
+    restoration = _load_part(folder, "restoration", card, hashes, scale)
     second = None
     if chosen.fidelity < 1:
-        second, base = _second_stage(folder, card, base, hashes)
+        second, base = _second_stage(folder, card, base, hashes, scale)
         if base is not None:
             identity["base"] = base
     return DualStage(restoration, second, chosen, identity, torch.device(device))
@@ -192,6 +214,8 @@ def save_pretrained(
     }
     if card.base is not None:
         content["base"] = card.base
+    if card.at:
+        content["at"] = {f"{scale:g}": place for scale, place in card.at.items()}
     (folder / "model.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -235,6 +259,13 @@ def read_card(folder: Path) -> ModelCard:
     scales = content.get("scales", [])
     if not isinstance(scales, list) or not all(isinstance(n, int | float) for n in scales):
         raise ModelError(f"{file}: `scales` is not a list of numbers")
+    at = content.get("at", {})
+    if not isinstance(at, dict) or not all(_is_name(place) for place in at.values()):
+        raise ModelError(f"{file}: `at` does not name a sub-folder for each scale")
+    if unknown := sorted(set(at) - {f"{scale:g}" for scale in scales}):
+        raise ModelError(f"{file}: `at` names {unknown[0]!r}, which is none of its scales")
+    if at and not all(math.isfinite(scale) and scale > 0 for scale in scales):
+        raise ModelError(f"{file}: `scales` must be above 0")
     for name in ("steps", "start_timestep", "seed"):
         value = content.get("sampling", {}).get(name, 0)
         if not isinstance(value, int) or isinstance(value, bool):
@@ -246,13 +277,21 @@ def read_card(folder: Path) -> ModelCard:
         content.get("schedule", {}),
         content.get("sampling", {}),
         content.get("base"),
+        {float(scale): place for scale, place in at.items()},
     )
 
 
-def _load_part(folder: Path, part: str, card: ModelCard, hashes: dict[str, str]) -> nn.Module:
+def _is_name(place: object) -> bool:
+    """Whether a sub-folder is one, and no way out of the folder."""
+    return isinstance(place, str) and place not in ("", ".", "..") and not set(place) & set("/\\:")
+
+
+def _load_part(
+    folder: Path, part: str, card: ModelCard, hashes: dict[str, str], scale: float | None
+) -> nn.Module:
     if part not in card.parts:
         raise ModelError(f"{folder / 'model.json'}: lists no part `{part}`")
-    place, class_name = folder / part, card.parts[part]
+    place, class_name = card.place(folder, part, scale), card.parts[part]
     if class_name not in PART_CLASSES[part]:
         allowed = ", ".join(PART_CLASSES[part])
         raise ModelError(f"{folder / 'model.json'}: {part} is a {class_name!r}, not {allowed}")
@@ -260,11 +299,15 @@ def _load_part(folder: Path, part: str, card: ModelCard, hashes: dict[str, str])
 
 
 def _second_stage(
-    folder: Path, card: ModelCard, base: str | None, hashes: dict[str, str]
+    folder: Path,
+    card: ModelCard,
+    base: str | None,
+    hashes: dict[str, str],
+    scale: float | None,
 ) -> tuple[SecondStage, str | None]:
     """Stage 2, and the base that parts of it were taken from."""
     own = [part for part in SECOND_STAGE if part in card.parts]
-    parts = {part: _load_part(folder, part, card, hashes) for part in own}
+    parts = {part: _load_part(folder, part, card, hashes, scale) for part in own}
     prompt = None
     if (folder / "prompt").is_dir():
         prompt = load_state(folder / "prompt", hashes).get("prompt")
