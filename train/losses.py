@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wsisr.errors import UsageError
@@ -206,16 +207,71 @@ def nuclear_features_l1(a: Tensor, b: Tensor, mpp: float = 0.25) -> Tensor:
         UsageError: OpenCV or numba is missing; see `nuclear_segmenter`.
     """
     segmenter = nuclear_segmenter()
-    levels = (b.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     labels, count = [], 0
-    for image in levels:
-        found = segmenter.segment(np.ascontiguousarray(image), mpp).astype(np.int64)
+    for image in _levels(b):
+        found = segmenter.segment(image, mpp).astype(np.int64)
         labels.append(np.where(found > 0, found + count, 0))
         count += int(found.max(initial=0))
     if not count:
         return a.new_zeros(())
     ids = torch.from_numpy(np.stack(labels)).to(a.device)
     return (_nuclear(a, ids, count) - _nuclear(b, ids, count)).abs().mean(1).sum() / 255
+
+
+def unmatched_nuclei(a: Tensor, b: Tensor, mpp: float = 0.25) -> Tensor:
+    """How much stain makes nuclei of an image that the reference lacks, or hides nuclei of it.
+
+    The nuclei of both that `wsisr.evaluation.nuclei.agreement` leaves without a match, found by the
+    reference's threshold as `nuclei_precision` and `nuclei_recall` find them: in an invented one,
+    the haematoxylin density by which the image exceeds the reference; in a lost one, by which it
+    falls short. Means over each nucleus, their sum over the number of nuclei in the reference.
+    Nuclei are sought in the image as it is, with no gradient; the densities, blurred as for the
+    search, have one. `mpp` in um/px.
+
+    Raises:
+        UsageError: OpenCV or numba is missing; see `nuclear_segmenter`.
+    """
+    segmenter = nuclear_segmenter()
+    from wsisr.evaluation.nuclei import agreement
+
+    images, references = (_levels(batch) for batch in (a, b))
+    invented, lost = np.zeros((2, *images.shape[:3]), np.float32)
+    count = 0
+    for n, (image, reference) in enumerate(zip(images, references, strict=True)):
+        nuclei = segmenter.against(reference, mpp)
+        found = nuclei.find(image)
+        unmatched = agreement(found, nuclei.labels)
+        count += nuclei.count
+        for weight, labels, which in (
+            (invented, found, unmatched.invented()),
+            (lost, nuclei.labels, unmatched.lost()),
+        ):
+            share = np.zeros(int(labels.max(initial=0)) + 1, np.float32)
+            share[which] = 1 / np.bincount(labels.ravel(), minlength=share.size)[which]
+            weight[n] = share[labels]
+    excess = _haematoxylin(a, segmenter.blur_um / mpp) - _haematoxylin(b, segmenter.blur_um / mpp)
+    more, less = (torch.from_numpy(weight).to(a.device) for weight in (invented, lost))
+    return ((more * F.relu(excess) + less * F.relu(-excess)).sum()) / max(count, 1)
+
+
+def _levels(x: Tensor) -> NDArray[np.uint8]:
+    """(B, 3, H, W) in [0, 1] as uint8 RGB (B, H, W, 3)."""
+    levels = (x.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+    return np.ascontiguousarray(levels.cpu().numpy())
+
+
+def _haematoxylin(x: Tensor, sigma: float) -> Tensor:
+    """Optical density of haematoxylin, as `wsisr.evaluation.stain`, blurred, (B, H, W)."""
+    from wsisr.evaluation.stain import RGB_FROM_HED
+
+    density = -((255 * x.clamp(0, 1) + 1) / 256).log10()
+    weights = torch.from_numpy(np.linalg.inv(RGB_FROM_HED)[:, :1]).to(x).view(1, 3, 1, 1)
+    reach = round(3 * sigma)
+    bell = torch.exp(-(torch.arange(-reach, reach + 1, device=x.device) ** 2) / (2 * sigma**2))
+    bell = bell / bell.sum()
+    amount = F.pad((density * weights).sum(1, keepdim=True), (reach,) * 4, mode="reflect")
+    rows = F.conv2d(amount, bell.view(1, 1, -1, 1))
+    return F.conv2d(rows, bell.view(1, 1, 1, -1))[:, 0]
 
 
 def nuclear_segmenter() -> ClassicalSegmenter:
@@ -229,7 +285,8 @@ def nuclear_segmenter() -> ClassicalSegmenter:
     except ImportError as error:
         raise UsageError(
             f"loss.nuclear finds nuclei by OpenCV and numba ({error}); install wsisr with its "
-            "dependencies, or train without it: --set distill.loss.nuclear=0"
+            "dependencies, or train without it: --set distill.loss.nuclear=0 "
+            "--set distill.loss.unmatched=0"
         ) from error
     return ClassicalSegmenter()
 
@@ -462,6 +519,7 @@ class ImageLoss:
         statistics: of `statistics_l1`.
         shapes: of `shapes_l1`.
         nuclear: of `nuclear_features_l1`.
+        unmatched: of `unmatched_nuclei`.
         perceptual: of `perceptual_distance`; needs its weights, see there.
         adversarial: of the hinge loss of a discriminator, the rival.
         features: of `feature_l1` on that discriminator; for the patch rival.
@@ -482,6 +540,7 @@ class ImageLoss:
     statistics: float = 0.0
     shapes: float = 0.0
     nuclear: float = 0.0
+    unmatched: float = 0.0
     perceptual: float = 0.0
     adversarial: float = 0.02
     features: float = 0.2
@@ -533,6 +592,7 @@ class ImageLoss:
             "statistics": statistics_l1(image, hr) if self.statistics else none,
             "shapes": shapes_l1(image, hr) if self.shapes else none,
             "nuclear": nuclear_features_l1(image, hr) if self.nuclear else none,
+            "unmatched": unmatched_nuclei(image, hr) if self.unmatched else none,
             "mesh": mesh_penalty(image, hr) if self.mesh else none,
             "perceptual": perceptual_distance(image, hr) if self.perceptual else none,
         }
@@ -541,6 +601,7 @@ class ImageLoss:
         total = total + self.spectrum * losses["spectrum"]
         total = total + self.statistics * losses["statistics"] + self.shapes * losses["shapes"]
         total = total + self.nuclear * losses["nuclear"] + self.mesh * losses["mesh"]
+        total = total + self.unmatched * losses["unmatched"]
         total = total + self.perceptual * losses["perceptual"]
         # the log has the same columns from the first line to the last
         losses["adversarial"] = losses["features"] = none
@@ -565,7 +626,7 @@ class Contest:
 
     Raises:
         ModelError: the weights of ST-LPIPS's network are wanted and missing.
-        UsageError: `nuclear` is wanted, and OpenCV or numba is missing.
+        UsageError: `nuclear` or `unmatched` is wanted, and OpenCV or numba is missing.
     """
 
     def __init__(self, loss: ImageLoss) -> None:
@@ -573,7 +634,7 @@ class Contest:
         self.contested = loss.asks_for("adversarial", "features")
         if loss.asks_for("perceptual") or (self.contested and loss.rival == "projected"):
             find("st_lpips")  # what is missing shows before the training
-        if loss.asks_for("nuclear"):
+        if loss.asks_for("nuclear", "unmatched"):
             nuclear_segmenter()
         self.rival = channels_last(loss.make_rival())
         self._real = self._fake = torch.empty(0)

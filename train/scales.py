@@ -1,8 +1,6 @@
 """Give a model parts of their own for some scales: those that were trained for these alone.
 
-    python -m train.distill --config train/configs/tiny.yaml --data tiles --out runs/4x \
-        --set teacher=wsisr/models/weights/tiny --set teacher_scale=4 \
-        --set train_diffusion=false --set 'scales=[2, 4]' --set 'scale_weights=[0.1, 0.9]'
+    python -m train.distill --config train/configs/tiny-4x.yaml --data tiles --out runs/4x
     python -m train.scales wsisr/models/weights/tiny --at 2=runs/4x/model --at 4=runs/4x/model \
         --out mine
 
