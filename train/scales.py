@@ -1,8 +1,7 @@
 """Give a model parts of their own for some scales: those that were trained for these alone.
 
     python -m train.distill --config train/configs/tiny-4x.yaml --data tiles --out runs/4x
-    python -m train.scales wsisr/models/weights/tiny --at 2=runs/4x/model --at 4=runs/4x/model \
-        --out mine
+    python -m train.scales wsisr/models/weights/tiny --at 4=runs/4x/model --out mine
 
 Only parts that differ from the model's are written, so those that were not trained along
 (`train_diffusion: false`) are shared. Scales with the same model share a sub-folder.

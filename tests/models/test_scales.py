@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 
 import numpy as np
 import pytest
@@ -78,6 +78,13 @@ def test_upscaling_takes_those_of_its_scale(joined: Path, tmp_path: Path) -> Non
             for folder in (joined, tmp_path / name)
         )
         assert np.array_equal(made, expected), scale
+
+
+def test_a_lost_sub_folder_is_named(joined: Path) -> None:
+    rmtree(joined / "at-2-4")
+    assert isinstance(from_pretrained(joined, scale=8), DualStage)
+    with pytest.raises(ModelError, match=r"at-2-4: missing; it holds the parts for 4x"):
+        from_pretrained(joined, scale=4)
 
 
 def test_joined_again_what_was_there_is_left_out(joined: Path, tmp_path: Path) -> None:

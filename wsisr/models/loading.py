@@ -6,7 +6,7 @@
     unet/         config.json, *.safetensors
     controlnet/   config.json, *.safetensors
     prompt/       prompt.safetensors             the blank prompt's embedding
-    4x/           restoration/, vae/, ...        parts of their own for some scales, see `ModelCard`
+    at-4/         restoration/, vae/, ...        parts of its own for a scale, see `ModelCard`
 
 A folder with `restoration` alone is a stage-1 model. One with `restoration` and `controlnet` takes
 what it lacks of `unet`, `vae` and `prompt` from its base, a published Stable Diffusion 2.1.
@@ -68,13 +68,20 @@ class ModelCard:
 
     def place(self, folder: Path, part: str, scale: float | None = None) -> Path:
         """Where a part for a factor is: that of the nearest of `scales`, as a ratio (of two equally
-        near ones the smaller), or the folder's own, as for no factor."""
-        if scale is not None and self.at:
-            nearest = min(sorted(self.scales), key=lambda n: abs(math.log2(n / scale)))
-            own = folder / self.at.get(nearest, "") / part
-            if own.is_dir():
-                return own
-        return folder / part
+        near ones the smaller), or the folder's own, as for no factor.
+
+        Raises:
+            ModelError: the sub-folder for that scale is missing.
+        """
+        if scale is None or not self.at:
+            return folder / part
+        nearest = min(sorted(self.scales), key=lambda n: abs(math.log2(n / scale)))
+        if nearest not in self.at:
+            return folder / part
+        place = folder / self.at[nearest]
+        if not place.is_dir():
+            raise ModelError(f"{place}: missing; it holds the parts for {nearest:g}x")
+        return place / part if (place / part).is_dir() else folder / part
 
 
 def load_upscaler(
