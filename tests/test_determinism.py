@@ -56,7 +56,7 @@ def in_order(wanted: Job, order: Sequence[int], batch: int) -> str:
         plan = plan_run(wanted, view, find_resolution(wanted, view).scale)
     source = _InMemory(tifffile.imread(wanted.source))
     settings = {"joint": (wanted.tile, wanted.overlap)} if wanted.joint else {}
-    model = load_upscaler(wanted.model, settings=settings)
+    model = load_upscaler(wanted.model, settings=settings, scale=plan.scale)
     windows = list(plan.windows())
     places = [index % len(windows) for index in order if index < len(windows)]
     reading = (read_window(plan, source, None, windows[i]) for i in places)
