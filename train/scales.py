@@ -10,20 +10,20 @@ Only parts that differ from the model's are written, so those that were not trai
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from wsisr.errors import UsageError, WsisrError
 from wsisr.models import save_pretrained
-from wsisr.models.loading import read_card
-from wsisr.models.parts import load_state
+from wsisr.models.loading import load_part, read_card
 
 
 def join(model: Path, at: Mapping[float, Path], out: Path) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def join(model: Path, at: Mapping[float, Path], out: Path) -> tuple[str, ...]:
         scales = sorted(each for each in at if at[each] == other)
         places[scale] = "at-" + "-".join(f"{each:g}" for each in scales)
         for part in card.parts:
-            if differ(model / part, other / part):
+            if differ(*(load_part(folder, part, card) for folder in (model, other))):
                 added[f"{places[scale]}/{part}"] = other / part
     aside = {"model.json", *card.at.values()}
     shutil.copytree(model, out, ignore=lambda folder, _: aside if Path(folder) == model else ())
@@ -68,19 +68,14 @@ def join(model: Path, at: Mapping[float, Path], out: Path) -> tuple[str, ...]:
     return tuple(added)
 
 
-def differ(a: Path, b: Path) -> bool:
-    """Whether two folders of a part hold other weights, or other arguments of the network.
-
-    Raises:
-        ModelError: no weights in one of them, or broken ones.
-    """
-    ours, theirs = load_state(a), load_state(b)
+def differ(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two networks of a class hold other weights, or were made with other arguments."""
+    ours, theirs = a.state_dict(), b.state_dict()
     if ours.keys() != theirs.keys() or any(not torch.equal(ours[k], theirs[k]) for k in ours):
         return True
     # what diffusers notes beside the arguments begins so
-    configs = [json.loads((place / "config.json").read_text()) for place in (a, b)]
-    ours, theirs = ({k: v for k, v in c.items() if k[0] != "_"} for c in configs)
-    return bool(ours != theirs)
+    made = [{k: v for k, v in cast(Any, m).config.items() if k[0] != "_"} for m in (a, b)]
+    return bool(made[0] != made[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WsisrError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk; without its model.json the folder is no model
+        print(f"error: {args.out} cannot be written ({error}); remove it", file=sys.stderr)
+        return 1
     print(f"{args.out}: {', '.join(added) or 'no part differs'}")
     return 0
 

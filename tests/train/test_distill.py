@@ -16,12 +16,13 @@ import torch.nn.functional as F
 import yaml
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import train.losses
 import train.run
 from tests.train import small
-from train.command import Run, build
+from train.command import Run, build, read_config
 from train.data import load_tiles
 from train.degradation import agree, sampling, upsample
 from train.detail import join
@@ -50,14 +51,16 @@ from train.pairs import PairConfig, make_pair
 from train.pictures import GAP
 from train.plain import PlainConfig
 from train.plain import fit as fit_plain
+from train.scales import join as join_scales
 from train.stage1 import Stage1Config, starting_weights
 from train.stage1 import fit as fit_stage1
 from wsisr.errors import ModelError, UsageError
 from wsisr.evaluation import weights
 from wsisr.evaluation.nuclei import ClassicalSegmenter
 from wsisr.evaluation.texture import nuclear_features
-from wsisr.models import ModelCard, WindowInput, from_pretrained, save_pretrained
+from wsisr.models import SHIPPED, ModelCard, WindowInput, from_pretrained, save_pretrained
 from wsisr.models.diffusion import LatentControlNet
+from wsisr.models.loading import read_card
 from wsisr.models.parts import load_restoration
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import SwinIR
@@ -213,6 +216,35 @@ def test_written_models_carry_their_sampling(teacher: Path, tmp_path: Path) -> N
     settings = from_pretrained(tmp_path).settings
     assert (settings.steps, settings.start_timestep, settings.fidelity) == (1, 249, 0.1)
     assert next(second.vae.parameters()).dtype == torch.float32  # the run goes on in full
+
+
+def test_a_student_starts_from_the_parts_of_its_scale_and_has_one_set(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    other, joined = tmp_path / "other", tmp_path / "joined"
+    shutil.copytree(teacher, other)
+    (file,) = (other / "vae").glob("*.safetensors")
+    save_file({name: value * 0.5 for name, value in load_file(file).items()}, file)
+    assert join_scales(teacher, {4.0: other}, joined) == ("at-4/vae",)
+    values = {"teacher": str(joined), "teacher_scale": 4.0, "batch": 2, "crop": 64}
+    values |= {"scales": [4], "scale_weights": [1.0], "judged": 1, "loss": {"grid": 0.0}}
+    loop = {"iterations": 1, "validate_every": 1, "learning_rate": 0.0}
+    fit(build(DistillConfig, values | {"loop": loop}), Run(tiles, tmp_path / "run"))
+    made = tmp_path / "run" / "model"
+    assert read_card(made).at == {}
+    kept, expected = (from_pretrained(folder).second for folder in (made, other))
+    assert kept is not None
+    assert expected is not None
+    for name, value in expected.vae.state_dict().items():
+        torch.testing.assert_close(kept.vae.state_dict()[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_the_shipped_config_for_one_scale_is_one() -> None:
+    config = build(DistillConfig, read_config(Path("train/configs/tiny-4x.yaml"))["distill"])
+    shipped = read_card(SHIPPED["tiny"])
+    assert config.teacher_scale in shipped.at
+    assert config.sampling == shipped.sampling
+    assert not config.train_diffusion
 
 
 def test_contrast_loss_sees_amount_not_place() -> None:

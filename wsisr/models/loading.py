@@ -191,7 +191,7 @@ def from_pretrained(
         chosen = replace(chosen, fidelity=1.0)
     hashes: dict[str, str] = {}
     identity: dict[str, Any] = {"model": card.name, "weights_sha256": hashes}
-    restoration = _load_part(folder, "restoration", card, hashes, scale)
+    restoration = load_part(folder, "restoration", card, hashes, scale)
     second = None
     if chosen.fidelity < 1:
         second, base = _second_stage(folder, card, base, hashes, scale)
@@ -293,9 +293,18 @@ def _is_name(place: object) -> bool:
     return isinstance(place, str) and place not in ("", ".", "..") and not set(place) & set("/\\:")
 
 
-def _load_part(
-    folder: Path, part: str, card: ModelCard, hashes: dict[str, str], scale: float | None
+def load_part(
+    folder: Path,
+    part: str,
+    card: ModelCard,
+    hashes: dict[str, str] | None = None,
+    scale: float | None = None,
 ) -> nn.Module:
+    """One network of a model folder, in float32; `scale` as in `load_upscaler`.
+
+    Raises:
+        ModelError: see `from_pretrained`.
+    """
     if part not in card.parts:
         raise ModelError(f"{folder / 'model.json'}: lists no part `{part}`")
     place, class_name = card.place(folder, part, scale), card.parts[part]
@@ -314,7 +323,7 @@ def _second_stage(
 ) -> tuple[SecondStage, str | None]:
     """Stage 2, and the base that parts of it were taken from."""
     own = [part for part in SECOND_STAGE if part in card.parts]
-    parts = {part: _load_part(folder, part, card, hashes, scale) for part in own}
+    parts = {part: load_part(folder, part, card, hashes, scale) for part in own}
     prompt = None
     if (folder / "prompt").is_dir():
         prompt = load_state(folder / "prompt", hashes).get("prompt")
