@@ -54,11 +54,10 @@ class DistillConfig(PairConfig):
 
     Attributes:
         teacher: model folder whose parts the student starts from.
-        teacher_scale: factor for which it has them, where some scales have their own.
         restoration: folder of another stage 1 than the teacher's; empty for the teacher's own.
         sampling: fields of `Settings` that the student is trained for, and exported with.
         train_encoder: whether the autoencoder's encoder learns too.
-        train_diffusion: whether UNet and ControlNet learn; what `train.scales` joins shares them.
+        train_diffusion: whether UNet and ControlNet learn.
         guided: let the decoder of a small autoencoder add to the image it starts from, see
             `wsisr.models.guided`.
         stage1: weight of L1 of the restored image; stage 1 is then trained along, for its image and
@@ -71,7 +70,6 @@ class DistillConfig(PairConfig):
     """
 
     teacher: str = ""
-    teacher_scale: float | None = None
     restoration: str = ""
     sampling: dict[str, Any] = field(default_factory=dict)
     train_encoder: bool = False
@@ -178,9 +176,7 @@ def fit(config: DistillConfig, run: Run) -> None:
     torch.manual_seed(config.loop.seed)
     accelerator = Accelerator(mixed_precision=config.loop.mixed_precision)
     device = accelerator.device
-    teacher = from_pretrained(
-        Path(config.teacher), settings=config.sampling, device=device, scale=config.teacher_scale
-    )
+    teacher = from_pretrained(Path(config.teacher), settings=config.sampling, device=device)
     second, settings = teacher.second, teacher.settings
     if second is None:
         raise ModelError(
@@ -266,7 +262,7 @@ def write_model(
     """Write a model folder in half precision, for `wsisr upscale --model`."""
     card = read_card(teacher)
     classes = {name: type(module).__name__ for name, module in parts.items()}
-    # one set for all scales: what the teacher has for some of them apart is not part of it
+    # what suited the teacher's weights at some scales need not suit these
     card = replace(card, parts=classes, sampling={**card.sampling, **sampling}, at={})
     halves = {name: copy.deepcopy(module).half() for name, module in parts.items()}
     save_pretrained(folder, card, halves, prompt)

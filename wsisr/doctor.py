@@ -15,8 +15,7 @@ import torch
 from wsisr import __version__
 from wsisr.errors import WsisrError
 from wsisr.evaluation import weights
-from wsisr.models import DEFAULT_MODEL, SHIPPED, load_upscaler
-from wsisr.models.loading import read_card
+from wsisr.models import DEFAULT_MODEL, load_upscaler
 from wsisr.models.single import INSTALL
 
 REQUIRED = (
@@ -106,8 +105,7 @@ def _disk() -> Check:
 
 def _shipped_model() -> Check:
     try:
-        for scale in read_card(SHIPPED[DEFAULT_MODEL]).scales:
-            load_upscaler(DEFAULT_MODEL, scale=scale)
+        load_upscaler(DEFAULT_MODEL)
     except WsisrError as error:
         return Check("model tiny", "missing", f"{error}; reinstall wsisr")
     return Check("model tiny", "ok", "loads")

@@ -76,10 +76,6 @@ def summarise(name: str) -> ModelSummary:
     folder = find_folder(name)
     card = read_card(folder)
     parts = {part: _part(folder / part, cls) for part, cls in card.parts.items()}
-    for place in sorted(set(card.at.values())):
-        for part, cls in card.parts.items():
-            if (folder / place / part).is_dir():
-                parts[f"{place}/{part}"] = _part(folder / place / part, cls)
     if (folder / "prompt").is_dir():
         parts["prompt"] = _part(folder / "prompt", "Tensor")
     readme = folder / "README.md"

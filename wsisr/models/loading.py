@@ -6,7 +6,6 @@
     unet/         config.json, *.safetensors
     controlnet/   config.json, *.safetensors
     prompt/       prompt.safetensors             the blank prompt's embedding
-    at-4/         restoration/, vae/, ...        parts of its own for a scale, see `ModelCard`
 
 A folder with `restoration` alone is a stage-1 model. One with `restoration` and `controlnet` takes
 what it lacks of `unet`, `vae` and `prompt` from its base, a published Stable Diffusion 2.1.
@@ -55,7 +54,7 @@ class ModelCard:
         schedule: arguments of `make_schedule`.
         sampling: the model's own values of `Settings` fields.
         base: where parts that the folder lacks come from (see `wsisr.models.base`).
-        at: one of `scales` -> sub-folder with the parts that take the place of the folder's there.
+        at: one of `scales` -> what takes the place of values of `sampling` there.
     """
 
     name: str
@@ -64,24 +63,15 @@ class ModelCard:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     base: str | None = None
-    at: Mapping[float, str] = field(default_factory=dict)
+    at: Mapping[float, Mapping[str, Any]] = field(default_factory=dict)
 
-    def place(self, folder: Path, part: str, scale: float | None = None) -> Path:
-        """Where a part for a factor is: that of the nearest of `scales`, as a ratio (of two equally
-        near ones the smaller), or the folder's own, as for no factor.
-
-        Raises:
-            ModelError: the sub-folder for that scale is missing.
-        """
+    def sampling_at(self, scale: float | None) -> dict[str, Any]:
+        """The model's own settings for a factor: those of the nearest of `scales`, as a ratio (of
+        two equally near ones the smaller). Without a factor those that `at` says nothing of."""
         if scale is None or not self.at:
-            return folder / part
+            return dict(self.sampling)
         nearest = min(sorted(self.scales), key=lambda n: abs(math.log2(n / scale)))
-        if nearest not in self.at:
-            return folder / part
-        place = folder / self.at[nearest]
-        if not place.is_dir():
-            raise ModelError(f"{place}: missing; it holds the parts for {nearest:g}x")
-        return place / part if (place / part).is_dir() else folder / part
+        return {**self.sampling, **self.at.get(nearest, {})}
 
 
 def load_upscaler(
@@ -100,7 +90,7 @@ def load_upscaler(
         device: where to put it.
         settings: fields of `Settings` that override the model's own.
         base: where a model without UNet and autoencoder takes them from; None is its own base.
-        scale: factor it is to be used at; some models have parts of their own for some.
+        scale: factor it is to be used at; some models have settings of their own for some.
 
     Raises:
         ModelError: no such model, or a broken one.
@@ -115,10 +105,7 @@ def load_upscaler(
         return Bicubic()
     if name == "restore":
         return from_pretrained(
-            SHIPPED[DEFAULT_MODEL],
-            device=device,
-            settings=overrides | {"fidelity": 1.0},
-            scale=scale,
+            SHIPPED[DEFAULT_MODEL], device=device, settings=overrides | {"fidelity": 1.0}
         )
     if is_file:
         # only here: spandrel is optional
@@ -175,7 +162,7 @@ def from_pretrained(
     card = read_card(folder)
     overrides = (
         {"precision": usual_precision(torch.device(device))}
-        | dict(card.sampling)
+        | card.sampling_at(scale)
         | dict(settings or {})
     )
     known = {f.name for f in fields(Settings)}
@@ -185,16 +172,16 @@ def from_pretrained(
         chosen = Settings(**overrides)
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"{folder / 'model.json'}: `sampling` has a value of a wrong kind ({error})"
+            f"{folder / 'model.json'}: `sampling` or `at` has a value of a wrong kind ({error})"
         ) from error
     if not any(part in card.parts for part in SECOND_STAGE):
         chosen = replace(chosen, fidelity=1.0)
     hashes: dict[str, str] = {}
     identity: dict[str, Any] = {"model": card.name, "weights_sha256": hashes}
-    restoration = load_part(folder, "restoration", card, hashes, scale)
+    restoration = _load_part(folder, "restoration", card, hashes)
     second = None
     if chosen.fidelity < 1:
-        second, base = _second_stage(folder, card, base, hashes, scale)
+        second, base = _second_stage(folder, card, base, hashes)
         if base is not None:
             identity["base"] = base
     return DualStage(restoration, second, chosen, identity, torch.device(device))
@@ -222,7 +209,7 @@ def save_pretrained(
     if card.base is not None:
         content["base"] = card.base
     if card.at:
-        content["at"] = {f"{scale:g}": place for scale, place in card.at.items()}
+        content["at"] = {f"{scale:g}": dict(own) for scale, own in card.at.items()}
     (folder / "model.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -267,16 +254,17 @@ def read_card(folder: Path) -> ModelCard:
     if not isinstance(scales, list) or not all(isinstance(n, int | float) for n in scales):
         raise ModelError(f"{file}: `scales` is not a list of numbers")
     at = content.get("at", {})
-    if not isinstance(at, dict) or not all(_is_name(place) for place in at.values()):
-        raise ModelError(f"{file}: `at` does not name a sub-folder for each scale")
+    if not isinstance(at, dict) or not all(isinstance(own, dict) for own in at.values()):
+        raise ModelError(f"{file}: `at` does not hold settings for each scale")
     if unknown := sorted(set(at) - {f"{scale:g}" for scale in scales}):
         raise ModelError(f"{file}: `at` names {unknown[0]!r}, which is none of its scales")
     if at and not all(math.isfinite(scale) and scale > 0 for scale in scales):
         raise ModelError(f"{file}: `scales` must be above 0")
-    for name in ("steps", "start_timestep", "seed"):
-        value = content.get("sampling", {}).get(name, 0)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ModelError(f"{file}: `{name}` cannot be {value!r}")
+    for settings in (content.get("sampling", {}), *at.values()):
+        for name in ("steps", "start_timestep", "seed"):
+            value = settings.get(name, 0)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ModelError(f"{file}: `{name}` cannot be {value!r}")
     return ModelCard(
         str(content.get("name", folder.name)),
         parts,
@@ -284,30 +272,14 @@ def read_card(folder: Path) -> ModelCard:
         content.get("schedule", {}),
         content.get("sampling", {}),
         content.get("base"),
-        {float(scale): place for scale, place in at.items()},
+        {float(scale): own for scale, own in at.items()},
     )
 
 
-def _is_name(place: object) -> bool:
-    """Whether a sub-folder is one, and no way out of the folder."""
-    return isinstance(place, str) and place not in ("", ".", "..") and not set(place) & set("/\\:")
-
-
-def load_part(
-    folder: Path,
-    part: str,
-    card: ModelCard,
-    hashes: dict[str, str] | None = None,
-    scale: float | None = None,
-) -> nn.Module:
-    """One network of a model folder, in float32; `scale` as in `load_upscaler`.
-
-    Raises:
-        ModelError: see `from_pretrained`.
-    """
+def _load_part(folder: Path, part: str, card: ModelCard, hashes: dict[str, str]) -> nn.Module:
     if part not in card.parts:
         raise ModelError(f"{folder / 'model.json'}: lists no part `{part}`")
-    place, class_name = card.place(folder, part, scale), card.parts[part]
+    place, class_name = folder / part, card.parts[part]
     if class_name not in PART_CLASSES[part]:
         allowed = ", ".join(PART_CLASSES[part])
         raise ModelError(f"{folder / 'model.json'}: {part} is a {class_name!r}, not {allowed}")
@@ -315,15 +287,11 @@ def load_part(
 
 
 def _second_stage(
-    folder: Path,
-    card: ModelCard,
-    base: str | None,
-    hashes: dict[str, str],
-    scale: float | None,
+    folder: Path, card: ModelCard, base: str | None, hashes: dict[str, str]
 ) -> tuple[SecondStage, str | None]:
     """Stage 2, and the base that parts of it were taken from."""
     own = [part for part in SECOND_STAGE if part in card.parts]
-    parts = {part: load_part(folder, part, card, hashes, scale) for part in own}
+    parts = {part: _load_part(folder, part, card, hashes) for part in own}
     prompt = None
     if (folder / "prompt").is_dir():
         prompt = load_state(folder / "prompt", hashes).get("prompt")
