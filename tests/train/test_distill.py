@@ -212,9 +212,11 @@ def test_written_models_carry_their_sampling(teacher: Path, tmp_path: Path) -> N
     }
     card = json.loads((teacher / "model.json").read_text())
     card |= {"scales": [4], "at": {"4": {"fidelity": 0.5}}}
-    (teacher / "model.json").write_text(json.dumps(card))
-    write_model(tmp_path, teacher, parts, second.diffusion.prompt, {"steps": 1})
-    settings = from_pretrained(tmp_path, scale=4).settings  # not the teacher's own for a scale
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    tuned.mkdir()
+    (tuned / "model.json").write_text(json.dumps(card))
+    write_model(out, tuned, parts, second.diffusion.prompt, {"steps": 1})
+    settings = from_pretrained(out, scale=4).settings  # not the teacher's own for a scale
     assert (settings.steps, settings.start_timestep, settings.fidelity) == (1, 249, 0.1)
     assert next(second.vae.parameters()).dtype == torch.float32  # the run goes on in full
 
