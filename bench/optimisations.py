@@ -110,7 +110,7 @@ def measure(
     """Each optimisation's name and figures."""
     device = pick_device(None)
     settings = {"precision": "fp32"}
-    model = load_upscaler(name, device=device, settings=settings)
+    model = load_upscaler(name, device=device, settings=settings, scale=4)
     if not isinstance(model, DualStage) or model.second is None:
         raise SystemExit(f"--model {name}: a model with both stages is needed")
     generator = torch.Generator().manual_seed(0)

@@ -33,7 +33,6 @@ from train.loop import LoopConfig
 from train.run import advance, export_model
 from train.shards import write_atomic
 from wsisr.errors import UsageError
-from wsisr.models import from_pretrained, pick_device
 
 KEPT = 4
 """Iterations at which a variant is judged, where the config does not say."""
@@ -161,9 +160,8 @@ def add_row(
     figures: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     if model in figures:
         return
-    loaded = None if folder is None else from_pretrained(folder, device=pick_device(None))
     first = dict.fromkeys(("degradation", "stage1", "iterations"), "")
-    figures[model] = {**first, **facts, **judge(loaded, run.tiles("val"), scales, judged)}
+    figures[model] = {**first, **facts, **judge(folder, run.tiles("val"), scales, judged)}
     write_atomic(file, json.dumps(figures, indent=1).encode())
     for suffix, text in zip(("csv", "md"), table(figures), strict=True):
         write_atomic(run.out / f"ablations.{suffix}", text.encode())

@@ -42,7 +42,8 @@ from wsisr.models.diffusion import latent_factor
 from wsisr.models.dualstage import SecondStage, add_detail, generate, starting_image
 from wsisr.models.guided import GuidedAutoencoderTiny
 from wsisr.models.loading import read_card
-from wsisr.models.parts import load_restoration
+from wsisr.models.modulation import SUFFIX, modulate, select
+from wsisr.models.parts import load_restoration, load_state
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import channels_last
 from wsisr.models.sampling import timesteps_of
@@ -58,6 +59,8 @@ class DistillConfig(PairConfig):
         sampling: fields of `Settings` that the student is trained for, and exported with.
         train_encoder: whether the autoencoder's encoder learns too.
         train_diffusion: whether UNet and ControlNet learn.
+        modulated: give stage 1 and the autoencoder gains and shifts for each scale of the teacher
+            (`wsisr.models.modulation`); those that the teacher has are kept in any case.
         guided: let the decoder of a small autoencoder add to the image it starts from, see
             `wsisr.models.guided`.
         stage1: weight of L1 of the restored image; stage 1 is then trained along, for its image and
@@ -75,6 +78,7 @@ class DistillConfig(PairConfig):
     train_encoder: bool = False
     train_diffusion: bool = True
     guided: bool = False
+    modulated: bool = False
     stage1: float = 0.0
     samples: int = 1
     spread: float = 0.0
@@ -97,11 +101,13 @@ class Student(nn.Module):
         train_encoder: bool,
         train_stage1: bool,
         train_diffusion: bool = True,
+        scales: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.restoration = stage1
         self.vae, self.diffusion = second.vae, second.diffusion
         self.schedule, self.settings = second.schedule, settings
+        self.scales = tuple(scales)
         self.train().requires_grad_(True)
         cast(nn.Module, self.vae.encoder).requires_grad_(train_encoder)
         self.diffusion.requires_grad_(train_diffusion)
@@ -124,6 +130,7 @@ class Student(nn.Module):
         Returns:
             (samples B, 3, H, W), (B, 3, H, W).
         """
+        select(self, self.scales.index(scale) if self.scales else None)
         net, features = self.restoration, None
         with torch.set_grad_enabled(self.train_stage1 and torch.is_grad_enabled()):
             resized = upsample(lr, scale).clamp(0, 1).contiguous(memory_format=torch.channels_last)
@@ -176,7 +183,8 @@ def fit(config: DistillConfig, run: Run) -> None:
     torch.manual_seed(config.loop.seed)
     accelerator = Accelerator(mixed_precision=config.loop.mixed_precision)
     device = accelerator.device
-    teacher = from_pretrained(Path(config.teacher), settings=config.sampling, device=device)
+    origin = Path(config.teacher)
+    teacher = from_pretrained(origin, settings=config.sampling, device=device)
     second, settings = teacher.second, teacher.settings
     if second is None:
         raise ModelError(
@@ -190,6 +198,11 @@ def fit(config: DistillConfig, run: Run) -> None:
             raise UsageError("distill.guided: not with `residual`, for such a decoder adds anyway")
         second = replace(second, vae=GuidedAutoencoderTiny.of(second.vae))
     stage1 = teacher.restoration
+    places = {
+        Path(config.restoration or origin / "restoration"): stage1,
+        origin / "vae": cast(nn.Module, second.vae),
+    }
+    scales = take_modulations(config, read_card(origin).scales, places)
     student = channels_last(
         Student(
             stage1,
@@ -198,6 +211,7 @@ def fit(config: DistillConfig, run: Run) -> None:
             config.train_encoder,
             config.stage1 > 0,
             config.train_diffusion,
+            scales,
         )
     )
     averaged = copy.deepcopy(student)
@@ -230,7 +244,7 @@ def fit(config: DistillConfig, run: Run) -> None:
         }
         folder = run.out / "model"
         write_model(folder, Path(config.teacher), parts, averaged.diffusion.prompt, config.sampling)
-        return judge(from_pretrained(folder, device=device), val, config.scales, config.judged)
+        return judge(folder, val, config.scales, config.judged, device)
 
     train(
         config.loop,
@@ -243,6 +257,34 @@ def fit(config: DistillConfig, run: Run) -> None:
         accelerator=accelerator,
         pictures=lambda: examples(run.out / "model", val, max(config.scales)),
     )
+
+
+def take_modulations(
+    config: DistillConfig, scales: Sequence[float], places: Mapping[Path, nn.Module]
+) -> Sequence[float]:
+    """Modulate networks, with what the folders they come from hold of it.
+
+    Args:
+        config: whether, and the scales that are trained.
+        scales: of the teacher.
+        places: folder -> network.
+
+    Returns:
+        `scales`, or none where nothing is modulated.
+
+    Raises:
+        UsageError: a scale is to be trained that the teacher does not know.
+    """
+    # an autoencoder that belongs to the base has no folder here
+    states = {place: load_state(place) if place.is_dir() else {} for place in places}
+    held = any(key.endswith(SUFFIX) for state in states.values() for key in state)
+    if not (config.modulated or held):
+        return ()
+    if missing := sorted(set(config.scales) - set(scales)):
+        raise UsageError(f"distill.scales: {config.teacher} knows no scale {missing[0]}")
+    for place, module in places.items():
+        modulate(module, len(scales), states[place])
+    return scales
 
 
 def load_stage1(folder: Path, device: torch.device) -> nn.Module:

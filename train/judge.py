@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from train.data import TileSet, to_tensor
-from wsisr.models import Upscaler, from_pretrained, pick_device
+from wsisr.models import from_pretrained, pick_device
 
 log = logging.getLogger("train")
 
@@ -38,15 +39,20 @@ EXAMPLE = 256  # px a side of the pictures
 
 
 def judge(
-    model: Upscaler | None, tiles: TileSet, scales: Sequence[int], count: int = 8
+    folder: Path | None,
+    tiles: TileSet,
+    scales: Sequence[int],
+    count: int = 8,
+    device: torch.device | None = None,
 ) -> dict[str, float]:
     """Figures of a model at each scale.
 
     Args:
-        model: what to judge, or None for bicubic.
+        folder: the model to judge, or None for bicubic.
         tiles: validation tiles; their top-left part of one window is used.
         scales: integer factors; 2, where bicubic comes close, is judged only if it is alone.
         count: so many tiles, spread evenly over the list.
+        device: to run it on; by default the first GPU and else the CPU.
 
     Returns:
         {`METRIC_xSCALE`: mean}; metrics that lack their weights, or that such tiles are too small
@@ -65,10 +71,12 @@ def judge(
     figures = {}
     for scale in [scale for scale in scales if scale > 2] or scales:
         rows = []
+        if folder is not None:
+            model = from_pretrained(folder, device=device or pick_device(None), scale=scale)
         for index in list(picked)[:count]:
             hr, lr = _pair(tiles, index, scale, WINDOW - OVERLAP)
             fitting = [m for m in chosen if m.name != "niqe" or min(hr.shape[:2]) >= 2 * NIQE_BLOCK]
-            if model is None:
+            if folder is None:
                 sr = bicubic_upsample(lr, scale)
             else:
                 sr = upscale_array(lr, scale, model=model, tile=WINDOW, overlap=OVERLAP)
@@ -96,9 +104,9 @@ def examples(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[s
     except ModuleNotFoundError:
         return {}
     device = pick_device(None)
-    models = {"result": from_pretrained(folder, device=device)}
+    models = {"result": from_pretrained(folder, device=device, scale=scale)}
     if models["result"].second is not None:
-        alone = from_pretrained(folder, device=device, settings={"fidelity": 1.0})
+        alone = from_pretrained(folder, device=device, settings={"fidelity": 1.0}, scale=scale)
         models = {"restored": alone, **models}
     columns: dict[str, list[NDArray[np.uint8]]] = {}
     for index in range(min(count, len(tiles.pixels))):

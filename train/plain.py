@@ -25,7 +25,7 @@ from train.loop import Losses, train
 from train.losses import Contest, ImageLoss
 from train.pairs import PairConfig, pair_feed
 from train.stage1 import starting_weights
-from wsisr.models import ModelCard, from_pretrained, save_pretrained
+from wsisr.models import ModelCard, save_pretrained
 from wsisr.models.parts import fill
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import channels_last
@@ -78,7 +78,7 @@ def fit(config: PlainConfig, run: Run) -> None:
         card = ModelCard("plain", {"restoration": "PlainNet"}, tuple(config.scales))
         half = copy.deepcopy(averaged).half()
         save_pretrained(run.out / "model", card, {"restoration": half})
-        return judge(from_pretrained(run.out / "model"), val, config.scales, config.judged)
+        return judge(run.out / "model", val, config.scales, config.judged)
 
     train(
         config.loop,

@@ -26,6 +26,7 @@ from train.degradation import agree, upsample
 from train.loop import Losses, train
 from train.pairs import PairConfig, pair_feed
 from wsisr.errors import UsageError
+from wsisr.models.modulation import fold
 from wsisr.models.parts import PART_CLASSES, fill, load_state
 from wsisr.models.restoration import channels_last
 
@@ -101,8 +102,8 @@ def fit(config: Stage1Config, run: Run) -> None:
 
 
 def starting_weights(folder: Path) -> dict[str, Tensor]:
-    """Weights of a `restoration` part to start from, without its layer of detail."""
-    state = load_state(folder)
+    """Weights of a `restoration` part to start from, without layer of detail and modulations."""
+    state = fold(load_state(folder), 0, None, str(folder))
     return {key: value for key, value in state.items() if not key.startswith("last_detail.")}
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ from wsisr.evaluation.texture import nuclear_features
 from wsisr.models import SHIPPED, ModelCard, WindowInput, from_pretrained, save_pretrained
 from wsisr.models.diffusion import LatentControlNet
 from wsisr.models.loading import read_card
-from wsisr.models.parts import load_restoration
+from wsisr.models.modulation import SUFFIX
+from wsisr.models.parts import load_restoration, load_state
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import SwinIR
 from wsisr_kernels import philox_normal_batch
@@ -575,6 +577,40 @@ def test_distillation_makes_a_better_model_that_loads(
     assert float(rows[0]["adversarial"]) == 0 != float(rows[-1]["adversarial"])
     assert from_pretrained(tmp_path / "model").settings.steps == 1
     assert titles(tmp_path / "pictures" / "0000040.png") == 4  # LR, restored, result, HR
+
+
+def test_scales_get_modulations_of_their_own_and_keep_them(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    loop = SMALL["loop"] | {"iterations": 6, "save_every": 3, "validate_every": 6}
+    values = SMALL | {"teacher": str(teacher), "modulated": True, "stage1": 1.0, "loop": loop}
+    values |= {"scales": [2, 4], "scale_weights": [0.5, 0.5], "train_encoder": True}
+    values |= {"restoration": str(teacher / "restoration"), "guided": True}
+    run = Run(tiles, tmp_path / "run")
+    while not (run.out / "model").exists():  # in slices
+        fit(build(DistillConfig, values), replace(run, minutes=0.001))
+    made = {name: load_state(run.out / "model" / name) for name in ("restoration", "vae")}
+    for state in made.values():
+        numbers = {key: value for key, value in state.items() if key.endswith(SUFFIX)}
+        assert len(numbers) > 5
+        assert any(float((n[0] - n[1]).abs().max()) > 1e-4 for n in numbers.values())
+    two, four = (from_pretrained(run.out / "model", scale=scale) for scale in (2, 4))
+    for key, value in two.restoration.state_dict().items():
+        if key.endswith("conv_first.1.weight"):
+            assert not torch.equal(value, four.restoration.state_dict()[key])
+    # a student of that model goes on from them without being told to
+    values |= {"teacher": str(run.out / "model"), "modulated": False}
+    values |= {"restoration": "", "loop": loop | {"iterations": 1, "learning_rate": 0.0}}
+    fit(build(DistillConfig, values), Run(tiles, tmp_path / "more"))
+    for name, state in made.items():
+        again = load_state(tmp_path / "more" / "model" / name)
+        assert again.keys() == state.keys()
+        assert all(torch.equal(again[key], value) for key, value in state.items())
+    # and stage 1 alone starts from the weights that all scales share
+    assert not any(key.endswith(SUFFIX) for key in starting_weights(run.out / "model/restoration"))
+    values |= {"scales": [2, 8], "modulated": True}
+    with pytest.raises(UsageError, match=r"distill\.scales: .* knows no scale 8"):
+        fit(build(DistillConfig, values), Run(tiles, tmp_path / "other"))
 
 
 def test_a_teacher_without_stage_2_is_refused(teacher: Path, tiles: Path, tmp_path: Path) -> None:

@@ -65,13 +65,17 @@ class ModelCard:
     base: str | None = None
     at: Mapping[float, Mapping[str, Any]] = field(default_factory=dict)
 
+    def nearest(self, scale: float | None) -> float | None:
+        """The one of `scales` whose weights and settings serve a factor: the nearest as a ratio (of
+        two equally near ones the smaller); None without scales or without a factor."""
+        if scale is None or not self.scales:
+            return None
+        return min(sorted(self.scales), key=lambda n: abs(math.log2(n / scale)))
+
     def sampling_at(self, scale: float | None) -> dict[str, Any]:
-        """The model's own settings for a factor: those of the nearest of `scales`, as a ratio (of
-        two equally near ones the smaller). Without a factor those that `at` says nothing of."""
-        if scale is None or not self.at:
-            return dict(self.sampling)
-        nearest = min(sorted(self.scales), key=lambda n: abs(math.log2(n / scale)))
-        return {**self.sampling, **self.at.get(nearest, {})}
+        """The model's own settings for a factor; without one those that `at` says nothing of."""
+        nearest = self.nearest(scale)
+        return {**self.sampling, **({} if nearest is None else self.at.get(nearest, {}))}
 
 
 def load_upscaler(
@@ -90,7 +94,8 @@ def load_upscaler(
         device: where to put it.
         settings: fields of `Settings` that override the model's own.
         base: where a model without UNet and autoencoder takes them from; None is its own base.
-        scale: factor it is to be used at; some models have settings of their own for some.
+        scale: factor it is to be used at; some models have settings of their own for some, and
+            weights that are told it (`wsisr.models.modulation`).
 
     Raises:
         ModelError: no such model, or a broken one.
@@ -105,7 +110,10 @@ def load_upscaler(
         return Bicubic()
     if name == "restore":
         return from_pretrained(
-            SHIPPED[DEFAULT_MODEL], device=device, settings=overrides | {"fidelity": 1.0}
+            SHIPPED[DEFAULT_MODEL],
+            device=device,
+            settings=overrides | {"fidelity": 1.0},
+            scale=scale,
         )
     if is_file:
         # only here: spandrel is optional
@@ -178,10 +186,12 @@ def from_pretrained(
         chosen = replace(chosen, fidelity=1.0)
     hashes: dict[str, str] = {}
     identity: dict[str, Any] = {"model": card.name, "weights_sha256": hashes}
-    restoration = _load_part(folder, "restoration", card, hashes)
+    nearest = card.nearest(scale)
+    row = None if nearest is None else card.scales.index(nearest)
+    restoration = _load_part(folder, "restoration", card, hashes, row)
     second = None
     if chosen.fidelity < 1:
-        second, base = _second_stage(folder, card, base, hashes)
+        second, base = _second_stage(folder, card, base, hashes, row)
         if base is not None:
             identity["base"] = base
     return DualStage(restoration, second, chosen, identity, torch.device(device))
@@ -258,7 +268,7 @@ def read_card(folder: Path) -> ModelCard:
         raise ModelError(f"{file}: `at` does not hold settings for each scale")
     if unknown := sorted(set(at) - {f"{scale:g}" for scale in scales}):
         raise ModelError(f"{file}: `at` names {unknown[0]!r}, which is none of its scales")
-    if at and not all(math.isfinite(scale) and scale > 0 for scale in scales):
+    if not all(math.isfinite(scale) and scale > 0 for scale in scales):
         raise ModelError(f"{file}: `scales` must be above 0")
     for settings in (content.get("sampling", {}), *at.values()):
         for name in ("steps", "start_timestep", "seed"):
@@ -276,22 +286,24 @@ def read_card(folder: Path) -> ModelCard:
     )
 
 
-def _load_part(folder: Path, part: str, card: ModelCard, hashes: dict[str, str]) -> nn.Module:
+def _load_part(
+    folder: Path, part: str, card: ModelCard, hashes: dict[str, str], row: int | None
+) -> nn.Module:
     if part not in card.parts:
         raise ModelError(f"{folder / 'model.json'}: lists no part `{part}`")
     place, class_name = folder / part, card.parts[part]
     if class_name not in PART_CLASSES[part]:
         allowed = ", ".join(PART_CLASSES[part])
         raise ModelError(f"{folder / 'model.json'}: {part} is a {class_name!r}, not {allowed}")
-    return load_module(place, PART_CLASSES[part][class_name], hashes)
+    return load_module(place, PART_CLASSES[part][class_name], hashes, len(card.scales), row)
 
 
 def _second_stage(
-    folder: Path, card: ModelCard, base: str | None, hashes: dict[str, str]
+    folder: Path, card: ModelCard, base: str | None, hashes: dict[str, str], row: int | None
 ) -> tuple[SecondStage, str | None]:
-    """Stage 2, and the base that parts of it were taken from."""
+    """Stage 2 for the scale `row`, and the base that parts of it were taken from."""
     own = [part for part in SECOND_STAGE if part in card.parts]
-    parts = {part: _load_part(folder, part, card, hashes) for part in own}
+    parts = {part: _load_part(folder, part, card, hashes, row) for part in own}
     prompt = None
     if (folder / "prompt").is_dir():
         prompt = load_state(folder / "prompt", hashes).get("prompt")

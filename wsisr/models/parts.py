@@ -22,6 +22,7 @@ from wsisr.errors import ModelError
 from wsisr.models.checkpoint import PICKLES, file_sha256
 from wsisr.models.diffusion import LatentControlNet
 from wsisr.models.guided import GuidedAutoencoderTiny
+from wsisr.models.modulation import fold
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import SwinIR
 
@@ -84,15 +85,25 @@ def load_state(folder: Path, hashes: dict[str, str] | None = None) -> dict[str, 
 
 
 def load_module(
-    place: Path, cls: type[nn.Module], hashes: dict[str, str] | None = None
+    place: Path,
+    cls: type[nn.Module],
+    hashes: dict[str, str] | None = None,
+    scales: int = 0,
+    row: int | None = None,
 ) -> nn.Module:
     """A network of class `cls` from a folder with config.json and safetensors, in float32.
+
+    Args:
+        place: the folder.
+        cls: one of diffusers' or this package's classes.
+        hashes: gets the SHA-256 of the files.
+        scales, row: of the model, and the one to load it for, see `wsisr.models.modulation.fold`.
 
     Raises:
         ModelError: see `wsisr.models.from_pretrained`.
     """
     module = empty_module(place, cls)
-    fill(module, load_state(place, hashes), str(place))
+    fill(module, fold(load_state(place, hashes), scales, row, str(place)), str(place))
     return module
 
 

@@ -1,0 +1,173 @@
+"""Networks that are told the scale: what is trained is what is loaded, and costs nothing."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tests.models.conftest import small_restoration, small_vae
+from tests.models.test_scales import change
+from wsisr.engine import upscale_array
+from wsisr.errors import ModelError
+from wsisr.models import from_pretrained
+from wsisr.models.guided import GuidedAutoencoderTiny
+from wsisr.models.modulation import SUFFIX, ModulatedConv2d, fold, modulate, select
+from wsisr.models.parts import load_state
+from wsisr.models.plain import PlainNet
+
+SCALES = [2, 4, 8]
+
+
+def networks() -> dict[str, nn.Module]:
+    """One of each kind that is modulated, with and without biases, all layers doing something."""
+    torch.manual_seed(0)
+    plain: PlainNet = PlainNet(width=8, blocks=2, detail=True)
+    nn.init.normal_(plain.last.weight, std=0.1)
+    return {
+        "plain": plain,
+        "swinir": small_restoration(),
+        "vae": GuidedAutoencoderTiny.of(small_vae()),
+    }
+
+
+def shake(module: nn.Module, seed: int = 0) -> None:
+    """Modulations as training could leave them."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, values in module.named_parameters():
+        if name.endswith(SUFFIX):
+            nn.init.normal_(values, std=0.02, generator=generator)
+
+
+def run(module: nn.Module, image: Tensor) -> Tensor:
+    with torch.no_grad():
+        out = module(image)
+    return out if isinstance(out, Tensor) else out.sample
+
+
+@pytest.mark.parametrize("kind", ["plain", "swinir", "vae"])
+def test_modulations_start_without_effect_and_end_in_the_weights(kind: str) -> None:
+    net = networks()[kind]
+    bare = copy.deepcopy(net)
+    image = torch.rand(1, 3, 64, 64)
+    before = run(net, image)
+    weights = dict(net.named_parameters())
+    modulate(net, len(SCALES))
+    count = sum(isinstance(m, ModulatedConv2d) for m in net.modules())
+    assert count == sum(isinstance(m, nn.Conv2d) for m in bare.modules()) > 3
+    assert all(dict(net.named_parameters())[name] is value for name, value in weights.items())
+    for row in (None, 0, 2):
+        select(net, row)
+        assert torch.equal(run(net, image), before)
+    shake(net)
+    results = []
+    for row in (None, 0, 1, 2):
+        select(net, row)
+        results.append(run(net, image))
+        bare.load_state_dict(fold(net.state_dict(), len(SCALES), row, "here"))
+        torch.testing.assert_close(run(bare, image), results[-1], rtol=1e-4, atol=1e-5)
+    assert torch.equal(results[0], before)
+    for one, other in ((0, 1), (1, 2), (2, 3)):
+        assert float((results[one] - results[other]).abs().max()) > 1e-3
+
+
+def test_a_gain_and_a_shift_act_on_the_output() -> None:
+    for bias in (True, False):
+        conv = nn.Conv2d(3, 4, 3, bias=bias)
+        net = nn.Sequential(conv)
+        image = torch.rand(1, 3, 8, 8)
+        before = conv(image)
+        modulate(net, 2)
+        select(net, 1)
+        numbers = torch.zeros(2, 2 if bias else 1, 4)
+        numbers[1, 0] = torch.tensor([0.0, 0.01, -0.05, 0.1])
+        if bias:
+            numbers[1, 1, 3] = -0.02
+        conv.modulation = nn.Parameter(numbers)
+        expected = before * torch.tensor([1.0, 1.1, 0.5, 2.0]).view(1, 4, 1, 1)
+        if bias:
+            expected[:, 3] -= 0.2
+        torch.testing.assert_close(net(image), expected)
+
+
+def test_only_the_present_scale_learns_of_its_own() -> None:
+    net = networks()["plain"]
+    modulate(net, 3)
+    select(net, 1)
+    net(torch.rand(1, 3, 16, 16)).square().mean().backward()
+    grads = [p.grad for n, p in net.named_parameters() if n == f"first{SUFFIX}"]
+    assert grads[0] is not None
+    assert float(grads[0][1].abs().min()) > 0
+    assert float(grads[0][[0, 2]].abs().max()) == 0
+    assert net.get_submodule("first").weight.grad is not None
+
+
+def test_copies_keep_the_scale_and_half_precision_holds() -> None:
+    net = networks()["plain"]
+    modulate(net, 2)
+    shake(net)
+    select(net, 1)
+    again = copy.deepcopy(net).half()
+    image = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(run(again, image.half()).float(), run(net, image), atol=0.01, rtol=0)
+    select(net, 0)  # the copy is another network
+    assert float((run(again, image.half()).float() - run(net, image)).abs().max()) > 0.01
+
+
+@pytest.fixture
+def model(model_folder: Path) -> Path:
+    """The small model for three scales, its stage 1 and autoencoder modulated."""
+    change(model_folder, scales=SCALES)
+    for part, net in (("restoration", small_restoration()), ("vae", small_vae())):
+        modulate(net, len(SCALES))
+        shake(net)
+        net.save_pretrained(model_folder / part)
+    return model_folder
+
+
+def test_a_folder_is_loaded_for_the_nearest_scale(model: Path) -> None:
+    lr = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    states = {name: load_state(model / name) for name in ("restoration", "vae")}
+    for scale, row in ((None, None), (2, 0), (3.2, 1), (8, 2), (100, 2)):
+        loaded = from_pretrained(model, scale=scale)
+        assert loaded.second is not None
+        for name, net in (("restoration", loaded.restoration), ("vae", loaded.second.vae)):
+            wanted = fold(states[name], len(SCALES), row, "")
+            for key, value in net.state_dict().items():
+                assert torch.equal(value, wanted[key]), (scale, name, key)
+    made = upscale_array(lr, 4, model=str(model), tile=128, overlap=32)
+    for scale, same in ((4, True), (8, False), (None, False)):
+        loaded = from_pretrained(model, scale=scale)
+        expected = upscale_array(lr, 4, model=loaded, tile=128, overlap=32)
+        assert np.array_equal(made, expected) == same, scale
+
+
+def spoil(folder: Path, key: str, value: Tensor) -> str:
+    (file,) = folder.glob("*.safetensors")
+    state = load_file(file)
+    save_file({**state, key: value}, file)
+    return str(folder)
+
+
+@pytest.mark.parametrize("scale", [None, 4])
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("conv_first.1.modulation", (2, 2, 8)),
+        ("conv_first.1.modulation", (3, 1, 8)),
+        ("conv_first.1.modulation", (3, 2, 9)),
+        ("conv_first.7.modulation", (3, 2, 8)),
+        ("norm.modulation", (3, 2, 8)),
+    ],
+)
+def test_modulations_that_do_not_fit_are_refused(
+    model: Path, key: str, shape: tuple[int, ...], scale: float | None
+) -> None:
+    place = spoil(model / "restoration", key, torch.zeros(shape))
+    with pytest.raises(ModelError, match=f"{place}: {key} of shape .* 3 scales"):
+        from_pretrained(model, scale=scale)
