@@ -61,6 +61,8 @@ class DistillConfig(PairConfig):
         train_diffusion: whether UNet and ControlNet learn.
         modulated: give stage 1 and the autoencoder gains and shifts for each scale of the teacher
             (`wsisr.models.modulation`); those that the teacher has are kept in any case.
+        shared: whether the weights that scales share learn. Without, only modulations do, so that
+            scales which are not trained stay as they are.
         guided: let the decoder of a small autoencoder add to the image it starts from, see
             `wsisr.models.guided`.
         stage1: weight of L1 of the restored image; stage 1 is then trained along, for its image and
@@ -79,6 +81,7 @@ class DistillConfig(PairConfig):
     train_diffusion: bool = True
     guided: bool = False
     modulated: bool = False
+    shared: bool = True
     stage1: float = 0.0
     samples: int = 1
     spread: float = 0.0
@@ -102,6 +105,7 @@ class Student(nn.Module):
         train_stage1: bool,
         train_diffusion: bool = True,
         scales: Sequence[float] = (),
+        train_shared: bool = True,
     ) -> None:
         super().__init__()
         self.restoration = stage1
@@ -115,6 +119,10 @@ class Student(nn.Module):
         self.train_stage1 = train_stage1
         if isinstance(stage1, PlainNet) and stage1.last_detail is not None:
             stage1.last_detail.requires_grad_(True)
+        if not train_shared:
+            for name, parameter in self.named_parameters():
+                learns = parameter.requires_grad and name.endswith(SUFFIX)
+                parameter.requires_grad_(learns)
 
     def forward(
         self, lr: Tensor, noise: Tensor, scale: int, samples: int = 1
@@ -203,6 +211,8 @@ def fit(config: DistillConfig, run: Run) -> None:
         origin / "vae": cast(nn.Module, second.vae),
     }
     scales = take_modulations(config, read_card(origin).scales, places)
+    if not (scales or config.shared):
+        raise UsageError("distill.shared: without it and without `modulated` nothing learns")
     student = channels_last(
         Student(
             stage1,
@@ -212,6 +222,7 @@ def fit(config: DistillConfig, run: Run) -> None:
             config.stage1 > 0,
             config.train_diffusion,
             scales,
+            config.shared,
         )
     )
     averaged = copy.deepcopy(student)

@@ -606,9 +606,21 @@ def test_scales_get_modulations_of_their_own_and_keep_them(
         again = load_state(tmp_path / "more" / "model" / name)
         assert again.keys() == state.keys()
         assert all(torch.equal(again[key], value) for key, value in state.items())
+    # one scale can be trained, and nothing changes at another
+    values |= {"shared": False, "scales": [2], "scale_weights": [1.0], "loop": loop}
+    fit(build(DistillConfig, values), Run(tiles, tmp_path / "two"))
+    for name, state in made.items():
+        again = load_state(tmp_path / "two" / "model" / name)
+        for key, value in state.items():
+            same = torch.equal(again[key], value)
+            assert same == (not key.endswith(SUFFIX)) or name == "vae", key
+            if key.endswith(SUFFIX):
+                assert torch.equal(again[key][1], value[1]), key
+    with pytest.raises(UsageError, match=r"distill\.shared: .* nothing learns"):
+        fit(build(DistillConfig, values | {"teacher": str(teacher)}), Run(tiles, tmp_path / "none"))
     # and stage 1 alone starts from the weights that all scales share
     assert not any(key.endswith(SUFFIX) for key in starting_weights(run.out / "model/restoration"))
-    values |= {"scales": [2, 8], "modulated": True}
+    values |= {"scales": [2, 8], "scale_weights": [0.5, 0.5], "modulated": True}
     with pytest.raises(UsageError, match=r"distill\.scales: .* knows no scale 8"):
         fit(build(DistillConfig, values), Run(tiles, tmp_path / "other"))
 

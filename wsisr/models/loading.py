@@ -7,6 +7,8 @@
     controlnet/   config.json, *.safetensors
     prompt/       prompt.safetensors             the blank prompt's embedding
 
+Networks may be told the scale, see `wsisr.models.modulation`.
+
 A folder with `restoration` alone is a stage-1 model. One with `restoration` and `controlnet` takes
 what it lacks of `unet`, `vae` and `prompt` from its base, a published Stable Diffusion 2.1.
 """
