@@ -42,7 +42,7 @@ from wsisr.models.diffusion import latent_factor
 from wsisr.models.dualstage import SecondStage, add_detail, generate, starting_image
 from wsisr.models.guided import GuidedAutoencoderTiny
 from wsisr.models.loading import read_card
-from wsisr.models.modulation import SUFFIX, modulate, select
+from wsisr.models.modulation import SUFFIX, fold, modulate, select
 from wsisr.models.parts import load_restoration, load_state
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import channels_last
@@ -61,8 +61,8 @@ class DistillConfig(PairConfig):
         train_diffusion: whether UNet and ControlNet learn.
         modulated: give stage 1 and the autoencoder gains and shifts for each scale of the teacher
             (`wsisr.models.modulation`); those that the teacher has are kept in any case.
-        shared: whether the weights that scales share learn. Without, only modulations do, so that
-            scales which are not trained stay as they are.
+        shared: whether the weights that scales share learn. Without, only modulations do, and no
+            weight decays, so that scales which are not trained stay as they are.
         guided: let the decoder of a small autoencoder add to the image it starts from, see
             `wsisr.models.guided`.
         stage1: weight of L1 of the restored image; stage 1 is then trained along, for its image and
@@ -257,8 +257,10 @@ def fit(config: DistillConfig, run: Run) -> None:
         write_model(folder, Path(config.teacher), parts, averaged.diffusion.prompt, config.sampling)
         return judge(folder, val, config.scales, config.judged, device)
 
+    # decay would move the modulations of scales that are not trained, too
+    loop = config.loop if config.shared else replace(config.loop, weight_decay=0.0)
     train(
-        config.loop,
+        loop,
         student,
         run.out,
         step,
@@ -285,6 +287,7 @@ def take_modulations(
 
     Raises:
         UsageError: a scale is to be trained that the teacher does not know.
+        ModelError: what a folder holds does not fit its weights or the teacher's scales.
     """
     # an autoencoder that belongs to the base has no folder here
     states = {place: load_state(place) if place.is_dir() else {} for place in places}
@@ -294,6 +297,7 @@ def take_modulations(
     if missing := sorted(set(config.scales) - set(scales)):
         raise UsageError(f"distill.scales: {config.teacher} knows no scale {missing[0]}")
     for place, module in places.items():
+        fold(states[place], len(scales), None, str(place))
         modulate(module, len(scales), states[place])
     return scales
 

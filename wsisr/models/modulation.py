@@ -116,7 +116,7 @@ def fold(
         ):
             raise ModelError(
                 f"{place}: {key} of shape {tuple(state[key].shape)} fits neither a convolution of "
-                f"it nor the {scales} scales of model.json"
+                f"it nor {count} scales of a model"
             )
         if row is not None:
             weight, bias = modulated(weight, bias, state[key][row])
