@@ -42,7 +42,7 @@ from wsisr.models.diffusion import latent_factor
 from wsisr.models.dualstage import SecondStage, add_detail, generate, starting_image
 from wsisr.models.guided import GuidedAutoencoderTiny
 from wsisr.models.loading import read_card
-from wsisr.models.modulation import SUFFIX, fold, modulate, select
+from wsisr.models.lora import SUFFIXES, adapt, fold, select
 from wsisr.models.parts import load_restoration, load_state
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import channels_last
@@ -59,9 +59,9 @@ class DistillConfig(PairConfig):
         sampling: fields of `Settings` that the student is trained for, and exported with.
         train_encoder: whether the autoencoder's encoder learns too.
         train_diffusion: whether UNet and ControlNet learn.
-        modulated: give stage 1 and the autoencoder gains and shifts for each scale of the teacher
-            (`wsisr.models.modulation`); those that the teacher has are kept in any case.
-        shared: whether the weights that scales share learn. Without, only modulations do, and no
+        rank: of the change that each convolution of stage 1 and autoencoder gets for each scale of
+            the teacher (`wsisr.models.lora`); 0 for none. What the teacher has of them is kept.
+        shared: whether the weights that scales share learn. Without, only the changes do, and no
             weight decays, so that scales which are not trained stay as they are.
         guided: let the decoder of a small autoencoder add to the image it starts from, see
             `wsisr.models.guided`.
@@ -80,7 +80,7 @@ class DistillConfig(PairConfig):
     train_encoder: bool = False
     train_diffusion: bool = True
     guided: bool = False
-    modulated: bool = False
+    rank: int = 0
     shared: bool = True
     stage1: float = 0.0
     samples: int = 1
@@ -121,7 +121,7 @@ class Student(nn.Module):
             stage1.last_detail.requires_grad_(True)
         if not train_shared:
             for name, parameter in self.named_parameters():
-                learns = parameter.requires_grad and name.endswith(SUFFIX)
+                learns = parameter.requires_grad and name.endswith(SUFFIXES)
                 parameter.requires_grad_(learns)
 
     def forward(
@@ -210,9 +210,9 @@ def fit(config: DistillConfig, run: Run) -> None:
         Path(config.restoration or origin / "restoration"): stage1,
         origin / "vae": cast(nn.Module, second.vae),
     }
-    scales = take_modulations(config, read_card(origin).scales, places)
+    scales = take_changes(config, read_card(origin).scales, places)
     if not (scales or config.shared):
-        raise UsageError("distill.shared: without it and without `modulated` nothing learns")
+        raise UsageError("distill.shared: without it and without `rank` nothing learns")
     student = channels_last(
         Student(
             stage1,
@@ -257,7 +257,7 @@ def fit(config: DistillConfig, run: Run) -> None:
         write_model(folder, Path(config.teacher), parts, averaged.diffusion.prompt, config.sampling)
         return judge(folder, val, config.scales, config.judged, device)
 
-    # decay would move the modulations of scales that are not trained, too
+    # decay would move the changes of scales that are not trained, too
     loop = config.loop if config.shared else replace(config.loop, weight_decay=0.0)
     train(
         loop,
@@ -272,18 +272,18 @@ def fit(config: DistillConfig, run: Run) -> None:
     )
 
 
-def take_modulations(
+def take_changes(
     config: DistillConfig, scales: Sequence[float], places: Mapping[Path, nn.Module]
 ) -> Sequence[float]:
-    """Modulate networks, with what the folders they come from hold of it.
+    """Adapt networks to scales, with what the folders they come from hold of it.
 
     Args:
-        config: whether, and the scales that are trained.
+        config: the rank, and the scales that are trained.
         scales: of the teacher.
         places: folder -> network.
 
     Returns:
-        `scales`, or none where nothing is modulated.
+        `scales`, or none where nothing depends on them.
 
     Raises:
         UsageError: a scale is to be trained that the teacher does not know.
@@ -291,14 +291,14 @@ def take_modulations(
     """
     # an autoencoder that belongs to the base has no folder here
     states = {place: load_state(place) if place.is_dir() else {} for place in places}
-    held = any(key.endswith(SUFFIX) for state in states.values() for key in state)
-    if not (config.modulated or held):
+    held = any(key.endswith(SUFFIXES) for state in states.values() for key in state)
+    if not (config.rank or held):
         return ()
     if missing := sorted(set(config.scales) - set(scales)):
         raise UsageError(f"distill.scales: {config.teacher} knows no scale {missing[0]}")
     for place, module in places.items():
         fold(states[place], len(scales), None, str(place))
-        modulate(module, len(scales), states[place])
+        adapt(module, len(scales), config.rank, states[place])
     return scales
 
 

@@ -26,7 +26,7 @@ from train.degradation import agree, upsample
 from train.loop import Losses, train
 from train.pairs import PairConfig, pair_feed
 from wsisr.errors import UsageError
-from wsisr.models.modulation import fold
+from wsisr.models.lora import fold
 from wsisr.models.parts import PART_CLASSES, fill, load_state
 from wsisr.models.restoration import channels_last
 
@@ -102,7 +102,7 @@ def fit(config: Stage1Config, run: Run) -> None:
 
 
 def starting_weights(folder: Path) -> dict[str, Tensor]:
-    """Weights of a `restoration` part to start from, without layer of detail and modulations."""
+    """Weights of a `restoration` part to start from: what all scales share, no layer of detail."""
     state = fold(load_state(folder), 0, None, str(folder))
     return {key: value for key, value in state.items() if not key.startswith("last_detail.")}
 

@@ -61,7 +61,7 @@ from wsisr.evaluation.texture import nuclear_features
 from wsisr.models import SHIPPED, ModelCard, WindowInput, from_pretrained, save_pretrained
 from wsisr.models.diffusion import LatentControlNet
 from wsisr.models.loading import read_card
-from wsisr.models.modulation import SUFFIX
+from wsisr.models.lora import SUFFIXES, UP
 from wsisr.models.parts import load_restoration, load_state
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import SwinIR
@@ -580,11 +580,11 @@ def test_distillation_makes_a_better_model_that_loads(
     assert titles(tmp_path / "pictures" / "0000040.png") == 4  # LR, restored, result, HR
 
 
-def test_scales_get_modulations_of_their_own_and_keep_them(
+def test_scales_get_changes_of_their_own_and_keep_them(
     teacher: Path, tiles: Path, tmp_path: Path
 ) -> None:
     loop = SMALL["loop"] | {"iterations": 6, "save_every": 3, "validate_every": 6}
-    values = SMALL | {"teacher": str(teacher), "modulated": True, "stage1": 1.0, "loop": loop}
+    values = SMALL | {"teacher": str(teacher), "rank": 2, "stage1": 1.0, "loop": loop}
     values |= {"scales": [2, 4], "scale_weights": [0.5, 0.5], "train_encoder": True}
     values |= {"restoration": str(teacher / "restoration"), "guided": True}
     run = Run(tiles, tmp_path / "run")
@@ -592,7 +592,7 @@ def test_scales_get_modulations_of_their_own_and_keep_them(
         fit(build(DistillConfig, values), replace(run, minutes=0.001))
     made = {name: load_state(run.out / "model" / name) for name in ("restoration", "vae")}
     for state in made.values():
-        numbers = {key: value for key, value in state.items() if key.endswith(SUFFIX)}
+        numbers = {key: value for key, value in state.items() if key.endswith(UP)}
         assert len(numbers) > 5
         assert any(float((n[0] - n[1]).abs().max()) > 1e-4 for n in numbers.values())
     two, four = (from_pretrained(run.out / "model", scale=scale) for scale in (2, 4))
@@ -600,7 +600,7 @@ def test_scales_get_modulations_of_their_own_and_keep_them(
         if key.endswith("conv_first.1.weight"):
             assert not torch.equal(value, four.restoration.state_dict()[key])
     # a student of that model goes on from them without being told to
-    values |= {"teacher": str(run.out / "model"), "modulated": False}
+    values |= {"teacher": str(run.out / "model"), "rank": 0}
     values |= {"restoration": "", "loop": loop | {"iterations": 1, "learning_rate": 0.0}}
     fit(build(DistillConfig, values), Run(tiles, tmp_path / "more"))
     for name, state in made.items():
@@ -613,7 +613,7 @@ def test_scales_get_modulations_of_their_own_and_keep_them(
     fit(build(DistillConfig, values), Run(tiles, tmp_path / "two"))
     for name, state in made.items():
         again = load_state(tmp_path / "two" / "model" / name)
-        numbers = {key for key in state if key.endswith(SUFFIX)}
+        numbers = {key for key in state if key.endswith(SUFFIXES)}
         assert any(not torch.equal(again[key][0], state[key][0]) for key in numbers), name
         for key in state:
             kept = (again[key][1], state[key][1]) if key in numbers else (again[key], state[key])
@@ -621,8 +621,10 @@ def test_scales_get_modulations_of_their_own_and_keep_them(
     with pytest.raises(UsageError, match=r"distill\.shared: .* nothing learns"):
         fit(build(DistillConfig, values | {"teacher": str(teacher)}), Run(tiles, tmp_path / "none"))
     # and stage 1 alone starts from the weights that all scales share
-    assert not any(key.endswith(SUFFIX) for key in starting_weights(run.out / "model/restoration"))
-    values |= {"scales": [2, 8], "scale_weights": [0.5, 0.5], "modulated": True}
+    assert not any(
+        key.endswith(SUFFIXES) for key in starting_weights(run.out / "model/restoration")
+    )
+    values |= {"scales": [2, 8], "scale_weights": [0.5, 0.5], "rank": 2}
     with pytest.raises(UsageError, match=r"distill\.scales: .* knows no scale 8"):
         fit(build(DistillConfig, values), Run(tiles, tmp_path / "other"))
     # those of a stage 1 for other scales than the teacher's are no use to it
@@ -630,9 +632,9 @@ def test_scales_get_modulations_of_their_own_and_keep_them(
     shutil.copytree(run.out / "model" / "restoration", odd)
     (file,) = odd.glob("*.safetensors")
     state = load_file(file)
-    save_file({k: v[:1] if k.endswith(SUFFIX) else v for k, v in state.items()}, file)
+    save_file({k: v[:1] if k.endswith(SUFFIXES) else v for k, v in state.items()}, file)
     values |= {"scales": [2, 4], "restoration": str(odd)}
-    with pytest.raises(ModelError, match=r"odd: .*modulation of shape .* 2 scales"):
+    with pytest.raises(ModelError, match=r"odd: what .* has of .* 2 scales"):
         fit(build(DistillConfig, values), Run(tiles, tmp_path / "other"))
 
 

@@ -7,7 +7,7 @@
     controlnet/   config.json, *.safetensors
     prompt/       prompt.safetensors             the blank prompt's embedding
 
-Networks may be told the scale, see `wsisr.models.modulation`.
+Networks may be told the scale, see `wsisr.models.lora`.
 
 A folder with `restoration` alone is a stage-1 model. One with `restoration` and `controlnet` takes
 what it lacks of `unet`, `vae` and `prompt` from its base, a published Stable Diffusion 2.1.
@@ -97,7 +97,7 @@ def load_upscaler(
         settings: fields of `Settings` that override the model's own.
         base: where a model without UNet and autoencoder takes them from; None is its own base.
         scale: factor it is to be used at; some models have settings of their own for some, and
-            weights that are told it (`wsisr.models.modulation`).
+            weights, too (`wsisr.models.lora`).
 
     Raises:
         ModelError: no such model, or a broken one.

@@ -22,7 +22,7 @@ from wsisr.errors import ModelError
 from wsisr.models.checkpoint import PICKLES, file_sha256
 from wsisr.models.diffusion import LatentControlNet
 from wsisr.models.guided import GuidedAutoencoderTiny
-from wsisr.models.modulation import fold
+from wsisr.models.lora import fold
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import SwinIR
 
@@ -97,7 +97,7 @@ def load_module(
         place: the folder.
         cls: one of diffusers' or this package's classes.
         hashes: gets the SHA-256 of the files.
-        scales, row: of the model, and the one to load it for, see `wsisr.models.modulation.fold`.
+        scales, row: of the model, and the one to load it for, see `wsisr.models.lora.fold`.
 
     Raises:
         ModelError: see `wsisr.models.from_pretrained`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,15 +18,16 @@ from wsisr.engine import upscale_array
 from wsisr.errors import ModelError
 from wsisr.models import from_pretrained
 from wsisr.models.guided import GuidedAutoencoderTiny
-from wsisr.models.modulation import SUFFIX, ModulatedConv2d, fold, modulate, select
+from wsisr.models.lora import SUFFIXES, LoraConv2d, adapt, fold, select
 from wsisr.models.parts import load_state
 from wsisr.models.plain import PlainNet
 
 SCALES = [2, 4, 8]
+RANK = 3
 
 
 def networks() -> dict[str, nn.Module]:
-    """One of each kind that is modulated, with and without biases, all layers doing something."""
+    """One of each kind that is adapted, with and without biases, all layers doing something."""
     torch.manual_seed(0)
     plain: PlainNet = PlainNet(width=8, blocks=2, detail=True)
     nn.init.normal_(plain.last.weight, std=0.1)
@@ -37,11 +39,11 @@ def networks() -> dict[str, nn.Module]:
 
 
 def shake(module: nn.Module, seed: int = 0) -> None:
-    """Modulations as training could leave them."""
+    """Changes as training could leave them."""
     generator = torch.Generator().manual_seed(seed)
     for name, values in module.named_parameters():
-        if name.endswith(SUFFIX):
-            nn.init.normal_(values, std=0.02, generator=generator)
+        if name.endswith(SUFFIXES):
+            nn.init.normal_(values, std=0.1, generator=generator)
 
 
 def run(module: nn.Module, image: Tensor) -> Tensor:
@@ -51,14 +53,14 @@ def run(module: nn.Module, image: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["plain", "swinir", "vae"])
-def test_modulations_start_without_effect_and_end_in_the_weights(kind: str) -> None:
+def test_changes_start_without_effect_and_end_in_the_weights(kind: str) -> None:
     net = networks()[kind]
     bare = copy.deepcopy(net)
     image = torch.rand(1, 3, 64, 64)
     before = run(net, image)
     weights = dict(net.named_parameters())
-    modulate(net, len(SCALES))
-    count = sum(isinstance(m, ModulatedConv2d) for m in net.modules())
+    adapt(net, len(SCALES), RANK)
+    count = sum(isinstance(m, LoraConv2d) for m in net.modules())
     assert count == sum(isinstance(m, nn.Conv2d) for m in bare.modules()) > 3
     assert all(dict(net.named_parameters())[name] is value for name, value in weights.items())
     for row in (None, 0, 2):
@@ -76,40 +78,75 @@ def test_modulations_start_without_effect_and_end_in_the_weights(kind: str) -> N
         assert float((results[one] - results[other]).abs().max()) > 1e-3
 
 
-def test_a_gain_and_a_shift_act_on_the_output() -> None:
-    for bias in (True, False):
-        conv = nn.Conv2d(3, 4, 3, bias=bias)
-        net = nn.Sequential(conv)
-        image = torch.rand(1, 3, 8, 8)
-        before = conv(image)
-        modulate(net, 2)
-        select(net, 1)
-        numbers = torch.zeros(2, 2 if bias else 1, 4)
-        numbers[1, 0] = torch.tensor([0.0, 0.01, -0.05, 0.1])
-        if bias:
-            numbers[1, 1, 3] = -0.02
-        conv.modulation = nn.Parameter(numbers)
-        expected = before * torch.tensor([1.0, 1.1, 0.5, 2.0]).view(1, 4, 1, 1)
-        if bias:
-            expected[:, 3] -= 0.2
-        torch.testing.assert_close(net(image), expected)
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_is_added_is_the_product_of_the_factors(bias: bool) -> None:
+    conv = nn.Conv2d(3, 4, 3, bias=bias)
+    net = nn.Sequential(conv)
+    image = torch.rand(1, 3, 8, 8)
+    before = conv(image)
+    adapt(net, 2, 2)
+    shake(net)
+    select(net, 1)
+    adapted = cast(LoraConv2d, conv)
+    change = adapted.lora_up[1] @ adapted.lora_down[1]
+    assert torch.linalg.matrix_rank(change) == 2
+    expected = before + nn.functional.conv2d(image, change.view(4, 3, 3, 3), padding=0)
+    assert (adapted.lora_bias is not None) == bias
+    if adapted.lora_bias is not None:
+        expected += adapted.lora_bias[1].view(1, 4, 1, 1)
+    torch.testing.assert_close(net(image), expected)
+
+
+def test_no_rank_is_larger_than_its_convolution() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 3))
+    adapt(net, 2, 8)
+    state = net.state_dict()
+    assert state["0.lora_down"].shape == (2, 3, 3)
+    assert state["1.lora_down"].shape == (2, 2, 36)
+    assert state["1.lora_up"].shape == (2, 2, 2)
 
 
 def test_only_the_present_scale_learns_of_its_own() -> None:
     net = networks()["plain"]
-    modulate(net, 3)
+    adapt(net, 3, RANK)
     select(net, 1)
     net(torch.rand(1, 3, 16, 16)).square().mean().backward()
-    grads = [p.grad for n, p in net.named_parameters() if n == f"first{SUFFIX}"]
-    assert grads[0] is not None
-    assert float(grads[0][1].abs().min()) > 0
-    assert float(grads[0][[0, 2]].abs().max()) == 0
+    grad = net.get_parameter("first.lora_up").grad
+    assert grad is not None
+    assert float(grad[1].abs().max()) > 0
+    assert float(grad[[0, 2]].abs().max()) == 0
     assert net.get_submodule("first").weight.grad is not None
+
+
+def test_what_a_file_has_is_kept_and_a_scale_without_can_learn() -> None:
+    net = networks()["plain"]
+    bare = copy.deepcopy(net)
+    adapt(net, 3, RANK)
+    shake(net)
+    state = net.state_dict()
+    for key, value in state.items():
+        if key.endswith(SUFFIXES):
+            value[2] = 0.0  # as written by hand, or zeroed to save space
+    adapt(bare, 3, 1, state)  # of the rank of the file, not of this one
+    again = bare.state_dict()
+    assert again.keys() == state.keys()
+    for key, value in state.items():
+        rows = slice(0, 2) if key.endswith(SUFFIXES) else slice(None)
+        assert torch.equal(again[key][rows], value[rows]), key
+    image = torch.rand(1, 3, 16, 16)
+    select(bare, None)
+    before = run(bare, image)
+    select(bare, 2)
+    assert torch.equal(run(bare, image), before)
+    bare(image).square().mean().backward()
+    grad = bare.get_parameter("first.lora_up").grad
+    assert grad is not None
+    assert float(grad[2].abs().max()) > 0
 
 
 def test_copies_keep_the_scale_and_half_precision_holds() -> None:
     net = networks()["plain"]
-    modulate(net, 2)
+    adapt(net, 2, RANK)
     shake(net)
     select(net, 1)
     again = copy.deepcopy(net).half()
@@ -121,10 +158,10 @@ def test_copies_keep_the_scale_and_half_precision_holds() -> None:
 
 @pytest.fixture
 def model(model_folder: Path) -> Path:
-    """The small model for three scales, its stage 1 and autoencoder modulated."""
+    """The small model for three scales, its stage 1 and autoencoder adapted."""
     change(model_folder, scales=SCALES)
     for part, net in (("restoration", small_restoration()), ("vae", small_vae())):
-        modulate(net, len(SCALES))
+        adapt(net, len(SCALES), RANK)
         shake(net)
         net.save_pretrained(model_folder / part)
     return model_folder
@@ -158,16 +195,28 @@ def spoil(folder: Path, key: str, value: Tensor) -> str:
 @pytest.mark.parametrize(
     ("key", "shape"),
     [
-        ("conv_first.1.modulation", (2, 2, 8)),
-        ("conv_first.1.modulation", (3, 1, 8)),
-        ("conv_first.1.modulation", (3, 2, 9)),
-        ("conv_first.7.modulation", (3, 2, 8)),
-        ("norm.modulation", (3, 2, 8)),
+        ("conv_first.1.lora_down", (2, 3, 27)),  # scales
+        ("conv_first.1.lora_down", (3, 3, 9)),  # inputs
+        ("conv_first.1.lora_down", (3, 27)),
+        ("conv_first.1.lora_up", (3, 8, 4)),  # rank
+        ("conv_first.1.lora_up", (3, 9, 3)),  # channels
+        ("conv_first.1.lora_up", None),
+        ("conv_first.1.lora_bias", (3, 9)),
+        ("conv_first.1.lora_bias", None),
+        ("conv_first.7.lora_down", (3, 3, 27)),  # no such convolution
+        ("norm.lora_bias", (3, 8)),
     ],
 )
-def test_modulations_that_do_not_fit_are_refused(
-    model: Path, key: str, shape: tuple[int, ...], scale: float | None
+def test_changes_that_do_not_fit_are_refused(
+    model: Path, key: str, shape: tuple[int, ...] | None, scale: float | None
 ) -> None:
-    place = spoil(model / "restoration", key, torch.zeros(shape))
-    with pytest.raises(ModelError, match=f"{place}: {key} of shape .* 3 scales"):
+    place = model / "restoration"
+    (file,) = place.glob("*.safetensors")
+    state = load_file(file)
+    state.pop(key, None)
+    if shape is not None:
+        state[key] = torch.zeros(shape)
+    save_file(state, file)
+    name = key.rsplit(".", 1)[0]
+    with pytest.raises(ModelError, match=f"{place}: what {name} has of .* 3 scales"):
         from_pretrained(model, scale=scale)
