@@ -52,12 +52,16 @@ def small_unet() -> UNet2DConditionModel:
 
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
+    return save_small_model(tmp_path / "model")
+
+
+def save_small_model(folder: Path) -> Path:
+    """A model folder of small random parts of both stages."""
     torch.manual_seed(0)
     unet = small_unet()
     controlnet = LatentControlNet.of_unet(unet)
     for module in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
         torch.nn.init.normal_(module.weight, std=0.1)
-    folder = tmp_path / "model"
     card = ModelCard(
         "small",
         PARTS,

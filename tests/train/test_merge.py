@@ -1,0 +1,154 @@
+"""Models from models: means, and changes that leave the other scales as they are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tests.models.conftest import save_small_model, small_restoration
+from tests.models.test_scales import change
+from train.merge import main
+from wsisr.engine import upscale_array
+from wsisr.models import from_pretrained
+from wsisr.models.lora import SUFFIXES, adapt, low_rank
+from wsisr.models.parts import load_state
+
+SCALES = [2, 4, 8]
+
+
+def vary(folder: Path, part: str = "restoration", seed: int = 0, ends: str = "") -> None:
+    """Move the weights of a part, or those with a name that ends so, by random numbers."""
+    (file,) = (folder / part).glob("*.safetensors")
+    generator = torch.Generator().manual_seed(seed)
+    state = load_file(file)
+    for key, value in state.items():
+        if key.endswith(ends) and (value.ndim == 4 or ends):
+            noise = torch.randn(value.shape, generator=generator)
+            state[key] = value + 0.05 * noise.to(value)
+    save_file(state, file, {"format": "pt"})
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[Path]:
+    """A model for three scales and two whose stage 1 and autoencoder differ from it."""
+    base = change(save_small_model(tmp_path / "base"), scales=SCALES)
+    folders = [base]
+    for seed in (1, 2):
+        folder = tmp_path / f"other{seed}"
+        shutil.copytree(base, folder)
+        vary(folder, seed=seed)
+        vary(folder, "vae", seed=seed)
+        folders.append(folder)
+    return folders
+
+
+def command(*arguments: object) -> int:
+    return main([str(a) for a in arguments])
+
+
+def test_a_mean_has_each_in_its_share(three: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert command("--out", out, f"{three[0]}=1", f"{three[1]}=1", f"{three[2]}=2") == 0
+    for part in ("restoration", "vae", "unet", "controlnet"):
+        states = [load_state(folder / part) for folder in three]
+        made = load_state(out / part)
+        assert made.keys() == states[0].keys()
+        for key, value in made.items():
+            wanted = (states[0][key] + states[1][key] + 2 * states[2][key]) / 4
+            torch.testing.assert_close(value, wanted, rtol=1e-3, atol=1e-4)
+    assert from_pretrained(out, scale=4).second is not None
+
+
+def test_one_scale_moves_and_no_other(three: list[Path], tmp_path: Path) -> None:
+    lr = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    base, one, other = three
+    out, again = tmp_path / "out", tmp_path / "again"
+    assert command("--out", out, base, "--scale", 4, "--towards", one, "--rank", 64) == 0
+    for scale in SCALES:
+        images = [
+            upscale_array(lr, scale, model=str(folder), tile=128, overlap=32, seed=1)
+            for folder in (base, out, one)
+        ]
+        # of full rank it is the other model there, but for half precision
+        same, there = (
+            (np.abs(images[1].astype(int) - i) > 1).mean() for i in (images[0], images[2])
+        )
+        assert (same > 0.1 and there < 0.02) if scale == 4 else same == 0, scale
+    # a second scale keeps what the first has, a mean keeps nothing
+    assert command("--out", again, out, "--scale", 8, "--towards", other, "--rank", 64) == 0
+    first, second = (load_state(folder / "restoration") for folder in (out, again))
+    for key, value in second.items():
+        if key.endswith(SUFFIXES):
+            assert torch.equal(value[:2], first[key][:2]), key
+            assert not value[0].any(), key
+    assert any(value[2].any() for key, value in second.items() if key.endswith(SUFFIXES))
+    # what is aimed at is what the model is at that scale
+    told = from_pretrained(again, scale=4).restoration.state_dict()
+    third = tmp_path / "third"
+    assert command("--out", third, base, "--scale", 4, "--towards", again, "--rank", 64) == 0
+    for key, value in from_pretrained(third, scale=4).restoration.state_dict().items():
+        torch.testing.assert_close(value, told[key], rtol=1e-3, atol=1e-3)
+    assert command("--out", tmp_path / "mean", again, base) == 0
+    assert not any(key.endswith(SUFFIXES) for key in load_state(tmp_path / "mean" / "vae"))
+
+
+def test_the_change_is_the_nearest_of_its_rank() -> None:
+    torch.manual_seed(0)
+    wanted = torch.randn(8, 5, 3, 3)
+    errors = []
+    for rank in (1, 4, 8, 20):
+        down, up = low_rank(wanted, rank)
+        assert (down.shape, up.shape) == ((min(rank, 8), 45), (8, min(rank, 8)))
+        errors.append(float((up @ down - wanted.flatten(1)).norm()))
+    values = torch.linalg.svdvals(wanted.flatten(1))
+    expected = [float(values[rank:].norm()) for rank in (1, 4, 8, 20)]
+    assert errors == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_does_not_fit_is_refused(
+    three: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, one, _ = three
+    out = tmp_path / "out"
+    unet, wider, ranked = (tmp_path / name for name in ("unet", "wider", "ranked"))
+    for folder in (unet, wider):
+        shutil.copytree(base, folder)
+    vary(unet, "unet", ends="norm1.weight")
+    net: nn.Module = small_restoration()
+    adapt(net, 2, 3)  # of a model of two scales
+    shutil.rmtree(wider / "restoration")
+    net.save_pretrained(wider / "restoration")  # type: ignore[operator]
+    two = tmp_path / "two"
+    shutil.copytree(base, two)
+    change(two, scales=[2, 4])
+    assert command("--out", ranked, base, "--scale", 2, "--towards", one, "--rank", 2) == 0
+    to = ("--scale", 4, "--towards")
+    for arguments, line in (
+        ((base, "--scale", 4), "--scale and --towards need each other"),
+        ((base, "--towards", one), "--scale and --towards need each other"),
+        ((base, "--scale", 3, "--towards", one), "--scale 3: .* knows"),
+        ((base, *to, one, "--rank", 0), "--rank 0: must be 1 or more"),
+        ((base, *to, unet), r"unet: .*norm1\.weight differs, but a scale can only change"),
+        ((ranked, *to, one, "--rank", 3), "--rank 3: .* another rank .* give theirs"),
+        ((base, wider), "wider/restoration: what .* fits neither"),
+        ((base, two), "two: not of the same parts and scales"),
+        ((f"{base}=x", one), "give FOLDER=SHARE"),
+        ((f"{base}=0", f"{one}=0"), "shares must be 0 or more"),
+        ((base, tmp_path / "none"), "none: "),
+    ):
+        assert command("--out", out, *arguments) != 0, line
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        pattern = re.compile(line)
+        assert pattern.search(error), (line, error)
+        assert not out.exists(), line
+    assert command("--out", base, one) == 2
+    assert "is there already" in capsys.readouterr().err
