@@ -89,6 +89,8 @@ class DistillConfig(PairConfig):
     judged: int = 8
 
     def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise UsageError(f"distill.rank {self.rank}: must be 0 or more")
         if self.samples < 1 or (self.spread and self.samples < 2):
             raise UsageError(f"distill.samples {self.samples}: must be 1 or more, 2 with spread")
 
@@ -291,14 +293,18 @@ def take_changes(
     """
     # an autoencoder that belongs to the base has no folder here
     states = {place: load_state(place) if place.is_dir() else {} for place in places}
-    held = any(key.endswith(SUFFIXES) for state in states.values() for key in state)
-    if not (config.rank or held):
+    told = {
+        place
+        for place, state in states.items()
+        if config.rank or any(key.endswith(SUFFIXES) for key in state)
+    }
+    if not told:
         return ()
     if missing := sorted(set(config.scales) - set(scales)):
         raise UsageError(f"distill.scales: {config.teacher} knows no scale {missing[0]}")
-    for place, module in places.items():
+    for place in told:
         fold(states[place], len(scales), None, str(place))
-        adapt(module, len(scales), config.rank, states[place])
+        adapt(places[place], len(scales), config.rank, states[place])
     return scales
 
 

@@ -7,12 +7,14 @@ Models that were trained from the same weights have means which keep most of wha
 (model soups, Wortsman et al. 2022). What is good at one scale need not bear on the others: by the
 second command BASE stays as it is at all scales but one, where its convolutions move towards
 another mean by low-rank changes (`wsisr.models.lora`), the nearest that have that rank (Eckart and
-Young 1936). `train.distill` with `shared: false` can go on from there.
+Young 1936). `train.distill` with `shared: false` can go on from there. The mean of models that have
+such changes comes as near to their mean at each scale as the rank allows.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,10 +25,10 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wsisr.errors import UsageError, WsisrError
+from wsisr.errors import ModelError, UsageError, WsisrError
 from wsisr.models.loading import ModelCard, read_card
 from wsisr.models.lora import BIAS, DOWN, SUFFIXES, UP, fold, low_rank
-from wsisr.models.parts import load_state
+from wsisr.models.parts import PART_CLASSES, load_module, load_state
 
 TOLD = ("restoration", "vae")
 """Parts that a scale can change."""
@@ -47,7 +49,7 @@ def merge(
     Args:
         out: the folder; it must not be there.
         models: model folders of the same networks -> their share, in any unit. The first gives all
-            that is not weights. One alone keeps what other scales change.
+            that is not weights. One alone keeps the changes that it has.
         scale: one of the model's; None makes a mean and nothing more.
         towards: models, as above, whose mean is aimed at there; each as it is at that scale.
         rank: of the changes.
@@ -72,16 +74,21 @@ def merge(
         row = card.scales.index(scale)
     parts: dict[str, State] = {}
     for part in card.parts:
+        if not (first / part / "config.json").is_file():
+            raise ModelError(f"{first / part}: part missing (no config.json)")
         state = mean(card, models, part, None)
+        if len(models) == 1:
+            state |= held(first / part)
+        else:
+            for told in sorted({r for folder in models for r in told_rows(folder / part)}):
+                there = mean(card, models, part, told)
+                state |= changes(state, there, len(card.scales), told, rank, part)
         if row is not None:
-            target = mean(card, towards or {}, part, row)
-            if part in TOLD:
-                held = load_state(first / part) if len(models) == 1 else {}
-                state |= {key: value for key, value in held.items() if key.endswith(SUFFIXES)}
-            state |= changes(state, target, len(card.scales), row, rank, part)
+            there = mean(card, towards or {}, part, row)
+            state |= changes(state, there, len(card.scales), row, rank, part)
         parts[part] = state
     try:
-        _write(out, first, parts)
+        _write(out, card, first, parts)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
@@ -95,8 +102,8 @@ def mean(card: ModelCard, models: Mapping[Path, float], part: str, row: int | No
         ModelError: one is broken.
     """
     total = sum(models.values())
-    if total <= 0 or min(models.values()) < 0:
-        raise UsageError("the models' shares must be 0 or more, and not all 0")
+    if not (0 < total < math.inf and min(models.values()) >= 0):
+        raise UsageError("the models' shares must be finite, 0 or more, and not all 0")
     summed: State = {}
     for folder, share in models.items():
         other = read_card(folder)
@@ -110,6 +117,17 @@ def mean(card: ModelCard, models: Mapping[Path, float], part: str, row: int | No
         for key, value in state.items():
             summed[key] = summed.get(key, torch.zeros(())) + value * (share / total)
     return summed
+
+
+def held(place: Path) -> State:
+    """What a part's folder has of changes."""
+    return {key: value for key, value in load_state(place).items() if key.endswith(SUFFIXES)}
+
+
+def told_rows(place: Path) -> set[int]:
+    """The scales, by their index, that change anything in a part."""
+    effective = [value for key, value in held(place).items() if key.endswith((UP, BIAS))]
+    return {row for value in effective for row in range(len(value)) if value[row].any()}
 
 
 def changes(base: State, target: State, scales: int, row: int, rank: int, part: str) -> State:
@@ -127,7 +145,7 @@ def changes(base: State, target: State, scales: int, row: int, rank: int, part: 
         UsageError: `target` is another network, or differs where nothing can change.
     """
     shared = {key: value for key, value in base.items() if not key.endswith(SUFFIXES)}
-    if shared.keys() != target.keys():
+    if {k: v.shape for k, v in shared.items()} != {k: v.shape for k, v in target.items()}:
         raise UsageError(f"{part}: the models of --towards are of another network")
     made: State = {}
     for key, value in shared.items():
@@ -142,21 +160,26 @@ def changes(base: State, target: State, scales: int, row: int, rank: int, part: 
         elif not torch.allclose(target[key], value, rtol=1e-3, atol=1e-6):  # half precision
             raise UsageError(
                 f"{part}: {key} differs, but a scale can only change convolutions of "
-                f"{' and '.join(TOLD)}; train with `distill.train_diffusion: false`"
+                f"{' and '.join(TOLD)}; aim at models that were trained with `distill.shared: "
+                "false`, or at least `distill.train_diffusion: false`"
             )
         for suffix, factor in new.items():
-            rows = base.get(name + suffix, torch.zeros(scales, *factor.shape)).clone()
-            if rows.shape[1:] != factor.shape:
-                raise UsageError(
-                    f"--rank {rank}: {part} has other scales' changes of another rank "
-                    f"({name}{suffix} is {tuple(rows.shape)}); give theirs"
-                )
-            rows[row] = factor
-            made[name + suffix] = rows
+            rows = base.get(name + suffix, torch.zeros(scales, *factor.shape))
+            made[name + suffix] = _put(rows, row, factor)
     return made
 
 
-def _write(out: Path, first: Path, parts: Mapping[str, State]) -> None:
+def _put(rows: Tensor, row: int, factor: Tensor) -> Tensor:
+    """A copy of (scales, ...) with (...) in the place of a row; zeros make up for less rank."""
+    sizes = [max(pair) for pair in zip(rows.shape[1:], factor.shape, strict=True)]
+    made = torch.zeros(len(rows), *sizes)
+    made[tuple(slice(n) for n in rows.shape)] = rows
+    made[row] = 0
+    made[row][tuple(slice(n) for n in factor.shape)] = factor
+    return made
+
+
+def _write(out: Path, card: ModelCard, first: Path, parts: Mapping[str, State]) -> None:
     """The folder; its model.json, without which it is none, comes last."""
     out.mkdir(parents=True)
     for part, state in parts.items():
@@ -164,6 +187,8 @@ def _write(out: Path, first: Path, parts: Mapping[str, State]) -> None:
         shutil.copyfile(first / part / "config.json", out / part / "config.json")
         halves = {key: value.half().contiguous() for key, value in state.items()}
         save_file(halves, out / part / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
+        # says what is wrong with it before a user does
+        load_module(out / part, PART_CLASSES[part][card.parts[part]], None, len(card.scales), 0)
     if (first / "prompt").is_dir():
         shutil.copytree(first / "prompt", out / "prompt")
     shutil.copyfile(first / "model.json", out / "model.json")
@@ -175,7 +200,8 @@ def shares(items: Sequence[str]) -> dict[Path, float]:
     for item in items:
         folder, equals, share = item.rpartition("=")
         try:
-            found[Path(folder if equals else item)] = float(share) if equals else 1.0
+            place = Path(folder if equals else item)
+            found[place] = found.get(place, 0.0) + (float(share) if equals else 1.0)
         except ValueError as error:
             raise UsageError(f"{item}: give FOLDER=SHARE, the share a number") from error
     return found

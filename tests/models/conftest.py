@@ -24,10 +24,10 @@ def small_restoration() -> SwinIR:
     return SwinIR(embed_dim=8, depths=(2,), num_heads=(2,), num_feat=(8, 8, 4, 4))
 
 
-def small_vae() -> AutoencoderTiny:
+def small_vae(width: int = 8) -> AutoencoderTiny:
     return AutoencoderTiny(
-        encoder_block_out_channels=(8,) * 4,
-        decoder_block_out_channels=(8,) * 4,
+        encoder_block_out_channels=(width,) * 4,
+        decoder_block_out_channels=(width,) * 4,
         num_encoder_blocks=(0, 1, 1, 1),
         num_decoder_blocks=(1, 1, 1, 0),
         latent_channels=4,

@@ -607,6 +607,14 @@ def test_scales_get_changes_of_their_own_and_keep_them(
         again = load_state(tmp_path / "more" / "model" / name)
         assert again.keys() == state.keys()
         assert all(torch.equal(again[key], value) for key, value in state.items())
+    # a part without gets none unasked
+    half = tmp_path / "half"
+    shutil.copytree(run.out / "model", half)
+    (file,) = (half / "vae").glob("*.safetensors")
+    save_file({k: v for k, v in load_file(file).items() if not k.endswith(SUFFIXES)}, file)
+    fit(build(DistillConfig, values | {"teacher": str(half)}), Run(tiles, tmp_path / "halves"))
+    told = [load_state(tmp_path / "halves" / "model" / n) for n in ("restoration", "vae")]
+    assert [any(key.endswith(SUFFIXES) for key in state) for state in told] == [True, False]
     # one scale can be trained, and nothing changes at another
     values |= {"shared": False, "scales": [2], "scale_weights": [1.0]}
     values |= {"loop": loop | {"weight_decay": 10.0}}
@@ -649,6 +657,8 @@ def test_settings_that_exclude_each_other_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=r"distill\.samples 1: must be 1 or more, 2 with spread"):
         build(DistillConfig, SMALL | {"spread": 0.5})
+    with pytest.raises(UsageError, match=r"distill\.rank -1: must be 0 or more"):
+        build(DistillConfig, SMALL | {"rank": -1})
     values = SMALL | {"teacher": str(teacher), "guided": True, "sampling": {"residual": True}}
     with pytest.raises(UsageError, match=r"distill\.guided: not with `residual`"):
         fit(build(DistillConfig, values), Run(tiles, tmp_path))

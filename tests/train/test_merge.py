@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.models.conftest import save_small_model, small_restoration
+from tests.models.conftest import save_small_model, small_restoration, small_vae
 from tests.models.test_scales import change
-from train.merge import main
+from train.merge import main, shares
 from wsisr.engine import upscale_array
 from wsisr.models import from_pretrained
 from wsisr.models.lora import SUFFIXES, adapt, low_rank
@@ -64,6 +64,7 @@ def test_a_mean_has_each_in_its_share(three: list[Path], tmp_path: Path) -> None
             wanted = (states[0][key] + states[1][key] + 2 * states[2][key]) / 4
             torch.testing.assert_close(value, wanted, rtol=1e-3, atol=1e-4)
     assert from_pretrained(out, scale=4).second is not None
+    assert shares(["a=1", "b", "a=2"]) == {Path("a"): 3, Path("b"): 1}
 
 
 def test_one_scale_moves_and_no_other(three: list[Path], tmp_path: Path) -> None:
@@ -89,14 +90,38 @@ def test_one_scale_moves_and_no_other(three: list[Path], tmp_path: Path) -> None
             assert torch.equal(value[:2], first[key][:2]), key
             assert not value[0].any(), key
     assert any(value[2].any() for key, value in second.items() if key.endswith(SUFFIXES))
+    # less rank than there is already does no harm to the other scale
+    small = tmp_path / "small"
+    assert command("--out", small, again, "--scale", 8, "--towards", other, "--rank", 1) == 0
+    for scale, same in ((4, True), (8, False)):
+        states = [from_pretrained(f, scale=scale).restoration.state_dict() for f in (small, again)]
+        assert all(torch.equal(states[0][key], v) for key, v in states[1].items()) == same
     # what is aimed at is what the model is at that scale
     told = from_pretrained(again, scale=4).restoration.state_dict()
     third = tmp_path / "third"
     assert command("--out", third, base, "--scale", 4, "--towards", again, "--rank", 64) == 0
     for key, value in from_pretrained(third, scale=4).restoration.state_dict().items():
         torch.testing.assert_close(value, told[key], rtol=1e-3, atol=1e-3)
-    assert command("--out", tmp_path / "mean", again, base) == 0
-    assert not any(key.endswith(SUFFIXES) for key in load_state(tmp_path / "mean" / "vae"))
+    alone = tmp_path / "alone"
+    assert command("--out", alone, again) == 0
+    for key, value in load_state(alone / "vae").items():
+        assert torch.equal(value, load_state(again / "vae")[key]), key
+
+
+def test_a_mean_has_the_mean_of_each_scale(three: list[Path], tmp_path: Path) -> None:
+    base, one, other = three
+    told, made = tmp_path / "told", tmp_path / "made"
+    aims = (f"{one}=1", f"{other}=3")
+    assert command("--out", told, base, "--scale", 4, "--towards", *aims, "--rank", 64) == 0
+    assert command("--out", made, f"{told}=1", f"{one}=1", "--rank", 64) == 0
+    key = "conv_first.1.weight"
+    bare = [load_state(folder / "restoration")[key] for folder in three]
+    aim = (bare[1] + 3 * bare[2]) / 4
+    for scale, wanted in ((2, bare[0]), (4, aim), (8, bare[0])):
+        state = from_pretrained(told, scale=scale).restoration.state_dict()
+        torch.testing.assert_close(state[key], wanted, rtol=1e-3, atol=1e-3)
+        state = from_pretrained(made, scale=scale).restoration.state_dict()
+        torch.testing.assert_close(state[key], (wanted + bare[1]) / 2, rtol=1e-3, atol=1e-3)
 
 
 def test_the_change_is_the_nearest_of_its_rank() -> None:
@@ -117,18 +142,24 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     base, one, _ = three
     out = tmp_path / "out"
-    unet, wider, ranked = (tmp_path / name for name in ("unet", "wider", "ranked"))
-    for folder in (unet, wider):
+    unet, odd, wider, lacking, large = (
+        tmp_path / name for name in ("unet", "odd", "wider", "lacking", "large")
+    )
+    for folder in (unet, odd, wider, lacking, large):
         shutil.copytree(base, folder)
+    shutil.rmtree(wider / "vae")
+    small_vae(width=12).save_pretrained(wider / "vae")
+    (lacking / "vae" / "config.json").unlink()
+    (file,) = (large / "vae").glob("*.safetensors")
+    save_file({key: 1e6 + 0 * value for key, value in load_file(file).items()}, file)
     vary(unet, "unet", ends="norm1.weight")
     net: nn.Module = small_restoration()
     adapt(net, 2, 3)  # of a model of two scales
-    shutil.rmtree(wider / "restoration")
-    net.save_pretrained(wider / "restoration")  # type: ignore[operator]
+    shutil.rmtree(odd / "restoration")
+    net.save_pretrained(odd / "restoration")  # type: ignore[operator]
     two = tmp_path / "two"
     shutil.copytree(base, two)
     change(two, scales=[2, 4])
-    assert command("--out", ranked, base, "--scale", 2, "--towards", one, "--rank", 2) == 0
     to = ("--scale", 4, "--towards")
     for arguments, line in (
         ((base, "--scale", 4), "--scale and --towards need each other"),
@@ -136,11 +167,16 @@ def test_what_does_not_fit_is_refused(
         ((base, "--scale", 3, "--towards", one), "--scale 3: .* knows"),
         ((base, *to, one, "--rank", 0), "--rank 0: must be 1 or more"),
         ((base, *to, unet), r"unet: .*norm1\.weight differs, but a scale can only change"),
-        ((ranked, *to, one, "--rank", 3), "--rank 3: .* another rank .* give theirs"),
-        ((base, wider), "wider/restoration: what .* fits neither"),
+        ((base, *to, wider), "vae: the models of --towards are of another network"),
+        ((base, wider), "wider/vae: not the network of the first model"),
+        ((base, odd), "odd/restoration: what .* fits neither"),
+        ((lacking, base), r"lacking/vae: part missing \(no config\.json\)"),
+        ((large,), "out/vae: .* not finite"),
         ((base, two), "two: not of the same parts and scales"),
         ((f"{base}=x", one), "give FOLDER=SHARE"),
-        ((f"{base}=0", f"{one}=0"), "shares must be 0 or more"),
+        ((f"{base}=0", f"{one}=0"), "shares must be finite, 0 or more"),
+        ((f"{base}=-1", f"{one}=2"), "shares must be finite, 0 or more"),
+        ((f"{base}=nan", one), "shares must be finite, 0 or more"),
         ((base, tmp_path / "none"), "none: "),
     ):
         assert command("--out", out, *arguments) != 0, line

@@ -75,7 +75,7 @@ def adapt(
     module: nn.Module, scales: int, rank: int, state: Mapping[str, Tensor] | None = None
 ) -> None:
     """Give all convolutions of a network changes for each scale, in place; its weights stay the
-    same tensors, and nothing changes yet.
+    same tensors, and nothing changes yet but what `state` says.
 
     Args:
         module: the network.
@@ -155,13 +155,8 @@ def fold(
                 f"convolution of it nor a model of {scales or 'any number of'} scales"
             )
         if row is not None:
-            weight, bias = changed(
-                weight.float(),
-                None if bias is None else bias.float(),
-                down[row].float(),
-                up[row].float(),
-                None if shift is None else shift[row].float(),
-            )
+            here = None if shift is None else shift[row]
+            weight, bias = changed(weight, bias, down[row], up[row], here)
             folded[f"{name}.weight"] = weight
             if bias is not None:
                 folded[f"{name}.bias"] = bias
