@@ -10,7 +10,9 @@ against the tile itself. `--tiles` takes FOLDER or LABEL=FOLDER, with @MPP behin
 is not 0.25 um; sub-folders are slides. A method is LABEL=WHAT or WHAT alone: `bicubic`, `hr` (the
 tile itself: what a perfect result would score), a folder of ready PNG files (named like the tiles;
 with several data sets or scales in sub-folders LABEL, `x4`, LABEL/`x4`), or any model name, folder
-or file that wsisr knows. What cannot run stays in the table and says why.
+or file that wsisr knows. What cannot run stays in the table and says why. `--against plain` adds
+lines `tiny - plain`: the difference of the two with its own 95 % interval; one that holds 0 may be
+chance.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from tqdm import tqdm
 
 from wsisr.errors import OutputError, UsageError, WsisrError
 from wsisr.evaluation import metrics, segmenters
-from wsisr.evaluation.evaluate import BOOTSTRAP_DRAWS, bootstrap
+from wsisr.evaluation.evaluate import BOOTSTRAP_DRAWS, bootstrap, draw_means, interval
 from wsisr.evaluation.fidelity import area_downsample, bicubic_upsample
 from wsisr.evaluation.metrics import Measurement, Metric
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Segmenter
@@ -418,19 +420,23 @@ def run(
     precision: str | None = None,
     intervals: bool = False,
     per_slide: bool = False,
+    against: str | None = None,
     segmenter: Segmenter | None = None,
     show_progress: bool = True,
 ) -> Quality:
     """Return the table of every method on every data set at every scale.
 
     One model is in memory at a time. `only` picks measures by name, None all that can run.
+    `against` is the label of a method that the others are compared with, see `_difference`.
 
     Raises:
-        UsageError: no tiles, unknown measures, names that stand twice, or results that a folder
-            of ready files lacks.
+        UsageError: no tiles, unknown measures, names that stand twice or are none, or results that
+            a folder of ready files lacks.
     """
     _refuse_doubles("--tiles", [item.label for item in data])
     _refuse_doubles("--methods", [item.label for item in contenders])
+    if against is not None and against not in [item.label for item in contenders]:
+        raise UsageError(f"--against {against}: none of --methods; give the name of one of them")
     segmenter = segmenter or ClassicalSegmenter()
     tiles = {item.label: list_tiles(item.folder, limit) for item in data}
     chosen, missing = metrics.available(only or ["all"])
@@ -442,6 +448,7 @@ def run(
                         _ready_file(Path(item.target), scale, each, path)
     rows: list[Row] = []
     drawn: dict[str, list[str]] = {}
+    measured: dict[tuple[str, int], dict[str, list[TileResult]]] = {}
     for item in contenders:
         for scale in scales:
             broken: dict[str, str] = {}
@@ -463,12 +470,21 @@ def run(
                         refused = {"": str(error)}
                 made, unit = _rows(item, where, found, missing | refused, intervals, per_slide)
                 rows += made
+                if found:
+                    measured.setdefault(where, {})[item.label] = found
                 if unit is not None and each.label not in drawn.setdefault(unit, []):
                     drawn[unit].append(each.label)
+    for where, by_method in measured.items():
+        for label in by_method:
+            if against in by_method and label != against:
+                row, unit = _difference(where, by_method, label, against, missing)
+                rows.append(row)
+                if where[0] not in drawn.setdefault(unit, []):
+                    drawn[unit].append(where[0])
     order = {item.label: n for n, item in enumerate(data)}
     rows.sort(key=lambda row: (order[row.data], scales.index(row.scale)))
     conventions = {**metrics.conventions(chosen), "nuclei": segmenter.convention}
-    if intervals:
+    if intervals or against is not None:
         over = "; ".join(f"{unit} of {', '.join(labels)}" for unit, labels in drawn.items())
         conventions["intervals"] = (
             f"95 % percentile bootstrap over {over or 'nothing'}; {BOOTSTRAP_DRAWS} draws"
@@ -514,6 +530,30 @@ def _rows(
     return rows, unit
 
 
+def _difference(
+    where: tuple[str, int],
+    by_method: Mapping[str, Sequence[TileResult]],
+    label: str,
+    against: str,
+    not_run: Mapping[str, str],
+) -> tuple[Row, str]:
+    """Return a row `LABEL - AGAINST` and what was drawn for its intervals.
+
+    Its values are the differences of the methods' means. The intervals are those of the difference,
+    both measured on the same draws: what is hard about a slide is so for both and drops out, so
+    they tell more than whether the methods' own intervals overlap.
+    """
+    pairs = zip(by_method[label], by_method[against], strict=True)
+    both = [TileResult(one.place, {**one.values, **other.values}) for one, other in pairs]
+    draws, unit = draw_means(both, [label, against], 0)
+    means = [metrics.summarize([tile.values[name] for tile in both]) for name in (label, against)]
+    names = [name for name in means[0] if name in means[1] and name not in not_run]
+    values = {name: means[0][name] - means[1][name] for name in names}
+    ends = {name: interval(draws[label][name] - draws[against][name]) for name in names}
+    title = f"{label} - {against}"
+    return Row(where[0], title, where[1], None, len(both), values, ends, not_run, False), unit
+
+
 def _refuse_doubles(option: str, labels: Sequence[str]) -> None:
     for label in labels:
         if labels.count(label) > 1:
@@ -538,6 +578,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--metrics", default=None, help="comma-separated; default: the table's, or all available")
     add("--limit", type=int, default=None, help="that many tiles of each folder, spread evenly")
     add("--intervals", action="store_true", help="95 %% intervals, slides drawn (tiles under 3)")
+    add("--against", metavar="LABEL", help="add each method's difference to this one, paired")
     add("--per-slide", action="store_true", help="a line for each slide as well")
     add("--segmenter", choices=segmenters.NAMES, default="classical", help="of nuclei")
     add("--device", default="cpu")
@@ -560,6 +601,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             precision=options.precision,
             intervals=options.intervals,
             per_slide=options.per_slide,
+            against=options.against,
             segmenter=segmenters.choose(options.segmenter),
             show_progress=not options.quiet,
         )

@@ -38,6 +38,42 @@ def table(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+def test_a_difference_has_the_interval_of_pairs(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = tmp_path / "ready" / "x4"
+    for path in folders[0].rglob("*.png"):
+        tile = read_image(path)[:100, :104]
+        reduced = cv2.resize(tile, (26, 25), interpolation=cv2.INTER_AREA)
+        made = cv2.resize(reduced, (104, 100), interpolation=cv2.INTER_LINEAR)
+        target = ready / path.relative_to(folders[0]).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target), made[..., ::-1])
+    files = [tmp_path / "q.json", tmp_path / "q.csv"]
+    arguments = ["--tiles", str(folders[0]), "--scales", "4", "--metrics", "psnr,hf_db", "--quiet"]
+    arguments += ["--methods", f"bicubic,linear={tmp_path / 'ready'}", "--json", str(files[0])]
+    arguments += ["--csv", str(files[1]), "--intervals", "--against"]
+    assert quality.main([*arguments, "bicubic"]) == 0
+    printed = capsys.readouterr().out
+    assert [line[0] for line in table(printed)[2:]] == ["bicubic", "linear", "linear - bicubic"]
+    assert "bootstrap over slides" in printed
+    result = json.loads(files[0].read_text())
+    values, ends = result["methods"], result["intervals"]
+    for name in ("psnr", "hf_db"):
+        difference = values["linear"][name] - values["bicubic"][name]
+        assert values["linear - bicubic"][name] == pytest.approx(difference)
+        low, high = ends["linear - bicubic"][name]
+        assert low <= difference <= high
+        # the tiles are hard or easy for both: pairs say more than two intervals beside each other
+        assert high - low < 0.5 * min(
+            ends[m][name][1] - ends[m][name][0] for m in values if "-" not in m
+        )
+    rows = list(csv.DictReader(files[1].open()))
+    assert [row["tiles"] for row in rows if row["method"] == "linear - bicubic"] == ["6", "6"]
+    assert quality.main([*arguments, "none"]) == 2
+    assert "--against none: none of --methods" in capsys.readouterr().err
+
+
 def test_data_sets_methods_slides_and_intervals_in_all_files(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -376,8 +376,27 @@ def bootstrap(
 ) -> tuple[dict[str, dict[str, tuple[float, float]]], str]:
     """Return {method: {metric: 95 % interval of the weighted mean}} and what was drawn.
 
+    See `draw_means`. NaN where nothing is defined.
+    """
+    means, unit = draw_means(results, methods, seed)
+    return {m: {name: interval(d) for name, d in found.items()} for m, found in means.items()}, unit
+
+
+def interval(draws: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % percentile interval of what was drawn, of what of it is defined."""
+    defined = draws[np.isfinite(draws)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if defined.size else (math.nan, math.nan)
+    return float(low), float(high)
+
+
+def draw_means(
+    results: Sequence[TileResult], methods: Sequence[str], seed: int
+) -> tuple[dict[str, dict[str, npt.NDArray[np.float64]]], str]:
+    """Return {method: {metric: BOOTSTRAP_DRAWS weighted means}} and what was drawn.
+
     Slides are drawn where there are at least three, since tiles of one slide resemble each other;
-    else tiles. NaN where nothing is defined.
+    else tiles. The same are drawn for all methods and metrics, so that draws can be compared one by
+    one. NaN where nothing that was drawn is defined.
     """
     groups = sorted({tile.place.group for tile in results})
     by_slide = len(groups) >= LEAST_GROUPS
@@ -386,9 +405,9 @@ def bootstrap(
         units = [[i] for i in range(len(results))]
     random = np.random.default_rng(seed)
     draws = random.integers(0, len(units), (BOOTSTRAP_DRAWS, len(units)))
-    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    drawn: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
     for method in methods:
-        intervals[method] = {}
+        drawn[method] = {}
         rows = [tile.values.get(method, {}) for tile in results]
         for name in dict.fromkeys(name for row in rows for name in row):
             pairs = [row.get(name, Measurement(math.nan)) for row in rows]
@@ -397,10 +416,10 @@ def bootstrap(
             products = np.where(np.isfinite(values), values, 0.0) * weights
             sums = np.array([[products[u].sum(), weights[u].sum()] for u in units])
             total = sums[draws].sum(axis=1)
-            means = total[total[:, 1] > 0, 0] / total[total[:, 1] > 0, 1]
-            low, high = np.percentile(means, [2.5, 97.5]) if means.size else (math.nan, math.nan)
-            intervals[method][name] = (float(low), float(high))
-    return intervals, "slides" if by_slide else "tiles"
+            known = total[:, 1] > 0
+            drawn[method][name] = np.full(BOOTSTRAP_DRAWS, math.nan)
+            drawn[method][name][known] = total[known, 0] / total[known, 1]
+    return drawn, "slides" if by_slide else "tiles"
 
 
 def versions() -> dict[str, str]:
