@@ -8,6 +8,7 @@ uninterrupted one.
 
 from __future__ import annotations
 
+import atexit
 import csv
 import io
 import logging
@@ -234,6 +235,8 @@ def train(
         CheckpointError: a checkpoint cannot be written or read.
     """
     accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
+    if accelerator.num_processes > 1:
+        atexit.register(_leave, accelerator)
     out.mkdir(parents=True, exist_ok=True)
     rate, decay = config.learning_rate, config.weight_decay
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -290,7 +293,18 @@ def train(
             log.info("time slice over at iteration %d of %d", done, config.iterations)
             break
     logs.close()
+    accelerator.wait_for_everyone()  # the main process may still be writing
     return ema.shadow
+
+
+def _leave(accelerator: Accelerator) -> None:
+    """End the process group while Python still lives.
+
+    A thread of gloo that lets go of a tensor while the interpreter shuts down aborts its process,
+    and torchrun then ends the others, too, which may still be writing.
+    """
+    accelerator.free_memory()  # the wrapped modules hold the group
+    accelerator.end_training()
 
 
 def _optimise(
