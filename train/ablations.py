@@ -30,7 +30,7 @@ from typing import Any
 from train.command import Run, add_common, in_slices, read_config
 from train.judge import judge
 from train.loop import LoopConfig
-from train.run import advance, export_model
+from train.run import advance, complete, export_model
 from train.shards import write_atomic
 from wsisr.errors import UsageError
 
@@ -131,6 +131,7 @@ def run_ablations(
             return "autoencoder"
     for name in variants:
         made = configure(config, VARIANTS[name], run.out / "autoencoder")
+        made = complete(made, run.out / name, None)
         left = advance(made, rest(run.out / name), name=name, threads=threads)
         if left:
             return f"{left} of {name}"

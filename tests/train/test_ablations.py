@@ -34,7 +34,10 @@ def test_the_ablations_run_in_slices_to_models_and_a_table(
     tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(train.run, "launch", small.launch)
-    file = small.write(tmp_path / "small.yaml", small.config())
+    config = small.config()
+    # another run's stage 1, which is not there and must not be looked for
+    config["latents"]["restoration"] = "runs/tiny/stage1/restoration"
+    file = small.write(tmp_path / "small.yaml", config)
     out = tmp_path / "out"
     arguments = ["--config", file, "--data", tiles, "--out", out, "--judged", 1]
     for section in ("stage1", "autoencoder", "stage2"):
