@@ -1,12 +1,13 @@
-"""Cut training patches out of slides: tissue at 40x, sharp, without pen, split by patient.
+"""Cut training patches out of slides: tissue at 40x, in focus, without pen, split by patient.
 
     python -m train.patches SLIDES... --out patches --manifest slides.csv
 
 The manifest is a CSV with the columns slide (file name), patient, and, where wanted, split and mpp.
 Without it slides are split at random by patient, who is read from a TCGA barcode; any other slide
-counts as a patient of its own. Written are `OUT/SPLIT/SLIDE-0000.tar` with an index each (see
-`train.shards`) and `OUT/SPLIT/SLIDE.patches.csv` with every patch's origin and SHA-256. A slide
-with that file is done: after an interruption the same command goes on with the next.
+counts as a patient of its own, which is said. Written are `OUT/SPLIT/SLIDE-0000.tar` with an index
+each (see `train.shards`) and `OUT/SPLIT/SLIDE.patches.csv` with every patch's origin and SHA-256. A
+slide with that file is done: after an interruption the same command goes on with the next. Slides
+may be added later or left out: what was cut of them stays, and a patient stays in one split.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,6 +40,8 @@ from wsisr.tissue import BLACK, INK_LEAD, INK_SATURATION, tissue_mask
 
 log = logging.getLogger("train")
 SPLITS = ("train", "val", "test")
+RECORD = "settings.json"
+COLUMNS = ("slide", "patient", "split", "mpp")
 TCGA = re.compile(r"(TCGA-\w{2}-\w{4})", re.IGNORECASE)
 
 
@@ -46,9 +50,10 @@ class Settings:
     """What decides which patches are cut; runs into one folder must share it.
 
     size: side in px. mpp: um/px wanted, and tolerance: how far a slide may lie from it without
-    being resampled. tissue: least part of a patch. per_slide: at most so many patches. blur:
-    the blurriest part of a slide that is dropped. pen: largest part of ink or black. quality:
-    JPEG, 4:4:4.
+    being resampled. tissue: least part of a patch. per_slide: at most so many patches. focus:
+    least variance of the Laplacian of luma (0 to 255), under which a patch is out of focus: of
+    1046 patches in focus of fifteen slides the least has 32. blur: the blurriest part of a slide
+    that is dropped beside. pen: largest part of ink or black. quality: JPEG, 4:4:4.
     """
 
     size: int = 512
@@ -56,6 +61,7 @@ class Settings:
     tolerance: float = 0.15
     tissue: float = 0.5
     per_slide: int = 1000
+    focus: float = 25.0
     blur: float = 0.1
     pen: float = 0.02
     quality: int = 95
@@ -73,36 +79,57 @@ class Source:
 
 
 def plan_sources(
-    slides: Sequence[Path], rows: Sequence[Mapping[str, str]] | None, seed: int
+    slides: Sequence[Path],
+    rows: Sequence[Mapping[str, str]] | None,
+    seed: int,
+    known: Mapping[str, str] | None = None,
 ) -> list[Source]:
     """Give every slide its patient and split.
 
     rows: of the manifest; None without one. Patients without a split are shuffled by `seed`: a
-    tenth, and at least one where there are three, goes to val and to test each.
+    tenth, and at least one where there are three, goes to val and to test each. known: patient ->
+    split of earlier runs into the same folder.
 
     Raises:
-        UsageError: a slide not in the manifest or twice among the arguments, an unknown split, a
-            patient in two splits.
+        UsageError: a slide not in the manifest, or twice in it or among the arguments, an unknown
+            split, a patient in two splits.
     """
-    names = [path.name for path in slides]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"{twice} is given twice; slides need names of their own")
-    stated = {row.get("slide", ""): row for row in rows or ()}
-    sources = []
+    stems = [path.stem for path in slides]
+    if twice := next((path for path in slides if stems.count(path.stem) > 1), None):
+        raise UsageError(
+            f"{twice.name} is given twice, or another slide is called {twice.stem}, too; slides "
+            "need names of their own"
+        )
+    stated: dict[str, dict[str, str]] = {}
+    for line in rows or ():
+        row = {key: (line.get(key) or "").strip() for key in COLUMNS}
+        if row["slide"] in stated:
+            raise UsageError(f"{row['slide']} has two lines in the manifest; remove one")
+        stated[row["slide"]] = row
+    sources, unknown = [], []
     for path in slides:
         row = stated.get(path.name, {})
         if rows is not None and not (row and row.get("patient")):
             raise UsageError(f"{path.name}: the manifest states no patient for it; add a line")
         barcode = TCGA.search(path.name)
         patient = row.get("patient") or (barcode[1].upper() if barcode else path.stem)
+        if patient == path.stem and not row:
+            unknown.append(path.name)
         split = row.get("split") or ""
         if split not in (*SPLITS, ""):
             raise UsageError(f"{path.name}: split {split!r} is not one of {', '.join(SPLITS)}")
         sources.append(Source(path, patient, split, _stated_mpp(path.name, row)))
+    if len(unknown) > 1:
+        log.warning(
+            "%d slides name no patient (%s, …): each counts as a patient of its own; if some are "
+            "of one, state patients in a --manifest",
+            len(unknown),
+            unknown[0],
+        )
     splits: dict[str, set[str]] = {}
     for source in sources:
-        splits.setdefault(source.patient, set()).update({source.split} - {""})
+        found = {source.split, (known or {}).get(source.patient, "")} - {""}
+        splits.setdefault(source.patient, set()).update(found)
     for patient, found in splits.items():
         if len(found) > 1:
             raise UsageError(
@@ -187,7 +214,8 @@ def cut(source: Source, out: Path, settings: Settings) -> int:
         candidates = list(_candidates(source, view, settings))
     if not candidates:
         raise SlideError(
-            f"{source.path}: every patch with tissue is unreadable or shows pen; leave it out"
+            f"{source.path}: every patch with tissue is unreadable, out of focus or shows pen; "
+            "leave it out, or lower --focus or raise --pen"
         )
     least = np.quantile([sharp for _, _, sharp, _ in candidates], settings.blur)
     kept = [c for c in candidates if c[2] >= least][: settings.per_slide]
@@ -207,7 +235,7 @@ def cut(source: Source, out: Path, settings: Settings) -> int:
 def _candidates(
     source: Source, view: View, settings: Settings
 ) -> Iterator[tuple[int, int, float, bytes]]:
-    """x, y in level-0 px, sharpness and JPEG of patches with tissue and without pen."""
+    """x, y in level-0 px, sharpness and JPEG of patches with tissue, in focus and without pen."""
     mask, size = tissue_mask(view), settings.size
     windows = [
         (x, y)
@@ -239,13 +267,14 @@ def _candidates(
                     "copy the slide again or leave it out"
                 ) from error
             continue
-        if pen_fraction(pixels) > settings.pen:
+        sharp = sharpness(pixels)
+        if pen_fraction(pixels) > settings.pen or sharp < settings.focus:
             continue
         found += 1
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=settings.quality, subsampling=0)
         scale = view.downsample
-        yield round(x * scale), round(y * scale), sharpness(pixels), buffer.getvalue()
+        yield round(x * scale), round(y * scale), sharp, buffer.getvalue()
 
 
 def _tissue(mask: NDArray[np.bool_], downsample: float, x: int, y: int, size: int) -> float:
@@ -254,25 +283,46 @@ def _tissue(mask: NDArray[np.bool_], downsample: float, x: int, y: int, size: in
     return float(mask[rows, left : max(left + 1, int((x + size) / downsample))].mean())
 
 
+def read_record(out: Path) -> dict[str, Any]:
+    """What earlier runs into a folder were given; empty for a new one.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    file = out / RECORD
+    try:
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{file} cannot be read ({error}); choose another --out") from error
+
+
+def known_patients(record: Mapping[str, Any]) -> dict[str, str]:
+    """Patient -> split, of a record."""
+    return {slide["patient"]: slide["split"] for slide in record.get("slides", {}).values()}
+
+
 def curate(sources: Sequence[Source], out: Path, settings: Settings) -> dict[str, int]:
     """Check all slides, then cut them; returns the patches of each split.
 
     Raises:
-        DataError: `out` was made with other settings or splits.
+        DataError: `out` was made with other settings, or a slide with another patient or split.
         SlideError: see `cut` and `view_at`; nothing is cut where a resolution does not fit.
     """
-    record = {
-        "settings": asdict(settings),
-        "splits": {source.path.name: source.split for source in sources},
-    }
-    file = out / "settings.json"
     out.mkdir(parents=True, exist_ok=True)
-    if file.exists() and json.loads(file.read_text()) != record:
-        raise DataError(f"{out} was made with other settings or slides; choose another --out")
+    made = read_record(out)
+    slides = {s.path.name: {"patient": s.patient, "split": s.split, "mpp": s.mpp} for s in sources}
+    earlier = made.get("slides", {})
+    changed = [name for name in slides if earlier.get(name, slides[name]) != slides[name]]
+    if made and made.get("settings") != asdict(settings):
+        raise DataError(f"{out} was made with other settings; choose another --out")
+    if made and (changed or "slides" not in made):
+        which = f"{changed[0]} with another patient, split or mpp" if changed else "other slides"
+        raise DataError(f"{out} was made with {which}; choose another --out")
+    record = {"settings": asdict(settings), "slides": earlier | slides}
     for source in sources:
         with open_slide(source.path) as slide:
             view_at(source, select_view(slide, input_mpp=source.mpp, level=0), settings)
-    write_atomic(file, json.dumps(record, indent=1).encode())
+    write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
     counts = dict.fromkeys(SPLITS, 0)
     for source in sources:
         count = cut(source, out, settings)
@@ -302,7 +352,9 @@ def main() -> int:
                     rows = list(csv.DictReader(file))
             except (OSError, ValueError) as error:
                 raise UsageError(f"{args.manifest} cannot be read ({error})") from error
-        print(curate(plan_sources(args.slides, rows, settings.seed), args.out, settings))
+        known = known_patients(read_record(args.out))
+        sources = plan_sources(args.slides, rows, settings.seed, known)
+        print(curate(sources, args.out, settings))
     except WsisrError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

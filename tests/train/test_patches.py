@@ -1,13 +1,27 @@
 from __future__ import annotations
 
+import csv
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
 from train.data import load_tiles
-from train.patches import Settings, Source, curate, plan_sources
+from train.errors import DataError
+from train.patches import (
+    Settings,
+    Source,
+    curate,
+    known_patients,
+    plan_sources,
+    read_record,
+)
 from wsisr.errors import SlideError, UsageError
+from wsisr.slides import open_slide, select_view
 
 
 def test_a_patient_in_two_splits_is_refused() -> None:
@@ -17,6 +31,27 @@ def test_a_patient_in_two_splits_is_refused() -> None:
     ]
     with pytest.raises(UsageError, match="patient p is in train and val"):
         plan_sources([Path("a.svs"), Path("b.svs")], rows, 0)
+
+
+def test_what_would_let_a_patient_into_two_splits_unseen_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = [
+        {"slide": "a.svs ", "patient": "p ", "split": "train"},
+        {"slide": "b.svs", "patient": "p", "split": "val", "note": "x"},
+    ]
+    with pytest.raises(UsageError, match="patient p is in train and val"):
+        plan_sources([Path("a.svs"), Path("b.svs")], rows, 0)
+    with pytest.raises(UsageError, match=r"b\.svs has two lines"):
+        plan_sources([Path("b.svs")], [*rows, {"slide": "b.svs", "patient": "q"}], 0)
+    with pytest.raises(UsageError, match=r"a\.tif .*another slide is called a"):
+        plan_sources([Path("a.tif"), Path("a.tiff")], None, 0)
+    with pytest.raises(UsageError, match="patient p is in test and train"):
+        plan_sources([Path("a.svs")], rows[:1], 0, {"p": "test"})
+    assert plan_sources([Path("c.svs")], None, 0, {"c": "test"})[0].split == "test"
+    caplog.clear()
+    plan_sources([Path(f"case1_{i}.svs") for i in range(3)], None, 0)
+    assert "3 slides name no patient (case1_0.svs" in caplog.text
 
 
 def test_patients_without_a_split_stay_together() -> None:
@@ -41,7 +76,7 @@ def test_too_few_patients_to_share_out_are_told(caplog: pytest.LogCaptureFixture
     assert "2 patients without a split" in caplog.text
     caplog.clear()
     plan_sources([Path(f"{name}.svs") for name in "abc"], None, 0)
-    assert not caplog.text
+    assert "too few" not in caplog.text
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -66,6 +101,44 @@ def test_patches_of_a_real_slide_resume_to_the_same_bytes(data_dir: Path, tmp_pa
     assert tree(tmp_path / "a") == before
 
 
+def test_slides_may_be_added_and_left_out_but_not_change(data_dir: Path, tmp_path: Path) -> None:
+    slides = data_dir / "slides"
+    glass = tmp_path / "glass.png"
+    Image.fromarray(np.full((1024, 1024, 3), 240, np.uint8)).save(glass)
+    settings = Settings(size=256, per_slide=4)
+    first = Source(slides / "test_b_40x.tif", "p", "train", 0.2528)
+    other = Source(slides / "test_a_40x.tif", "q", "val", 0.25)
+    out = tmp_path / "out"
+    with pytest.raises(SlideError, match=r"glass\.png: no 256x256 px window"):
+        curate([first, Source(glass, "r", "train", 0.25)], out, settings)
+    before = tree(out / "train")
+    assert curate([first], out, settings) == {"train": 4, "val": 0, "test": 0}
+    assert curate([first, other], out, settings)["val"] == 4
+    assert tree(out / "train") == before
+    assert known_patients(read_record(out)) == {"p": "train", "q": "val", "r": "train"}
+    for changed in (replace(first, patient="s"), replace(first, split="val", patient="s")):
+        with pytest.raises(DataError, match=r"test_b_40x\.tif with another patient"):
+            curate([changed], out, settings)
+    with pytest.raises(DataError, match="other settings"):
+        curate([first], out, replace(settings, size=512))
+
+
+def test_patches_out_of_focus_are_dropped(data_dir: Path, tmp_path: Path) -> None:
+    with open_slide(data_dir / "slides" / "test_b_40x.tif") as slide:
+        view = select_view(slide, input_mpp=0.25, level=0)
+        pixels = view.read(0, 0, view.width, view.height)
+    pixels[:, : view.width // 2] = cv2.GaussianBlur(pixels, (0, 0), 6)[:, : view.width // 2]
+    file = tmp_path / "half.png"
+    Image.fromarray(pixels).save(file)
+    settings = Settings(size=256, blur=0.0)
+    assert curate([Source(file, "p", "train", 0.25)], tmp_path / "out", settings)["train"] > 20
+    with (tmp_path / "out" / "train" / "half.patches.csv").open(newline="") as table:
+        lefts = [int(row["x"]) for row in csv.DictReader(table)]
+    assert min(lefts) > view.width // 2 - 256
+    everything = replace(settings, focus=0.0)
+    assert curate([Source(file, "p", "train", 0.25)], tmp_path / "all", everything)["train"] > 40
+
+
 def test_a_coarse_slide_and_one_without_resolution_are_refused(
     data_dir: Path, tmp_path: Path
 ) -> None:
@@ -78,9 +151,6 @@ def test_a_coarse_slide_and_one_without_resolution_are_refused(
 
 
 def test_glass_alone_is_refused(tmp_path: Path) -> None:
-    import numpy as np
-    from PIL import Image
-
     file = tmp_path / "glass.png"
     Image.fromarray(np.full((1024, 1024, 3), 240, np.uint8)).save(file)
     with pytest.raises(SlideError, match="holds 50% tissue"):
