@@ -35,6 +35,9 @@ from train.losses import (
 )
 from wsisr.models.restoration import channels_last
 
+PICTURES = 4
+"""Validation tiles that are shown."""
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -167,6 +170,12 @@ def fit(config: AutoencoderConfig, run: Run) -> None:
         averaged.vae.save_pretrained(run.out / "vae")
         return {"psnr": round(sum(values) / len(values), 3), "scaling_factor": round(scale, 4)}
 
+    def pictures() -> Mapping[str, Tensor]:
+        hr = to_tensor(val.pixels[:PICTURES])[..., : config.crop, : config.crop]
+        with torch.inference_mode():
+            decoded = averaged(hr.to(averaged.vae.device) * 2 - 1)[0]
+        return {"decoded": (decoded / 2 + 0.5).clamp(0, 1), "HR": hr}
+
     train(
         config.loop,
         model,
@@ -175,6 +184,7 @@ def fit(config: AutoencoderConfig, run: Run) -> None:
         validate=validate,
         minutes=run.minutes,
         adversary=(rival, rival_loss),
+        pictures=pictures,
     )
 
 

@@ -4,28 +4,33 @@
 
 Stage 1 and the autoencoder do not change while stage 2 trains, and they cost more than the small
 UNet itself; so each tile is degraded, restored and encoded once, at a scale and with a flip of
-its own. Written in shards, so an interrupted run goes on where it stopped.
+its own. Written in shards, so an interrupted run goes on where it stopped; several processes
+(torchrun) share them out. The autoencoder, where it is trained here, is put beside them in vae/.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.command import Run, run_stage
 from train.data import batch_rng, to_tensor
 from train.degradation import agree, degrade, upsample
 from train.errors import DataError
+from train.shards import write_atomic
 from wsisr.errors import ModelError
 from wsisr.models.base import load_base
 from wsisr.models.diffusion import Vae, encode
@@ -33,7 +38,8 @@ from wsisr.models.parts import load_module, load_restoration
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import channels_last
 
-SHARD = 64
+SHARD = 32
+"""Tiles; of 512 px, with 16 latent channels, 8 MB."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,14 @@ class Bank:
         """Random crops of pairs, (batch, C, side, side) float32 each."""
         n, _, height, width = self.clean.shape
         pairs = []
+        # cast one by one: a CPU's autocast cannot stack half-precision tensors
         for _ in range(batch):
             i = int(rng.integers(n))
             y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
             cut = (i, slice(None), slice(y, y + side), slice(x, x + side))
-            pairs.append((self.clean[cut], self.condition[cut]))
+            pairs.append((self.clean[cut].float(), self.condition[cut].float()))
         clean, condition = zip(*pairs, strict=True)
-        return torch.stack(clean).float(), torch.stack(condition).float()
+        return torch.stack(clean), torch.stack(condition)
 
 
 def load_bank(folder: Path) -> Bank:
@@ -98,7 +105,10 @@ def load_bank(folder: Path) -> Bank:
 
 def no_restoration() -> PlainNet:
     """Stands where a model has no stage 1: a network that returns its input."""
-    return cast(PlainNet, PlainNet(width=1, blocks=0))
+    network = PlainNet(width=1, blocks=0)
+    for value in network.parameters():
+        nn.init.zeros_(value)
+    return cast(PlainNet, network)
 
 
 def load_vae(config: BankConfig) -> Vae:
@@ -114,24 +124,64 @@ def load_vae(config: BankConfig) -> Vae:
     return cast(Vae, load_module(Path(config.vae), AutoencoderTiny))
 
 
+def check_record(out: Path, record: dict[str, Any]) -> None:
+    """Write what a bank is made of to bank.json, unless it is there.
+
+    Raises:
+        DataError: the bank is made of something else.
+    """
+    file = out / "bank.json"
+    made = json.loads(file.read_text()) if file.exists() else None
+    if made is None and not list(out.glob("bank-*.safetensors")):
+        write_atomic(file, json.dumps(record, indent=1).encode())
+    elif made != record:
+        raise DataError(
+            f"{out}: its latents are of other tiles, settings or networks; remove the folder or "
+            "choose another --out"
+        )
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 of a network's weights."""
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        found.update(name.encode() + value.float().cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
 def write_bank(config: BankConfig, run: Run) -> None:
-    """Write what is not written yet, and at the end an empty file `finished`."""
+    """Write what is not written yet, and at the end an empty file `finished`.
+
+    Raises:
+        DataError: what is there is of other settings or networks.
+        ModelError: see `load_vae`; or stage 1 is missing or broken.
+    """
     began = time.monotonic()
     tiles = run.tiles("train")
     run.out.mkdir(parents=True, exist_ok=True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rank, processes, local = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    )
+    device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     restoration = Path(config.restoration) if config.restoration else None
     stage1 = no_restoration() if restoration is None else load_restoration(restoration)
-    stage1 = stage1.eval().to(device)
-    vae = load_vae(config).eval().to(device)
+    vae = load_vae(config).eval()
+    if rank == 0:
+        record = asdict(config) | {"tiles": len(tiles.pixels)}
+        record |= {"restoration": digest(stage1), "vae": digest(vae)}
+        check_record(run.out, json.loads(json.dumps(record)))
+        if not config.base:
+            cast(AutoencoderTiny, vae).save_pretrained(run.out / "vae")
+    stage1, vae = stage1.eval().to(device), vae.to(device)
     channels_last(stage1)
     channels_last(vae)
     total = len(tiles.pixels) * config.passes
     order = np.random.default_rng(config.seed).permutation(total) % len(tiles.pixels)
     weights = np.asarray(config.scale_weights) / sum(config.scale_weights)
-    for first in range(0, total, SHARD):
-        file = run.out / f"bank-{first // SHARD:04d}.safetensors"
-        if file.exists():
+    shards = {run.out / f"bank-{i:04d}.safetensors": SHARD * i for i in range(-(-total // SHARD))}
+    for number, (file, first) in enumerate(shards.items()):
+        if file.exists() or number % processes != rank:
             continue
         if run.minutes is not None and time.monotonic() - began > 60 * run.minutes:
             print(f"time slice over at tile {first} of {total}")
@@ -159,7 +209,8 @@ def write_bank(config: BankConfig, run: Run) -> None:
         )
         partial.replace(file)
         print(f"{file.name}: {min(first + SHARD, total)} of {total}", flush=True)
-    (run.out / "finished").touch()
+    if all(file.exists() for file in shards):  # the slowest process finds them all
+        (run.out / "finished").touch()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

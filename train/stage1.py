@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from train.checkpoint import PIECE
 from train.command import Run, run_stage
 from train.data import TileSet, to_tensor
 from train.degradation import agree, upsample
@@ -142,7 +143,7 @@ def train_restoration(
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         averaged.to(next(iter(state.values())).device).load_state_dict(state)
         finish(averaged)
-        averaged.save_pretrained(run.out / "restoration")
+        averaged.save_pretrained(run.out / "restoration", max_shard_size=PIECE)
         with torch.inference_mode():
             return validation_psnr(averaged, val, config.scales)
 

@@ -18,10 +18,11 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from train.checkpoint import PIECE
 from train.command import Run, run_stage
 from train.data import batch_rng, part
 from train.errors import DataError
@@ -29,9 +30,15 @@ from train.latents import Bank, load_bank
 from train.loop import LoopConfig, Losses, train
 from wsisr.errors import ModelError
 from wsisr.models.base import load_base
-from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet
+from wsisr.models.diffusion import ControllableDiffusion, LatentControlNet, Vae, decode
+from wsisr.models.parts import load_module
 from wsisr.models.restoration import channels_last
-from wsisr.models.sampling import Schedule, make_schedule
+from wsisr.models.sampling import Schedule, ddim, make_schedule, spaced_timesteps
+
+PICTURES = 4
+"""Held-out pairs that are shown."""
+STEPS = 20
+"""Of sampling, for pictures."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,24 @@ def diffusion_loss(
     return F.mse_loss(module(noisy, timestep.to(clean.device), condition), noise)
 
 
+def find_vae(config: Stage2Config) -> Vae | None:
+    """The autoencoder of the bank's latents, for pictures: beside them, or the base's; or none."""
+    place = Path(config.bank) / "vae"
+    if place.is_dir():
+        return cast(Vae, load_module(place, AutoencoderTiny)).eval()
+    if config.base:
+        return cast(Vae, load_base(config.base, ("vae",)).modules["vae"]).eval()
+    return None
+
+
+def sample(model: ControllableDiffusion, schedule: Schedule, condition: Tensor, top: int) -> Tensor:
+    """Latents (B, C, h, w) drawn from noised ones of the restored images, in `STEPS` steps."""
+    noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(0))
+    z = schedule.q_sample(condition, top, noise.to(condition.device))
+    timesteps = spaced_timesteps(STEPS, top)
+    return ddim(lambda z, t: model(z, t, condition), z, timesteps, schedule, lambda i: noise)
+
+
 def check_bank(config: Stage2Config, bank: Bank) -> None:
     """Raise DataError unless a bank can be trained and validated on."""
     pairs, _, height, width = bank.clean.shape
@@ -121,7 +146,8 @@ def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
     """Train, or go on training, in the folder `run.out`; returns the model as it was trained.
 
     At each validation the averaged weights are written: controlnet/, prompt.safetensors, and unet/
-    unless it is the base's. The tiles are not read: they are in the bank.
+    unless it is the base's. The tiles are not read: they are in the bank. Pictures show what is
+    sampled from held-out pairs, where the bank has its autoencoder beside it or the base has one.
 
     Raises:
         DataError: the bank holds fewer than four pairs, or they are smaller than the crop.
@@ -137,6 +163,9 @@ def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
     model = channels_last(make_model(config))
     averaged = twin(model, frozen=bool(config.base))
     schedule = make_schedule()
+    vae = find_vae(config)
+    # a pretrained model comes as one file, and so may its ControlNet
+    piece = "10GB" if config.base else PIECE
 
     def step(module: nn.Module, iteration: int) -> Losses:
         device = next(module.parameters()).device
@@ -151,8 +180,8 @@ def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
         device = next(iter(state.values())).device
         averaged.to(device).eval().load_state_dict(state)
         if not config.base:
-            averaged.unet.save_pretrained(run.out / "unet")
-        averaged.controlnet.save_pretrained(run.out / "controlnet")
+            averaged.unet.save_pretrained(run.out / "unet", max_shard_size=PIECE)
+        averaged.controlnet.save_pretrained(run.out / "controlnet", max_shard_size=piece)
         prompt = averaged.prompt.cpu().contiguous()
         save_file({"prompt": prompt}, run.out / "prompt.safetensors")
         draw = torch.Generator().manual_seed(0)
@@ -161,7 +190,26 @@ def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
             loss = diffusion_loss(averaged, schedule, pair, draw, config.largest_timestep)
         return {"loss": round(float(loss), 5)}
 
-    train(config.loop, model, run.out, step, validate=validate, minutes=run.minutes)
+    def pictures() -> Mapping[str, Tensor]:
+        if vae is None:
+            return {}
+        few = slice(0, PICTURES), slice(None), slice(0, config.crop), slice(0, config.crop)
+        device = averaged.prompt.device
+        clean, condition = (each[few].to(device) for each in held)
+        with torch.inference_mode():
+            drawn = sample(averaged, schedule, condition, config.largest_timestep)
+            latents = {"restored": condition, "sampled": drawn, "HR, decoded": clean}
+            return {name: decode(vae.to(device), z).clamp(0, 1) for name, z in latents.items()}
+
+    train(
+        config.loop,
+        model,
+        run.out,
+        step,
+        validate=validate,
+        minutes=run.minutes,
+        pictures=pictures,
+    )
     return model
 
 

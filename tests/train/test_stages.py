@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
 from safetensors.torch import save_file
 
+import train.latents
 import train.run
 from tests.models.test_base import folder, original  # noqa: F401  (fixtures)
 from tests.train import small
@@ -18,6 +20,7 @@ from train.autoencoder import fit as fit_autoencoder
 from train.command import Run, build
 from train.errors import DataError
 from train.export import main
+from train.latents import BankConfig, load_bank, write_bank
 from train.run import complete, planned
 from train.stage1 import Stage1Config
 from train.stage1 import fit as fit_stage1
@@ -26,6 +29,7 @@ from train.stage2 import fit as fit_stage2
 from wsisr.engine import upscale_array
 from wsisr.models import from_pretrained
 from wsisr.models.loading import read_card
+from wsisr.models.parts import load_restoration
 
 
 def falls(folder: Path, key: str = "loss") -> bool:  # noqa: F811
@@ -54,12 +58,61 @@ def test_the_autoencoder_learns(tiles: Path, tmp_path: Path) -> None:
     fit_autoencoder(build(AutoencoderConfig, small.config()["autoencoder"]), Run(tiles, tmp_path))
     assert falls(tmp_path)
     assert float(small.log(tmp_path, "validation")[-1]["scaling_factor"]) > 0
+    with Image.open(tmp_path / "pictures" / "0000020.png") as strip:
+        assert strip.width == 2 * 64 + 8  # decoded, HR
 
 
 def test_stage_2_learns(tiles: Path, tmp_path: Path) -> None:
     values = small.config()["stage2"] | {"bank": bank(tmp_path / "bank")}
     fit_stage2(build(Stage2Config, values), Run(tiles, tmp_path))
     assert falls(tmp_path)
+
+
+def test_a_bank_is_shared_out_is_all_of_one_recipe_and_shows_what_stage_2_draws(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    AutoencoderTiny(**small.CONFIG["autoencoder"]["model"]).save_pretrained(tmp_path / "vae")
+    values = {"vae": str(tmp_path / "vae"), "passes": 2}
+    monkeypatch.setattr(train.latents, "SHARD", 5)
+    config = build(BankConfig, values)
+    write_bank(config, Run(tiles, tmp_path / "one"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        write_bank(config, Run(tiles, tmp_path / "two"))
+        assert (tmp_path / "two" / "finished").exists() == (rank == "1")
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    one, two = (load_bank(tmp_path / name) for name in ("one", "two"))
+    assert len(one.clean) == 12
+    assert torch.equal(one.clean, two.clean)
+    assert torch.equal(one.condition, two.condition)
+    for other in ({"degradation": "area"}, {"seed": 1}):
+        with pytest.raises(DataError, match="of other tiles, settings or networks"):
+            write_bank(build(BankConfig, values | other), Run(tiles, tmp_path / "one"))
+    with torch.autocast("cpu", torch.bfloat16):  # as in a step of a training in bf16 on a CPU
+        pair = one.crops(np.random.default_rng(0), 3, 8)
+    assert all(z.shape == (3, 4, 8, 8) and z.dtype == torch.float32 for z in pair)
+
+    loop = small.LOOP | {"iterations": 1}
+    more = {"bank": str(tmp_path / "one"), "batch": 2, "crop": 16, "held_out": 2, "loop": loop}
+    run = Run(tiles, tmp_path / "stage2")
+    fit_stage2(build(Stage2Config, small.config()["stage2"] | more), run)
+    with Image.open(run.out / "pictures" / "0000001.png") as strip:
+        assert strip.width == 3 * 128 + 2 * 8  # restored, sampled, decoded
+        assert np.asarray(strip).std() > 1
+
+
+def test_exports_come_in_small_files(tiles: Path, tmp_path: Path) -> None:
+    config = small.config()["stage1"] | {"architecture": "PlainNet", "loss": "l1"}
+    config |= {"model": {"width": 384, "blocks": 2}, "batch": 1, "crop": 32}
+    config["loop"] = small.LOOP | {"iterations": 1}
+    fit_stage1(build(Stage1Config, config), Run(tiles, tmp_path))
+    sizes = [f.stat().st_size for f in (tmp_path / "restoration").glob("*.safetensors")]
+    assert sum(sizes) > 16e6 > max(sizes)
+    loaded = load_restoration(tmp_path / "restoration")
+    assert sum(p.numel() for p in loaded.parameters()) > 4e6
 
 
 def test_banks_that_are_too_small(tiles: Path, tmp_path: Path) -> None:
