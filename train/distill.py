@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
@@ -33,7 +32,7 @@ from train.command import Run, run_stage
 from train.data import batch_rng, part
 from train.degradation import agree, upsample
 from train.judge import examples, judge
-from train.loop import Losses, train
+from train.loop import Losses, make_accelerator, train
 from train.losses import Contest, ImageLoss, spread_l1
 from train.pairs import PairConfig, pair_feed
 from wsisr.errors import ModelError, UsageError
@@ -191,7 +190,7 @@ def fit(config: DistillConfig, run: Run) -> None:
     """
     tiles, val = run.tiles("train"), run.tiles("val")
     torch.manual_seed(config.loop.seed)
-    accelerator = Accelerator(mixed_precision=config.loop.mixed_precision)
+    accelerator = make_accelerator(config.loop)
     device = accelerator.device
     origin = Path(config.teacher)
     teacher = from_pretrained(origin, settings=config.sampling, device=device)
@@ -293,11 +292,12 @@ def take_changes(
     """
     # an autoencoder that belongs to the base has no folder here
     states = {place: load_state(place) if place.is_dir() else {} for place in places}
-    told = {
+    # in the order of `places`: what is drawn for one must not depend on how paths are hashed
+    told = [
         place
         for place, state in states.items()
         if config.rank or any(key.endswith(SUFFIXES) for key in state)
-    }
+    ]
     if not told:
         return ()
     if missing := sorted(set(config.scales) - set(scales)):

@@ -13,6 +13,7 @@ import csv
 import io
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from train.checkpoint import load_checkpoint, save_checkpoint
@@ -39,7 +40,14 @@ LOOK_EVERY = 20
 
 Losses = Mapping[str, Tensor]
 Adversary = tuple[nn.Module, Callable[[nn.Module, int], Tensor]]
-__all__ = ["LoopConfig", "Losses", "TrainingDivergedError", "learning_rate", "train"]
+__all__ = [
+    "LoopConfig",
+    "Losses",
+    "TrainingDivergedError",
+    "learning_rate",
+    "make_accelerator",
+    "train",
+]
 
 
 @dataclass(frozen=True)
@@ -197,6 +205,22 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         )
 
 
+def make_accelerator(config: LoopConfig) -> Accelerator:
+    """Where a training runs: on GPUs where there are any, else on CPUs, in all of its processes.
+
+    Of several processes without a GPU accelerate makes a group only when it is told that they are
+    to run on CPUs; else each would train alone, into the same folder.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_cpus = several and not torch.cuda.is_available()
+    # buffers here are constants; sending them at each step would cost time, and fails for SwinIR's
+    # mean, which torch flattens to a view of itself in other strides
+    constant = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(
+        cpu=on_cpus, mixed_precision=config.mixed_precision, kwargs_handlers=[constant]
+    )
+
+
 def train(
     config: LoopConfig,
     module: nn.Module,
@@ -223,7 +247,7 @@ def train(
         minutes: stop (with a checkpoint) after so long.
         adversary: a discriminator and its loss as a function of (discriminator, iteration), run
             after each step of the module; it may return a constant while it is not yet wanted.
-        accelerator: where it runs; by default one made from `config.precision`.
+        accelerator: where it runs; by default `make_accelerator`'s.
         pictures: called after each validation -> images by name, (B, 3, H, W) in [0, 1] each,
             written side by side to pictures/ITERATION.png; none writes none.
 
@@ -234,7 +258,7 @@ def train(
         TrainingDivergedError: a loss is not finite; the last checkpoint stays.
         CheckpointError: a checkpoint cannot be written or read.
     """
-    accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = accelerator or make_accelerator(config)
     if accelerator.num_processes > 1:
         atexit.register(_leave, accelerator)
     out.mkdir(parents=True, exist_ok=True)
@@ -251,7 +275,9 @@ def train(
         part.module, part.optimizer = accelerator.prepare(part.module, part.optimizer)
     bare = accelerator.unwrap_model(module)
     ema.follow(bare)
-    logs = _Logs(out, config.tensorboard and accelerator.is_main_process)
+    logs = _Logs(out, config.tensorboard and accelerator.is_main_process, start)
+    if accelerator.is_main_process:
+        logs.forget()
     began = time.monotonic()
     bare.train()
     torch.backends.cudnn.benchmark = accelerator.device.type == "cuda"  # all batches of one shape
@@ -451,10 +477,10 @@ def _exports(out: Path) -> Iterable[Path]:
 
 
 class _Logs:
-    """CSV files, pictures and, where wanted, TensorBoard's."""
+    """CSV files, pictures and, where wanted, TensorBoard's; `start` is the iteration resumed at."""
 
-    def __init__(self, out: Path, tensorboard: bool) -> None:
-        self.out = out
+    def __init__(self, out: Path, tensorboard: bool, start: int = 0) -> None:
+        self.out, self.start = out, start
         self.board: Any = None
         if tensorboard:
             try:
@@ -463,7 +489,23 @@ class _Logs:
                 raise CheckpointError(
                     "loop.tensorboard needs TensorBoard; pip install 'wsisr[train]', or set it off"
                 ) from error
-            self.board = SummaryWriter(str(out / "tensorboard"))
+            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
+
+    def forget(self) -> None:
+        """Drop the lines of iterations that a killed run had done after its checkpoint."""
+        for name in ("log", "validation"):
+            file = self.out / f"{name}.csv"
+            if not file.exists():
+                continue
+            lines = file.read_text().splitlines(keepends=True)
+            kept = [*lines[:1], *(line for line in lines[1:] if self._is_kept(line))]
+            if len(kept) < len(lines):
+                write_atomic(file, "".join(kept).encode())
+
+    def _is_kept(self, line: str) -> bool:
+        # iteration is the first column; a torn last line goes, too
+        number = line.partition(",")[0]
+        return number.isdigit() and line.endswith("\n") and int(number) <= self.start
 
     def row(self, name: str, row: Mapping[str, float]) -> None:
         """One line of a CSV file."""

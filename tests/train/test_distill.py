@@ -27,7 +27,7 @@ from train.command import Run, build, read_config
 from train.data import load_tiles
 from train.degradation import agree, sampling, upsample
 from train.detail import join
-from train.distill import DistillConfig, Student, fit, write_model
+from train.distill import DistillConfig, Student, fit, take_changes, write_model
 from train.export import export
 from train.losses import (
     AHEAD,
@@ -61,7 +61,7 @@ from wsisr.evaluation.texture import nuclear_features
 from wsisr.models import SHIPPED, ModelCard, WindowInput, from_pretrained, save_pretrained
 from wsisr.models.diffusion import LatentControlNet
 from wsisr.models.loading import read_card
-from wsisr.models.lora import SUFFIXES, UP
+from wsisr.models.lora import DOWN, SUFFIXES, UP
 from wsisr.models.parts import load_restoration, load_state
 from wsisr.models.plain import PlainNet
 from wsisr.models.restoration import SwinIR
@@ -578,6 +578,21 @@ def test_distillation_makes_a_better_model_that_loads(
     assert float(rows[0]["adversarial"]) == 0 != float(rows[-1]["adversarial"])
     assert from_pretrained(tmp_path / "model").settings.steps == 1
     assert titles(tmp_path / "pictures" / "0000040.png") == 4  # LR, restored, result, HR
+
+
+def test_what_is_drawn_for_changes_does_not_depend_on_how_paths_are_hashed(teacher: Path) -> None:
+    config = build(DistillConfig, SMALL | {"teacher": str(teacher), "rank": 2, "scales": [4]})
+    drawn = []
+    for i in range(6):  # paths that are hashed in one order and in the other
+        torch.manual_seed(0)
+        networks = [load_restoration(teacher / "restoration") for _ in range(2)]
+        names = (f"{teacher}/{i}a", f"{teacher}/{i}b")
+        places = {Path(name): module for name, module in zip(names, networks, strict=True)}
+        take_changes(config, (2, 4), places)
+        downs = [v for m in networks for k, v in m.state_dict().items() if k.endswith(DOWN)]
+        drawn.append(torch.cat([v.flatten() for v in downs]))
+    assert drawn[0].std() > 0
+    assert all(torch.equal(each, drawn[0]) for each in drawn)
 
 
 def test_scales_get_changes_of_their_own_and_keep_them(

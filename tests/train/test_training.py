@@ -319,6 +319,32 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
             torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
+def test_torchrun_makes_one_training_of_a_stage(tiles: Path, tmp_path: Path) -> None:
+    config = small.config("stage1")
+    config["stage1"] |= {"batch": 1, "loop": small.LOOP | {"iterations": 2, "validate_every": 2}}
+    file = small.write(tmp_path / "small.yaml", config)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{small.ROOT}:{small.ROOT / 'kernels'}",
+    }
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    states = []
+    for name, launch, accumulate in (("one", ["-m"], 2), ("two", [*torchrun, "-m"], 1)):
+        command = [sys.executable, *launch, "train.stage1", "--config", file, "--data", tiles]
+        command += ["--out", tmp_path / name, "--set", f"loop.accumulate={accumulate}"]
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert [row["iteration"] for row in small.log(tmp_path / name)] == ["1", "2"]
+        found = load_checkpoint(tmp_path / name)
+        assert found is not None
+        states.append(found[1])
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        torch.testing.assert_close(value, states[1][key], rtol=1e-4, atol=1e-5)
+
+
 def test_sharpness_varies_for_a_part_and_only_in_detail() -> None:
     hr = torch.rand(64, 3, 48, 40, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
     detail = (hr - F.avg_pool2d(hr, 5, 1, 2, count_include_pad=False)).std((1, 2, 3))
@@ -456,3 +482,16 @@ def test_a_log_takes_figures_that_come_later(tmp_path: Path) -> None:
     logs.row("validation", {"iteration": 3, "psnr": 5.0})
     rows = [tuple(row.values()) for row in small.log(tmp_path, "validation")]
     assert rows == [("1", "2.0", ""), ("2", "3.0", "4.0"), ("3", "5.0", "")]
+
+
+def test_a_log_forgets_what_a_killed_run_did_after_its_checkpoint(tmp_path: Path) -> None:
+    logs = _Logs(tmp_path, tensorboard=False)
+    for iteration in (1, 2, 3):
+        logs.row("log", {"iteration": iteration, "loss": 0.5})
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("4,0.")  # torn
+    resumed = _Logs(tmp_path, tensorboard=False, start=2)
+    resumed.forget()
+    resumed.row("log", {"iteration": 3, "loss": 0.25})
+    rows = [tuple(row.values()) for row in small.log(tmp_path)]
+    assert rows == [("1", "0.5"), ("2", "0.5"), ("3", "0.25")]
