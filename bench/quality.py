@@ -21,6 +21,7 @@ import argparse
 import csv
 import io
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -138,6 +139,30 @@ class Quality:
     def _title(self, row: Row, scale: str = " x{}") -> str:
         several = len({other.data for other in self.rows}) > 1
         return f"{row.data}: " * several + row.method + scale.format(row.scale)
+
+    def nothing(self) -> str | None:
+        """Return why no row has a single value, in one line; None where one has."""
+        if any(self._measured(row) for row in self.rows):
+            return None
+        reasons = list(dict.fromkeys(why for row in self.rows for why in self._why_not(row)))
+        more = f" (and {len(reasons) - 1} more, see the table)" if len(reasons) > 1 else ""
+        return reasons[0] + more
+
+    def lacking(self, method: str | None) -> dict[str, list[str]]:
+        """Return {why, in one line: data sets and scales} where a method has no value at all."""
+        places: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.method == method and row.slide is None and not self._measured(row):
+                places.setdefault(self._why_not(row)[0], []).append(f"{row.data} x{row.scale}")
+        return places
+
+    def _measured(self, row: Row) -> bool:
+        return any(not math.isnan(row.values.get(name, math.nan)) for name in self.columns)
+
+    def _why_not(self, row: Row) -> list[str]:
+        reasons = (row.reason(name) for name in self.columns)
+        found = [" ".join(reason.split()) for reason in reasons if reason is not None]
+        return found or ["no value is a number"]
 
     def json(self) -> dict[str, object]:
         """Return `methods`, `not_run`, `conventions`, `setting`; asked for: intervals, slides."""
@@ -287,12 +312,14 @@ def cell(value: float) -> str:
     if math.isnan(value):
         return "–"
     if math.isinf(value):
-        return "inf"
+        return "inf" if value > 0 else "-inf"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 
 
 def list_tiles(folder: Path, limit: int | None = None) -> list[Path]:
     """Return the image files under `folder`, sorted; with `limit`, that many spread evenly."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: must be 1 or more")
     if not folder.is_dir():
         raise UsageError(f"--tiles {folder} is not a folder")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in TILE_SUFFIXES)
@@ -430,9 +457,14 @@ def run(
     `against` is the label of a method that the others are compared with, see `_difference`.
 
     Raises:
-        UsageError: no tiles, unknown measures, names that stand twice or are none, or results that
-            a folder of ready files lacks.
+        UsageError: no tiles, unknown measures, names that stand twice or are none, a device that
+            cannot be used, or results that a folder of ready files lacks.
     """
+    if device != "cpu":
+        # only then: torch takes seconds to import, and pixel baselines do without
+        from wsisr.models import pick_device
+
+        pick_device(device)
     _refuse_doubles("--tiles", [item.label for item in data])
     _refuse_doubles("--methods", [item.label for item in contenders])
     if against is not None and against not in [item.label for item in contenders]:
@@ -563,7 +595,7 @@ def _refuse_doubles(option: str, labels: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, print the table, write the files; return the exit code.
 
-    1 where not a single method ran.
+    1 where not a single figure was measured.
     """
     parser = argparse.ArgumentParser(
         prog="python -m bench.quality",
@@ -591,6 +623,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shape = SHAPES.get(options.table, PLAIN)
     only = options.metrics.split(",") if options.metrics else (list(shape.metrics) or None)
     try:
+        for path in (options.markdown, options.csv, options.json):
+            _check_output(path)
         result = run(
             [data_set(text) for text in options.tiles],
             _scales(options.scales or ("4" if options.table else "4,8")),
@@ -613,7 +647,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WsisrError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    return 0 if any("" not in row.not_run for row in result.rows) else 1
+    why = result.nothing()
+    if why is not None:
+        print(f"error: nothing was measured: {why}", file=sys.stderr)
+        return 1
+    for reason, places in result.lacking(options.against).items():
+        where = ", ".join(places)
+        print(f"--against {options.against}: no differences on {where}: {reason}", file=sys.stderr)
+    return 0
 
 
 def _scales(text: str) -> list[int]:
@@ -624,6 +665,18 @@ def _scales(text: str) -> list[int]:
     if not scales or min(scales) < 1 or len({*scales}) < len(scales):
         raise UsageError(f"--scales {text}: give whole numbers, each once, as 4,8")
     return scales
+
+
+def _check_output(path: Path | None) -> None:
+    """Raise `OutputError` now for a file that could not be written after hours of measuring."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise OutputError(f"{path} cannot be written: it is a folder; give a file")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: {path.parent} is no folder; create it first")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OutputError(f"{path} cannot be written: no right to; choose another place")
 
 
 def _write(path: Path | None, text: str) -> None:

@@ -58,6 +58,7 @@ def export(
     Raises:
         UsageError: not the parts of a model.
         ModelError: a part is missing or broken.
+        OSError: `out` cannot be written; what is left of it is no model.
     """
     if stage2 is None and stage1 is None:
         raise UsageError("give --stage1, --stage2 or both")
@@ -82,6 +83,8 @@ def export(
         sampling,
         base,
     )
+    # first of all: without it a model whose parts are half replaced is none
+    (out / "model.json").unlink(missing_ok=True)
     for part in (*parts, "prompt"):
         shutil.rmtree(out / part, ignore_errors=True)
     save_pretrained(out, card, parts, prompt)
@@ -116,6 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WsisrError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {args.out} cannot be written ({error})", file=sys.stderr)
+        return 1
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
     print(f"{args.out}: {size / 2**20:.1f} MiB, {', '.join(parts)}")
     return 0

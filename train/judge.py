@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.data import TileSet, to_tensor
+from wsisr.errors import UsageError
 from wsisr.models import from_pretrained, pick_device
 
 log = logging.getLogger("train")
@@ -57,7 +58,12 @@ def judge(
     Returns:
         {`METRIC_xSCALE`: mean}; metrics that lack their weights, or that such tiles are too small
         for, are left out, and all of them where wsisr's packages are not installed.
+
+    Raises:
+        UsageError: no tiles to judge by.
     """
+    if count < 1:
+        raise UsageError(f"judged {count}: must be 1 or more validation tiles")
     try:
         from wsisr.engine import upscale_array
         from wsisr.evaluation import metrics

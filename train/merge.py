@@ -19,16 +19,18 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsisr.errors import ModelError, UsageError, WsisrError
-from wsisr.models.loading import ModelCard, read_card
+from wsisr.models.loading import ModelCard, check_fit, check_prompt, part_class, read_card
 from wsisr.models.lora import BIAS, DOWN, SUFFIXES, UP, fold, low_rank
-from wsisr.models.parts import PART_CLASSES, load_module, load_state
+from wsisr.models.parts import SECOND_STAGE, empty_module, fill, load_state
 
 TOLD = ("restoration", "vae")
 """Parts that a scale can change."""
@@ -57,7 +59,8 @@ def merge(
     Raises:
         UsageError: `out` exists, the models are not of the same networks, or differ where a scale
             can change nothing.
-        ModelError: a model is broken.
+        ModelError: a model is broken, or its weights are too large for half precision.
+        OSError, SafetensorError: `out` cannot be written; nothing of it is left.
     """
     if out.exists():
         raise UsageError(f"{out}: is there already; remove it or give another --out")
@@ -73,9 +76,9 @@ def merge(
             raise UsageError(f"--scale {scale:g}: {first} knows {card.scales}")
         row = card.scales.index(scale)
     parts: dict[str, State] = {}
+    networks: dict[str, nn.Module] = {}
     for part in card.parts:
-        if not (first / part / "config.json").is_file():
-            raise ModelError(f"{first / part}: part missing (no config.json)")
+        network = empty_module(first / part, part_class(first, card, part))
         state = mean(card, models, part, None)
         if len(models) == 1:
             state |= held(first / part)
@@ -86,9 +89,15 @@ def merge(
         if row is not None:
             there = mean(card, towards or {}, part, row)
             state |= changes(state, there, len(card.scales), row, rank, part)
-        parts[part] = state
+        # all that can be wrong is said before anything is written, and by the name of a source
+        place = str(first / part)
+        fill(network, fold(state, len(card.scales), None, place), place)
+        networks[part] = network.to("meta")  # single precision is not kept beside half
+        parts[part] = halves(state, [folder / part for folder in {**models, **(towards or {})}])
+    check_stage2(first, networks)
+    out.mkdir(parents=True)
     try:
-        _write(out, card, first, parts)
+        _write(out, first, parts)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
@@ -169,6 +178,35 @@ def changes(base: State, target: State, scales: int, row: int, rank: int, part: 
     return made
 
 
+def halves(state: State, places: Sequence[Path]) -> State:
+    """A part's tensors in half precision.
+
+    Raises:
+        ModelError: one is too large; the text begins with `places`, where they come from.
+    """
+    made = {key: value.half().contiguous() for key, value in state.items()}
+    for key, value in made.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(
+                f"{', '.join(map(str, places))}: {key} has weights over 65504, too large for half "
+                "precision; leave the model out"
+            )
+    return made
+
+
+def check_stage2(folder: Path, networks: Mapping[str, nn.Module]) -> None:
+    """Raise ModelError unless the parts and the prompt of a model's stage 2 fit together, as far as
+    they are its own and not its base's."""
+    prompt = None
+    if (folder / "prompt").is_dir():
+        prompt = load_state(folder / "prompt").get("prompt")
+    own: Any = networks
+    if all(part in networks for part in SECOND_STAGE):
+        check_fit(folder, own["vae"], own["unet"], own["controlnet"], prompt)
+    elif "controlnet" in networks and prompt is not None:
+        check_prompt(folder, prompt, own["controlnet"].config.cross_attention_dim)
+
+
 def _put(rows: Tensor, row: int, factor: Tensor) -> Tensor:
     """A copy of (scales, ...) with (...) in the place of a row; zeros make up for less rank."""
     sizes = [max(pair) for pair in zip(rows.shape[1:], factor.shape, strict=True)]
@@ -179,16 +217,12 @@ def _put(rows: Tensor, row: int, factor: Tensor) -> Tensor:
     return made
 
 
-def _write(out: Path, card: ModelCard, first: Path, parts: Mapping[str, State]) -> None:
-    """The folder; its model.json, without which it is none, comes last."""
-    out.mkdir(parents=True)
+def _write(out: Path, first: Path, parts: Mapping[str, State]) -> None:
+    """What the folder holds; its model.json, without which it is no model, comes last."""
     for part, state in parts.items():
         (out / part).mkdir()
         shutil.copyfile(first / part / "config.json", out / part / "config.json")
-        halves = {key: value.half().contiguous() for key, value in state.items()}
-        save_file(halves, out / part / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
-        # says what is wrong with it before a user does
-        load_module(out / part, PART_CLASSES[part][card.parts[part]], None, len(card.scales), 0)
+        save_file(state, out / part / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
     if (first / "prompt").is_dir():
         shutil.copytree(first / "prompt", out / "prompt")
     shutil.copyfile(first / "model.json", out / "model.json")
@@ -229,9 +263,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WsisrError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         print(f"error: {args.out} cannot be written ({error})", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
     return 0
 
 

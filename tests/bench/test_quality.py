@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import cv2
@@ -181,8 +182,11 @@ def test_table_5_has_a_column_a_method(
     folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--tiles", f"PRAD-100={folders[1]}", "--table", "5", "--quiet"]
-    assert quality.main([*arguments, "--methods", "Bicubic=bicubic", "Ours=hr"]) == 0
-    head, _, *lines = table(capsys.readouterr().out)
+    assert quality.main([*arguments, "--methods", "Bicubic=bicubic", "Ours=hr"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: nothing was measured: weights missing")
+    assert printed.err.count("\n") == 1
+    head, _, *lines = table(printed.out)
     assert head == ["PRAD-100 ×4", "Bicubic", "Ours"]
     assert [line[0] for line in lines] == ["UNI cosine ↑", "PLIP cosine ↑"]
     assert {cell for line in lines for cell in line[1:]} == {"not run: weights missing"}
@@ -272,6 +276,13 @@ def test_ready_results_lie_by_data_set_and_scale(
         (["--tiles", "{0}", "--scales", "4,4"], "each once"),
         (["--tiles", "{0}", "--metrics", "psnrr"], "unknown measure psnrr"),
         (["--tiles", "{0}", "--methods", "a="], "a method is NAME or LABEL=NAME"),
+        (["--tiles", "{0}", "--limit", "0"], "--limit 0: must be 1 or more"),
+        (["--tiles", "{0}", "--limit", "-1"], "--limit -1: must be 1 or more"),
+        (["--tiles", "{0}", "--device", "foo"], "--device foo: not usable on this machine"),
+        (
+            ["--tiles", "{0}", "--device", "cuda:99", "--methods", "hr,tiny"],
+            "--device cuda:99: not",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line_and_2(
@@ -287,10 +298,76 @@ def test_wrong_arguments_are_one_line_and_2(
     assert error.count("\n") == 1
 
 
-def test_nothing_ran_is_1_and_a_table_that_cannot_be_written_is_named(
+def test_nothing_measured_is_1_and_one_line(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--tiles", str(folders[1]), *SMALL]
-    assert quality.main([*arguments, "--methods", "runs/none"]) == 1
-    assert quality.main([*arguments, "--csv", str(tmp_path / "no" / "q.csv")]) == 1
-    assert "q.csv cannot be written" in capsys.readouterr().err
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    cv2.imwrite(str(ready / "a.png"), np.zeros((32, 32, 3), np.uint8))
+    arguments = ["--tiles", str(folders[1]), *SMALL[:2], "--quiet", "--metrics", "psnr,ssim"]
+    for methods, why in (
+        (["runs/none"], "--model runs/none: neither a known model"),
+        ([str(ready)], "image is 32x32 px and the reference 64x64 px"),
+        ([str(ready), "hr", "--against", "hr", "--metrics", "lpips"], "weights missing"),
+    ):
+        assert quality.main([*arguments, "--methods", *methods]) == 1
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: nothing was measured: ")
+        assert why in printed.err
+        assert printed.err.count("\n") == 1
+        assert "not run: " in printed.out
+    assert quality.main([*arguments, "--methods", str(ready), "hr"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("option", ["--markdown", "--csv", "--json"])
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def measured(*_: object, **__: object) -> None:
+        raise AssertionError("measured for nothing")
+
+    file, kept = tmp_path / "file", tmp_path / "kept"
+    file.touch()
+    kept.write_text("as it was")
+    with monkeypatch.context() as patched:
+        patched.setattr(quality, "run", measured)
+        # nobody, not even root, may write there
+        for path in (tmp_path / "no" / "q", tmp_path, file / "q", Path("/proc/version/q")):
+            arguments = ["--tiles", str(folders[1]), *SMALL, option, str(path)]
+            assert quality.main(arguments) == 1
+            error = capsys.readouterr().err
+            assert error.startswith(f"error: {path} cannot be written: ")
+            assert error.count("\n") == 1
+        patched.setattr(os, "access", lambda *_: False)
+        assert quality.main(["--tiles", str(folders[1]), *SMALL, option, str(kept)]) == 1
+        assert f"{kept} cannot be written: " in capsys.readouterr().err
+    # looked at, not touched
+    assert quality.main(["--tiles", str(tmp_path / "none"), option, str(kept)]) == 2
+    assert kept.read_text() == "as it was"
+
+
+def test_a_difference_to_a_perfect_score_has_its_sign(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--tiles", str(folders[1]), "--scales", "4", "--metrics", "psnr", "--quiet"]
+    assert quality.main([*arguments, "--methods", "bicubic,hr", "--against", "hr"]) == 0
+    lines = {line[0]: line[1] for line in table(capsys.readouterr().out)}
+    assert lines["hr"] == "inf"
+    assert lines["bicubic - hr"].startswith("-inf")
+
+
+def test_differences_to_a_method_that_did_not_run_are_missed_aloud(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--tiles", f"d={folders[1]}", "--scales", "4,8", "--metrics", "psnr", "--quiet"]
+    arguments += ["--methods", "bicubic", "Gone=runs/none", "--against", "Gone"]
+    assert quality.main(arguments) == 0
+    error = capsys.readouterr().err
+    said = "--against Gone: no differences on d x4, d x8: --model runs/none: neither a known"
+    assert error.startswith(said)
+    assert error.count("\n") == 1

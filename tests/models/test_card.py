@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from wsisr.errors import ModelError, UsageError
@@ -30,6 +30,7 @@ def paths(value: object, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(place=st.sampled_from(paths(CARD)), value=anything)
+@example(place=("sampling",), value={"\n": None})
 def test_any_value_anywhere(tmp_path: Path, place: tuple[str, ...], value: object) -> None:
     """The folder holds no weights, so that a sound card ends in an error that names a part."""
     card = json.loads(json.dumps(CARD))

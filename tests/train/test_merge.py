@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.models.conftest import save_small_model, small_restoration, small_vae
+import train.merge
+from tests.models.conftest import PARTS, save_small_model, small_restoration, small_vae
+from tests.models.test_saving import small_files
 from tests.models.test_scales import change
 from train.merge import main, shares
 from wsisr.engine import upscale_array
@@ -171,7 +174,8 @@ def test_what_does_not_fit_is_refused(
         ((base, wider), "wider/vae: not the network of the first model"),
         ((base, odd), "odd/restoration: what .* fits neither"),
         ((lacking, base), r"lacking/vae: part missing \(no config\.json\)"),
-        ((large,), "out/vae: .* not finite"),
+        ((large,), r"error: \S*/large/vae: .* too large for half precision"),
+        ((base, large), r"error: \S*/base/vae, \S*/large/vae: .* too large for half precision"),
         ((base, two), "two: not of the same parts and scales"),
         ((f"{base}=x", one), "give FOLDER=SHARE"),
         ((f"{base}=0", f"{one}=0"), "shares must be finite, 0 or more"),
@@ -188,3 +192,69 @@ def test_what_does_not_fit_is_refused(
         assert not out.exists(), line
     assert command("--out", base, one) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_one_model_that_is_broken_is_refused_by_its_own_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = save_small_model(tmp_path / "base")
+    out, folder = tmp_path / "out", tmp_path / "broken"
+    prompt = folder / "prompt" / "prompt.safetensors"
+    wide = json.loads((base / "unet" / "config.json").read_text()) | {"cross_attention_dim": 16}
+
+    def without_unet() -> None:
+        change(folder, parts={part: name for part, name in PARTS.items() if part != "unet"})
+        save_file({"prompt": torch.zeros(1, 9)}, prompt)
+
+    for broken, line in (
+        (lambda: (folder / "vae" / "config.json").write_text("{"), r"vae/config\.json: not a Auto"),
+        (lambda: (folder / "unet" / "config.json").write_text(json.dumps(wide)), "unet: .* shape"),
+        (
+            lambda: change(folder, parts={**PARTS, "vae": "AutoencoderKL"}),
+            "vae/config.*: not a Aut",
+        ),
+        (
+            lambda: change(folder, parts={**PARTS, "vae": "Net"}),
+            r"model\.json: vae is a 'Net', not",
+        ),
+        (lambda: change(folder, parts={**PARTS, "x": "Net"}), r"model\.json: x is no part"),
+        (lambda: shutil.rmtree(folder / "prompt"), "prompt: needs a tensor `prompt`"),
+        (lambda: save_file({"prompt": torch.zeros(1, 9)}, prompt), r"prompt: .* \(tokens, 8\)"),
+        (lambda: save_file({"other": torch.zeros(1, 8)}, prompt), r"prompt: .* \(tokens, 8\)"),
+        (without_unet, r"prompt: .* \(tokens, 8\)"),
+    ):
+        shutil.copytree(base, folder)
+        broken()
+        assert command("--out", out, folder) == 1, line
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {folder}/"), error
+        assert re.search(line, error), (line, error)
+        assert error.count("\n") == 1
+        assert not out.exists()
+        shutil.rmtree(folder)
+
+
+def test_what_stops_the_writing_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out = save_small_model(tmp_path / "base"), tmp_path / "out"
+    with small_files(100_000):  # the second of the parts does not fit
+        assert command("--out", out, base) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {out} cannot be written (")
+    assert "File too large" in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+    saved: list[object] = []
+
+    def save_one(*arguments: object) -> None:
+        saved.append(arguments)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        save_file(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train.merge, "save_file", save_one)
+    assert command("--out", out, base) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert not out.exists()

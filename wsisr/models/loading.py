@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -177,7 +179,8 @@ def from_pretrained(
     )
     known = {f.name for f in fields(Settings)}
     if unknown := sorted(set(overrides) - known):
-        raise ModelError(f"{folder / 'model.json'}: unknown setting {', '.join(unknown)}")
+        names = ", ".join(unknown).encode("unicode_escape").decode()  # they may hold a line's end
+        raise ModelError(f"{folder / 'model.json'}: unknown setting {names}")
     try:
         chosen = Settings(**overrides)
     except (TypeError, ValueError) as error:
@@ -202,13 +205,26 @@ def from_pretrained(
 def save_pretrained(
     folder: Path, card: ModelCard, parts: Mapping[str, nn.Module], prompt: Tensor | None = None
 ) -> None:
-    """Write a model folder; floating-point weights keep the type they have in `parts`."""
+    """Write a model folder; floating-point weights keep the type they have in `parts`.
+
+    A model that is there is none from the first byte to the last: its model.json goes first and
+    the new one comes last, so what an error or a kill leaves behind cannot be loaded.
+
+    Raises:
+        OSError: it cannot be written, for instance on a full disk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for part, module in parts.items():
-        cast(Any, module).save_pretrained(folder / part, safe_serialization=True)
-    if prompt is not None:
-        (folder / "prompt").mkdir(exist_ok=True)
-        save_file({"prompt": prompt.contiguous()}, folder / "prompt" / "prompt.safetensors")
+    (folder / "model.json").unlink(missing_ok=True)
+    try:
+        for part, module in parts.items():
+            # diffusers only logs that a file is in the way
+            (folder / part).mkdir(exist_ok=True)
+            cast(Any, module).save_pretrained(folder / part, safe_serialization=True)
+        if prompt is not None:
+            (folder / "prompt").mkdir(exist_ok=True)
+            save_file({"prompt": prompt.contiguous()}, folder / "prompt" / "prompt.safetensors")
+    except SafetensorError as error:  # its way to say that a disk is full
+        raise OSError(str(error)) from error
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -222,7 +238,20 @@ def save_pretrained(
         content["base"] = card.base
     if card.at:
         content["at"] = {f"{scale:g}": dict(own) for scale, own in card.at.items()}
-    (folder / "model.json").write_text(json.dumps(content, indent=2) + "\n")
+    _write_whole(folder / "model.json", json.dumps(content, indent=2) + "\n")
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file that has its name only once it is complete."""
+    partial = file.with_name(file.name + ".partial")
+    try:
+        with partial.open("w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -293,11 +322,17 @@ def _load_part(
 ) -> nn.Module:
     if part not in card.parts:
         raise ModelError(f"{folder / 'model.json'}: lists no part `{part}`")
-    place, class_name = folder / part, card.parts[part]
-    if class_name not in PART_CLASSES[part]:
-        allowed = ", ".join(PART_CLASSES[part])
-        raise ModelError(f"{folder / 'model.json'}: {part} is a {class_name!r}, not {allowed}")
-    return load_module(place, PART_CLASSES[part][class_name], hashes, len(card.scales), row)
+    return load_module(folder / part, part_class(folder, card, part), hashes, len(card.scales), row)
+
+
+def part_class(folder: Path, card: ModelCard, part: str) -> type[nn.Module]:
+    """The class that a model's card names for a part. Raises ModelError if that is none."""
+    classes, name = PART_CLASSES.get(part, {}), card.parts[part]
+    if not classes:
+        raise ModelError(f"{folder / 'model.json'}: {part} is no part of a model")
+    if name not in classes:
+        raise ModelError(f"{folder / 'model.json'}: {part} is a {name!r}, not {', '.join(classes)}")
+    return classes[name]
 
 
 def _second_stage(
@@ -323,7 +358,7 @@ def _second_stage(
     unet = cast(UNet2DConditionModel, parts["unet"])
     controlnet = cast(LatentControlNet, parts["controlnet"])
     vae = cast(Vae, parts["vae"])
-    _check_fit(folder, vae, unet, controlnet, prompt)
+    check_fit(folder, vae, unet, controlnet, prompt)
     try:
         schedule = make_schedule(**card.schedule)
     except (TypeError, ValueError) as error:
@@ -342,7 +377,7 @@ def _check_prediction(folder: Path, card: ModelCard, base: Base, name: str) -> N
         )
 
 
-def _check_fit(
+def check_fit(
     folder: Path,
     vae: Vae,
     unet: UNet2DConditionModel,
@@ -362,7 +397,11 @@ def _check_fit(
             f"{folder}: unet has {tuple(unet.config.block_out_channels)} channels, controlnet "
             f"{tuple(controlnet.config.block_out_channels)}; the base is not the one it steers"
         )
-    width = unet.config.cross_attention_dim
+    check_prompt(folder, prompt, unet.config.cross_attention_dim)
+
+
+def check_prompt(folder: Path, prompt: Tensor | None, width: int) -> None:
+    """Raise ModelError unless a prompt has tokens of that many numbers."""
     if prompt is None or prompt.ndim != 2 or prompt.shape[1] != width:
         raise ModelError(f"{folder / 'prompt'}: needs a tensor `prompt` of shape (tokens, {width})")
 
