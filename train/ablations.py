@@ -27,10 +27,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from train.command import Run, add_common, in_slices, read_config
+from train.command import Run, add_common, alone, count, in_slices, read_config
 from train.judge import judge
 from train.loop import LoopConfig
-from train.run import advance, complete, export_model
+from train.run import advance, check_sections, complete, export_model
 from train.shards import write_atomic
 from wsisr.errors import UsageError
 
@@ -175,16 +175,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_common(parser, "SECTION.KEY=VALUE")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--judged", type=int, default=8, help="validation tiles")
+    parser.add_argument("--judged", type=count, default=8, help="validation tiles")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run = Run(args.data, args.out, args.minutes, args.limit, args.workers)
 
     def work() -> str | None:
         config = read_config(args.config, args.set)
-        return run_ablations(config, run, args.variants, judged=args.judged, threads=args.threads)
+        check_sections(config, args.config)
+        with alone(args.out):
+            return run_ablations(
+                config, run, args.variants, judged=args.judged, threads=args.threads
+            )
 
-    return in_slices(work, lambda: (args.out / "ablations.md").read_text() + f"done: {args.out}")
+    def result() -> str:
+        text: str = (args.out / "ablations.md").read_text()
+        return f"{text}done: {args.out}"
+
+    return in_slices(work, result, args.out)
 
 
 if __name__ == "__main__":

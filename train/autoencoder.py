@@ -21,9 +21,10 @@ from diffusers import AutoencoderTiny
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import Tensor, nn
 
-from train.command import Run, run_stage
+from train.command import Run, construct, run_stage
 from train.data import TileSet, batch_rng, random_crops, to_tensor
 from train.degradation import upsample
+from train.errors import require
 from train.loop import LoopConfig, Losses, train
 from train.losses import (
     PatchDiscriminator,
@@ -33,6 +34,7 @@ from train.losses import (
     psnr,
     texture_l1,
 )
+from train.pairs import BLOCK, whole
 from wsisr.models.restoration import channels_last
 
 PICTURES = 4
@@ -63,6 +65,12 @@ class AutoencoderConfig:
     adversarial_from: int = 10**9
     latent: float = 1e-4
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        require(self.batch >= 1, f"batch {self.batch}: must be 1 or more")
+        good = self.crop > 0 and self.crop % 16 == 0
+        require(good, f"crop {self.crop}: must be a multiple of 16")
+        require(0 <= self.blurred <= 1, f"blurred {self.blurred:g}: must be from 0 to 1")
 
 
 def make_batch(config: AutoencoderConfig, tiles: TileSet, iteration: int) -> Tensor:
@@ -110,7 +118,7 @@ def latent_scale(vae: AutoencoderTiny, tiles: TileSet) -> float:
     """The factor that gives latents unit variance over the tiles."""
     squares, count = 0.0, 0
     for tile in tiles.pixels[:: max(1, len(tiles.pixels) // 32)]:
-        z = vae.encode(to_tensor(tile[None]).to(vae.device) * 2 - 1).latents
+        z = vae.encode(whole(to_tensor(tile[None]), BLOCK).to(vae.device) * 2 - 1).latents
         squares, count = squares + float(z.square().sum()), count + z.numel()
     return float((squares / count) ** -0.5)
 
@@ -119,7 +127,7 @@ def fit(config: AutoencoderConfig, run: Run) -> None:
     """Train, or go on training; each validation writes vae/."""
     tiles, val = run.tiles("train"), run.tiles("val", 16)
     torch.manual_seed(config.loop.seed)
-    vae = AutoencoderTiny(**config.model)
+    vae = construct(AutoencoderTiny, config.model, "autoencoder.model")
     initialise(vae)
     model = channels_last(Autoencode(vae))
     averaged = copy.deepcopy(model).eval()
@@ -162,7 +170,7 @@ def fit(config: AutoencoderConfig, run: Run) -> None:
         values = []
         with torch.inference_mode():
             for tile in val.pixels:
-                hr = to_tensor(tile[None])
+                hr = whole(to_tensor(tile[None]), BLOCK)
                 decoded = averaged(hr.to(device) * 2 - 1)[0].cpu()
                 values.append(psnr((decoded / 2 + 0.5).clamp(0, 1), hr))
             scale = latent_scale(averaged.vae, tiles)
@@ -171,7 +179,7 @@ def fit(config: AutoencoderConfig, run: Run) -> None:
         return {"psnr": round(sum(values) / len(values), 3), "scaling_factor": round(scale, 4)}
 
     def pictures() -> Mapping[str, Tensor]:
-        hr = to_tensor(val.pixels[:PICTURES])[..., : config.crop, : config.crop]
+        hr = whole(to_tensor(val.pixels[:PICTURES]), BLOCK)[..., : config.crop, : config.crop]
         with torch.inference_mode():
             decoded = averaged(hr.to(averaged.vae.device) * 2 - 1)[0]
         return {"decoded": (decoded / 2 + 0.5).clamp(0, 1), "HR": hr}

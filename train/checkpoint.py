@@ -113,7 +113,7 @@ def load_checkpoint(run: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
                 )
             for key, value in sorted(load(data).items()):
                 parts.setdefault(key.rsplit("#", 1)[0], []).append(value)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} cannot be read ({error}); restore it") from error
     tensors = {key: torch.cat(parts[key]).reshape(shape) for key, shape in index["shapes"].items()}
     return int(index["iteration"]), tensors, index["meta"]

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from train.command import Run, run_stage
 from train.data import batch_rng, part
 from train.degradation import agree, upsample
+from train.errors import require
 from train.judge import examples, judge
 from train.loop import Losses, make_accelerator, train
 from train.losses import Contest, ImageLoss, spread_l1
@@ -88,10 +89,11 @@ class DistillConfig(PairConfig):
     judged: int = 8
 
     def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise UsageError(f"distill.rank {self.rank}: must be 0 or more")
-        if self.samples < 1 or (self.spread and self.samples < 2):
-            raise UsageError(f"distill.samples {self.samples}: must be 1 or more, 2 with spread")
+        super().__post_init__()
+        require(self.rank >= 0, f"distill.rank {self.rank}: must be 0 or more")
+        enough = self.samples >= (2 if self.spread else 1)
+        require(enough, f"distill.samples {self.samples}: must be 1 or more, 2 with spread")
+        require(self.judged >= 1, f"distill.judged {self.judged}: must be 1 or more")
 
 
 class Student(nn.Module):

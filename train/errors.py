@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsisr.errors import WsisrError
+from wsisr.errors import UsageError, WsisrError
 
 
 class DataError(WsisrError):
@@ -25,3 +25,9 @@ class StageError(WsisrError):
             f"{stage} failed (see above); put it right and give the same command again"
         )
         self.exit_code = code if code > 0 else 1
+
+
+def require(holds: bool, says: str) -> None:
+    """Raise UsageError(says) for a setting that does not do."""
+    if not holds:
+        raise UsageError(says)

@@ -23,13 +23,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from train.command import Run, run_stage
 from train.data import batch_rng, to_tensor
-from train.degradation import agree, degrade, upsample
-from train.errors import DataError
+from train.degradation import KINDS, agree, degrade, upsample
+from train.errors import DataError, require
+from train.pairs import check_scales
 from train.shards import write_atomic
 from wsisr.errors import ModelError
 from wsisr.models.base import load_base
@@ -66,6 +68,13 @@ class BankConfig:
     passes: int = 1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_scales(self.scales, self.scale_weights)
+        require(self.passes >= 1, f"passes {self.passes}: must be 1 or more")
+        require(self.seed >= 0, f"seed {self.seed}: must be 0 or more")
+        kinds = ", ".join(KINDS)
+        require(self.degradation in KINDS, f"degradation {self.degradation!r}: not one of {kinds}")
+
 
 @dataclass(frozen=True)
 class Bank:
@@ -92,15 +101,28 @@ def load_bank(folder: Path) -> Bank:
     """All shards of a bank.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or one is damaged or of another kind than the first.
     """
     files = sorted(folder.glob("bank-*.safetensors"))
     if not files:
         raise DataError(f"{folder}: no bank-*.safetensors; run `python -m train.latents`")
-    shards = [load_file(f) for f in files]
-    return Bank(
-        torch.cat([s["clean"] for s in shards]), torch.cat([s["condition"] for s in shards])
-    )
+    shards: list[tuple[Tensor, Tensor]] = []
+    for file in files:
+        try:
+            shard = load_file(file)
+            shards.append((shard["clean"], shard["condition"]))
+        except (SafetensorError, KeyError) as error:
+            raise DataError(
+                f"{file} is no shard of a bank ({error}); remove it and run "
+                "`python -m train.latents` again"
+            ) from error
+        if shards[-1][0].shape[1:] != shards[0][0].shape[1:]:
+            raise DataError(
+                f"{file}: its latents are not of the size of {files[0].name}'s; encode "
+                "anew into another folder"
+            )
+    clean, condition = zip(*shards, strict=True)
+    return Bank(torch.cat(clean), torch.cat(condition))
 
 
 def no_restoration() -> PlainNet:

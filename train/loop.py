@@ -15,10 +15,13 @@ import logging
 import math
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from torch import Tensor, nn
 
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.data import set_part
-from train.errors import CheckpointError, TrainingDivergedError
+from train.errors import CheckpointError, TrainingDivergedError, require
 from train.pictures import save_strip
 from train.shards import write_atomic
 
@@ -84,6 +87,21 @@ class LoopConfig:
     keep_every: int = 0
     precision: str = "no"
     tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "accumulate", "save_every", "validate_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"loop.{name} {value}: must be 1 or more")
+        for name in ("warmup", "final_rate", "weight_decay", "seed", "keep_every"):
+            value = getattr(self, name)
+            require(value >= 0, f"loop.{name} {value}: must be 0 or more")
+        rate = self.learning_rate
+        require(0 <= rate <= 1, f"loop.learning_rate {rate:g}: must be from 0 to 1")
+        require(0 <= self.ema < 1, f"loop.ema {self.ema:g}: must be from 0 to below 1")
+        require(self.clip > 0, f"loop.clip {self.clip:g}: must be above 0")
+        known = ("no", "bf16", "fp16")
+        precision = self.mixed_precision
+        require(precision in known, f"loop.precision {precision}: must be {' or '.join(known)}")
 
     @property
     def mixed_precision(self) -> str:
@@ -180,8 +198,15 @@ class _Trained:
         for key, value in _below(tensors, f"{name}/optimizer/").items():
             number, moment = key.split("/")
             moments.setdefault(int(number), {})[moment] = value
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        # weights first: they tell another network from this one
         load_weights(self.module, _below(tensors, f"{name}/module/"))
+        try:
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        except ValueError as error:
+            raise CheckpointError(
+                "the checkpoint is of another network (not so many parameters are trained); use "
+                "its config or another --out"
+            ) from error
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -257,6 +282,7 @@ def train(
     Raises:
         TrainingDivergedError: a loss is not finite; the last checkpoint stays.
         CheckpointError: a checkpoint cannot be written or read.
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint.
     """
     accelerator = accelerator or make_accelerator(config)
     if accelerator.num_processes > 1:
@@ -282,45 +308,78 @@ def train(
     bare.train()
     torch.backends.cudnn.benchmark = accelerator.device.type == "cuda"  # all batches of one shape
     finite = torch.ones((), device=accelerator.device)
-    for iteration in range(start, config.iterations):
-        losses = _optimise(config, accelerator, parts, step, adversary, iteration)
-        ema.update(iteration)
-        done = iteration + 1
-        last = done == config.iterations
-        seconds = time.monotonic() - began
-        out_of_time = _any(accelerator, minutes is not None and seconds > 60 * minutes)
-        keep = bool(config.keep_every) and done % config.keep_every == 0
-        save = done % config.save_every == 0 or last or out_of_time
-        # asking a GPU for a number makes it wait, so it is asked where the number is needed: not at
-        # every iteration, but always before weights are written
-        finite = finite * torch.isfinite(torch.stack([*losses.values()])).all()
-        look = done == 1 or done % LOOK_EVERY == 0
-        if look or keep or save or done % config.validate_every == 0:
-            _check(accelerator, finite, losses, iteration)
-        if accelerator.is_main_process:
-            if look or last:
-                row = {key: round(float(value), 6) for key, value in losses.items()}
-                logs.row("log", {"iteration": done, "seconds": round(seconds, 1)} | row)
-            if done % config.validate_every == 0 or last or keep:
-                figures = dict(validate(ema.shadow, done))
-                logs.row("validation", {"iteration": done} | figures)
-                log.info("iteration %d: %s", done, figures)
-                images = pictures() if pictures is not None else {}
-                if images:
-                    logs.strip(done, images)
-                bare.train()
-            if keep:
-                _keep(out, done)
-            if save:
-                _save(out, done, parts, ema, accelerator)
-        if done % config.validate_every == 0:
-            accelerator.wait_for_everyone()
-        if out_of_time:
-            log.info("time slice over at iteration %d of %d", done, config.iterations)
-            break
+    with _told_to_stop(accelerator) as told:
+        for iteration in range(start, config.iterations):
+            losses = _optimise(config, accelerator, parts, step, adversary, iteration)
+            ema.update(iteration)
+            done = iteration + 1
+            last = done == config.iterations
+            seconds = time.monotonic() - began
+            over = minutes is not None and seconds > 60 * minutes
+            out_of_time = _any(accelerator, over or bool(told))
+            keep = bool(config.keep_every) and done % config.keep_every == 0
+            save = done % config.save_every == 0 or last or out_of_time
+            # asking a GPU for a number makes it wait, so it is asked where the number is needed:
+            # not at every iteration, but always before weights are written
+            finite = finite * torch.isfinite(torch.stack([*losses.values()])).all()
+            look = done == 1 or done % LOOK_EVERY == 0
+            validating = done % config.validate_every == 0 or last or keep
+            if look or save or validating:
+                _check(accelerator, finite, losses, iteration)
+            if save or validating:
+                sound = _goes_on(accelerator, parts, ema, partial(step, bare, iteration + 1))
+                _check(accelerator, sound, losses, iteration)
+            if accelerator.is_main_process:
+                if look or last:
+                    row = {key: round(float(value), 6) for key, value in losses.items()}
+                    logs.row("log", {"iteration": done, "seconds": round(seconds, 1)} | row)
+                if validating:
+                    figures = dict(validate(ema.shadow, done))
+                    logs.row("validation", {"iteration": done} | figures)
+                    log.info("iteration %d: %s", done, figures)
+                    images = pictures() if pictures is not None else {}
+                    if images:
+                        logs.strip(done, images)
+                    bare.train()
+                if keep:
+                    _keep(out, done)
+                if save:
+                    _save(out, done, parts, ema, accelerator)
+            if done % config.validate_every == 0:
+                accelerator.wait_for_everyone()
+            if out_of_time:
+                log.info("time slice over at iteration %d of %d", done, config.iterations)
+                break
     logs.close()
     accelerator.wait_for_everyone()  # the main process may still be writing
+    if told:
+        raise KeyboardInterrupt
     return ema.shadow
+
+
+@contextmanager
+def _told_to_stop(accelerator: Accelerator) -> Iterator[list[int]]:
+    """A list that gets Ctrl-C (and SIGTERM), so that an iteration ends and is saved.
+
+    The second one ends the process at once. Of several processes torchrun ends those that are left
+    by SIGTERM when one has failed, and they cannot go on.
+    """
+    told: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if told:
+            raise KeyboardInterrupt
+        told.append(number)
+
+    signals = [signal.SIGINT] if accelerator.num_processes > 1 else [signal.SIGINT, signal.SIGTERM]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []
+    before = {number: signal.signal(number, note) for number in signals}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave(accelerator: Accelerator) -> None:
@@ -372,9 +431,11 @@ def _optimise(
                 if loss.requires_grad:
                     accelerator.backward(loss / config.accumulate)
                     rivalled = True
-    accelerator.clip_grad_norm_(
+    norm = accelerator.clip_grad_norm_(
         [p for p in main.module.parameters() if p.requires_grad], config.clip
     )
+    if accelerator.scaler is None and norm is not None:  # a scaler steps over such gradients
+        sums["gradient"] = torch.as_tensor(norm).detach().float()
     main.optimizer.step()
     if rival is not None and rivalled:
         rival.optimizer.step()
@@ -388,13 +449,36 @@ def _torch_seed(seed: int, iteration: int, position: int) -> int:
     return int(words[0] >> 1)
 
 
+def _goes_on(
+    accelerator: Accelerator,
+    parts: Mapping[str, _Trained],
+    ema: Ema,
+    next_losses: Callable[[], Losses],
+) -> Tensor:
+    """Whether what is about to be written is finite, and gives finite losses: 1, else 0.
+
+    A loss is of the weights before its step. One step too far may leave weights that are finite
+    and of no use, and they must not replace the last good checkpoint.
+    """
+    rivals = [part.module.eval() for name, part in parts.items() if name != "main"]
+    with accelerator.autocast():
+        losses = next_losses()
+    for rival in rivals:  # its spectral norms follow each training pass, and this is none
+        rival.train()
+    weights = [*parts["main"].module.state_dict().values(), *ema.shadow.values()]
+    values = [*losses.values(), *(w for w in weights if w.is_floating_point())]
+    sound = [torch.isfinite(value).all().to(accelerator.device) for value in values]
+    return torch.stack(sound).all().float()
+
+
 def _check(accelerator: Accelerator, finite: Tensor, losses: Losses, iteration: int) -> None:
     """Raise TrainingDivergedError where `finite`, of all iterations up to here, is zero."""
     if _any(accelerator, not bool(finite)):
         values = ", ".join(f"{key} {float(value):g}" for key, value in losses.items())
         raise TrainingDivergedError(
-            f"iteration {iteration}: the loss is not finite, now or shortly before ({values}); the "
-            "last checkpoint is kept; lower loop.learning_rate or loop.clip, or check the data"
+            f"iteration {iteration}: the loss, its gradient or the weights are not finite, now or "
+            f"shortly before ({values}); the last checkpoint is kept; lower loop.learning_rate or "
+            "loop.clip, or check the data"
         )
 
 

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from train.data import Feed, TileSet, batch_rng, part, random_crops
-from train.degradation import degrade, vary_dyes, vary_sharpness, vary_stain
+from train.degradation import KINDS, degrade, vary_dyes, vary_sharpness, vary_stain
+from train.errors import require
 from train.loop import LoopConfig
+
+BLOCK = 8
+"""Networks work on blocks of up to so many pixels a side."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,35 @@ class PairConfig:
     stain: float = 1.0
     dyes: float = 0.0
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        require(self.batch >= 1, f"batch {self.batch}: must be 1 or more")
+        check_scales(self.scales, self.scale_weights)
+        sides = (BLOCK, *self.scales)
+        good = self.crop > 0 and not any(self.crop % side for side in sides)
+        require(good, f"crop {self.crop}: must be a multiple of {', '.join(map(str, sides))}")
+        kinds = ", ".join(KINDS)
+        require(self.degradation in KINDS, f"degradation {self.degradation!r}: not one of {kinds}")
+        low, high = self.sharpness
+        require(-1 <= low <= high, f"sharpness [{low:g}, {high:g}]: must rise, from -1 or more")
+        for name, least in (("magnification", 1), ("enlargement", 0), ("stain", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"{name} {value:g}: must be {least} or more")
+        require(0 <= self.dyes <= 1, f"dyes {self.dyes:g}: must be from 0 to 1")
+
+
+def check_scales(scales: Sequence[int], weights: Sequence[float]) -> None:
+    """Raise UsageError unless scales and their weights do."""
+    good = scales and all(scale >= 1 for scale in scales)
+    require(bool(good), f"scales {list(scales)}: must be one or more factors of 1 or more")
+    good = len(weights) == len(scales) and min(weights) >= 0 and sum(weights) > 0
+    require(bool(good), f"scale_weights {list(weights)}: must be a weight for each of the scales")
+
+
+def whole(images: Tensor, side: int) -> Tensor:
+    """The top-left part of images (..., h, w) whose sides are multiples of `side` px."""
+    height, width = (n // side * side for n in images.shape[-2:])
+    return images[..., :height, :width]
 
 
 def pair_feed(

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.command import Run, run_stage
+from train.command import Run, construct, run_stage
 from train.degradation import agree, upsample
+from train.errors import require
 from train.judge import examples, judge
 from train.loop import Losses, train
 from train.losses import Contest, ImageLoss
@@ -48,12 +49,16 @@ class PlainConfig(PairConfig):
     judged: int = 8
     init: str = ""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.judged >= 1, f"plain.judged {self.judged}: must be 1 or more")
+
 
 def fit(config: PlainConfig, run: Run) -> None:
     """Train, or go on training; each validation writes model/."""
     tiles, val = run.tiles("train"), run.tiles("val")
     torch.manual_seed(config.loop.seed)
-    network = channels_last(PlainNet(**config.model))
+    network = channels_last(construct(PlainNet, config.model, "plain.model"))
     if config.init:
         fill(network, starting_weights(Path(config.init)), config.init)
     averaged = copy.deepcopy(network)

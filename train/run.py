@@ -28,12 +28,14 @@ from typing import Any
 import yaml
 
 from train.checkpoint import POINTER, current
-from train.command import Run, add_common, in_slices, read_config
+from train.command import Run, add_common, alone, in_slices, read_config
 from train.errors import StageError
 from train.export import export
 from train.loop import LoopConfig
 from train.shards import write_atomic
 from wsisr.errors import UsageError
+from wsisr.models.loading import read_card
+from wsisr.models.parts import SECOND_STAGE
 
 DETAIL = ("stage1", "plain", "detail")
 FROM_NOTHING = (*DETAIL, "autoencoder", "latents", "stage2", "export", "distill")
@@ -48,6 +50,25 @@ def planned(config: dict[str, Any], start: Path | None) -> list[str]:
     exports = "stage1" in config or "stage2" in config
     wanted = {"export": exports, "plain": "plain" in config and "detail" in config}
     return [name for name in order if wanted.get(name, name in config)]
+
+
+def check_sections(config: dict[str, Any], file: Path) -> None:
+    """Raise UsageError unless each section is that of a stage, and holds keys."""
+    for name, section in config.items():
+        if name not in FROM_NOTHING:
+            raise UsageError(f"{file}: section {name} is of no stage ({', '.join(FROM_NOTHING)})")
+        if not isinstance(section, dict) or not isinstance(section.get("loop", {}), dict):
+            raise UsageError(f"{file}: section {name} and its loop must be keys and values")
+
+
+def check_start(start: Path) -> None:
+    """Raise ModelError or UsageError unless a folder is a model that distillation can go on with.
+
+    That shows at the last stage otherwise.
+    """
+    card = read_card(start)
+    if not any(part in card.parts for part in SECOND_STAGE):
+        raise UsageError(f"--start {start}: has no second stage to move forward")
 
 
 def complete(config: dict[str, Any], out: Path, start: Path | None) -> dict[str, Any]:
@@ -96,11 +117,30 @@ def finished(stage: str, config: dict[str, Any], out: Path) -> bool:
     return done >= int(loop.get("iterations", LoopConfig.iterations))
 
 
+def check_done(config: dict[str, Any], out: Path, start: Path | None) -> None:
+    """Raise UsageError where a stage is done by other settings than those of a complete config."""
+    file = out / "config.yaml"
+    if not file.exists():
+        return
+    # links are made anew, for a run may have been moved
+    before = complete(read_config(file), out, start)
+    now = yaml.safe_load(yaml.safe_dump(config))
+    for stage in planned(config, start):
+        if stage in before and before[stage] != now.get(stage) and finished(stage, config, out):
+            raise UsageError(
+                f"{out}: {stage} is done, by other settings (see {file.name}); choose another "
+                f"--out, or remove {out / stage} and what was made of it"
+            )
+
+
 def launch(stage: str, arguments: Sequence[str]) -> int:
     """Run a stage in a process of its own, which gives its memory back; its exit code."""
-    return subprocess.run(
-        [sys.executable, "-m", f"train.{stage}", *arguments], check=False
-    ).returncode
+    with subprocess.Popen([sys.executable, "-m", f"train.{stage}", *arguments]) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the stage has been told as well, and saves
+            process.wait()
+            raise
 
 
 def advance(
@@ -125,11 +165,13 @@ def advance(
 
     Raises:
         StageError: a stage failed; it has said why.
+        UsageError: a stage is done by other settings.
     """
     began = time.monotonic()
     config = complete(config, run.out, start)
     run.out.mkdir(parents=True, exist_ok=True)
     file = run.out / "config.yaml"
+    check_done(config, run.out, start)
     write_atomic(file, yaml.safe_dump(config, sort_keys=False).encode())
     common = ["--config", str(file), "--data", str(run.data)]
     common += [] if threads is None else ["--threads", str(threads)]
@@ -190,15 +232,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> str | None:
         config = read_config(args.config, args.set)
+        check_sections(config, args.config)
         stages.extend(planned(config, args.start))
         if not stages:
             raise UsageError(f"{args.config}: no section of a stage in it")
-        return advance(config, run, name=args.name, threads=args.threads, start=args.start)
+        if "distill" in stages and args.start is not None:
+            check_start(args.start)
+        with alone(args.out):
+            return advance(config, run, name=args.name, threads=args.threads, start=args.start)
 
     def result() -> str:
         return f"done: {args.out / ('distill/model' if stages[-1] == 'distill' else 'model')}"
 
-    return in_slices(work, result)
+    return in_slices(work, result, args.out)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ accelerate launch -m train.stage1 --config train/configs/tiny.yaml --data tiles 
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,15 +22,16 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from train.checkpoint import PIECE
-from train.command import Run, run_stage
+from train.command import Run, construct, run_stage
 from train.data import TileSet, to_tensor
 from train.degradation import agree, upsample
+from train.errors import require
 from train.loop import Losses, train
-from train.pairs import PairConfig, pair_feed
+from train.pairs import BLOCK, PairConfig, pair_feed, whole
 from wsisr.errors import UsageError
 from wsisr.models.lora import fold
 from wsisr.models.parts import PART_CLASSES, fill, load_state
-from wsisr.models.restoration import channels_last
+from wsisr.models.restoration import UNSHUFFLE, SwinIR, channels_last
 
 PICTURES = 4
 """Validation tiles that are shown."""
@@ -59,16 +61,26 @@ class Stage1Config(PairConfig):
     consistent: bool = False
     init: str = ""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.loss in ("mse", "l1"), f"stage1.loss {self.loss!r}: must be mse or l1")
+
+
+def block_of(network: nn.Module) -> int:
+    """The sides of images for a network are multiples of so many pixels."""
+    return UNSHUFFLE * network.window_size if isinstance(network, SwinIR) else BLOCK
+
 
 def validation_psnr(model: nn.Module, tiles: TileSet, scales: tuple[int, ...]) -> dict[str, float]:
     """PSNR in dB over the tiles for area-averaged inputs: bicubic, the restored image, and that
     image in agreement with the input (what `--model restore` gives)."""
     figures: dict[str, float] = {}
     device = next(model.parameters()).device
+    block = block_of(model)
     for scale in scales:
         errors: dict[str, list[float]] = {"bicubic": [], "network": [], "restore": []}
         for tile in tiles.pixels:
-            hr = to_tensor(tile[None])
+            hr = whole(to_tensor(tile[None]), math.lcm(block, scale))
             lr = (F.avg_pool2d(hr, scale) * 255).round() / 255
             resized = upsample(lr, scale).clamp(0, 1)
             network = model(resized.to(device)).clamp(0, 1).cpu()
@@ -96,7 +108,11 @@ def fit(config: Stage1Config, run: Run) -> None:
             f"stage1.architecture: {config.architecture!r} is not one of {', '.join(classes)}"
         )
     torch.manual_seed(config.loop.seed)
-    network = cast(ModelMixin, classes[config.architecture](**config.model))
+    made = construct(classes[config.architecture], config.model, "stage1.model")
+    crop, block = config.crop, block_of(made)
+    kind = config.architecture
+    require(crop % block == 0, f"stage1.crop {crop}: must be a multiple of {block} for {kind}")
+    network = cast(ModelMixin, made)
     if config.init:
         fill(network, starting_weights(Path(config.init)), config.init)
     train_restoration(config, run, network, config.loss, config.consistent)
@@ -148,8 +164,9 @@ def train_restoration(
             return validation_psnr(averaged, val, config.scales)
 
     def pictures() -> Mapping[str, Tensor]:
-        scale = max(config.scales)
-        hr = to_tensor(val.pixels[:PICTURES])[..., : config.crop, : config.crop]
+        scale, block = max(config.scales), block_of(averaged)
+        hr = whole(to_tensor(val.pixels[:PICTURES]), math.lcm(block, scale))
+        hr = hr[..., : config.crop, : config.crop]
         lr = (F.avg_pool2d(hr, scale) * 255).round() / 255
         with torch.inference_mode():
             restored = averaged(upsample(lr, scale).clamp(0, 1).to(averaged.device))

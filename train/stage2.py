@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from train.checkpoint import PIECE
-from train.command import Run, run_stage
+from train.command import Run, construct, run_stage
 from train.data import batch_rng, part
-from train.errors import DataError
+from train.errors import DataError, require
 from train.latents import Bank, load_bank
 from train.loop import LoopConfig, Losses, train
 from wsisr.errors import ModelError
@@ -69,6 +69,13 @@ class Stage2Config:
     largest_timestep: int = 999
     loop: LoopConfig = field(default_factory=LoopConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "batch", "crop", "held_out"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name} {value}: must be 1 or more")
+        top = self.largest_timestep
+        require(0 <= top <= 999, f"largest_timestep {top}: must be from 0 to 999")
+
 
 def make_model(config: Stage2Config) -> ControllableDiffusion:
     """UNet (pretrained and frozen, or new), its ControlNet, and the blank prompt.
@@ -77,7 +84,7 @@ def make_model(config: Stage2Config) -> ControllableDiffusion:
         ModelError: see `load_base`; or the base predicts v, where the noise is what is learnt.
     """
     if not config.base:
-        unet = UNet2DConditionModel(**config.unet)
+        unet = construct(UNet2DConditionModel, config.unet, "stage2.unet")
         prompt = torch.zeros(config.prompt_tokens, unet.config.cross_attention_dim)
         return ControllableDiffusion(unet, LatentControlNet.of_unet(unet), prompt)
     base = load_base(config.base, ("unet", "prompt"))

@@ -27,7 +27,7 @@ from train.stage1 import fit as fit_stage1
 from train.stage2 import Stage2Config
 from train.stage2 import fit as fit_stage2
 from wsisr.engine import upscale_array
-from wsisr.models import from_pretrained
+from wsisr.models import SHIPPED, from_pretrained
 from wsisr.models.loading import read_card
 from wsisr.models.parts import load_restoration
 
@@ -104,6 +104,23 @@ def test_a_bank_is_shared_out_is_all_of_one_recipe_and_shows_what_stage_2_draws(
         assert np.asarray(strip).std() > 1
 
 
+def test_validation_tiles_of_any_size_do(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        (tmp_path / split / split).mkdir(parents=True)
+        for i in range(2):
+            image = Image.fromarray(rng.integers(0, 256, (101, 103, 3), np.uint8))
+            image.save(tmp_path / split / split / f"{i}.png")
+    loop = small.LOOP | {"iterations": 1}
+    for name, kind, fit in (
+        ("stage1", Stage1Config, fit_stage1),
+        ("autoencoder", AutoencoderConfig, fit_autoencoder),
+    ):
+        config = build(kind, small.config()[name] | {"loop": loop})
+        fit(config, Run(tmp_path, tmp_path / name))
+        assert (tmp_path / name / "pictures" / "0000001.png").exists()
+
+
 def test_exports_come_in_small_files(tiles: Path, tmp_path: Path) -> None:
     config = small.config()["stage1"] | {"architecture": "PlainNet", "loss": "l1"}
     config |= {"model": {"width": 384, "blocks": 2}, "batch": 1, "crop": 32}
@@ -124,6 +141,14 @@ def test_banks_that_are_too_small(tiles: Path, tmp_path: Path) -> None:
     assert float(small.log(tmp_path / "run", "validation")[0]["loss"]) > 0
     with pytest.raises(DataError, match="16x16 are smaller than a crop of 17"):
         fit_stage2(build(Stage2Config, values | {"crop": 17}), Run(tiles, tmp_path))
+    damaged = Path(bank(tmp_path / "damaged"))
+    (damaged / "bank-0001.safetensors").write_bytes(b"1234")
+    with pytest.raises(DataError, match=r"bank-0001\.safetensors is no shard"):
+        load_bank(damaged)
+    other = {k: torch.ones(4, 8, 16, 16).half() for k in ("clean", "condition")}
+    save_file(other, damaged / "bank-0001.safetensors")
+    with pytest.raises(DataError, match="not of the size of"):
+        load_bank(damaged)
     with pytest.raises(DataError, match=r"no bank-\*"):
         fit_stage2(build(Stage2Config, values | {"bank": "none"}), Run(tiles, tmp_path))
 
@@ -212,6 +237,15 @@ def test_one_command_runs_the_papers_stages(
     assert order == ["stage1", "latents", "stage2"]
     assert train.run.main(command) == 0
     assert len(order) == 3  # nothing is left to do
+    record = (tmp_path / "run" / "config.yaml").read_bytes()
+    capsys.readouterr()
+    assert train.run.main([*command, "--set", "stage1.batch=2"]) == 2
+    assert "stage1 is done, by other settings" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == record
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = [arg.replace(str(tmp_path / "run"), str(tmp_path / "moved")) for arg in command]
+    assert train.run.main(moved) == 0
+    (tmp_path / "moved").rename(tmp_path / "run")
     model = from_pretrained(tmp_path / "run" / "model")
     assert model.describe()["base"] == str(folder)
     lr = (np.random.default_rng(0).random((16, 16, 3)) * 255).astype(np.uint8)
@@ -228,3 +262,18 @@ def test_a_failing_stage_ends_the_run_with_its_code(
     assert "stage1 failed" in capsys.readouterr().err.splitlines()[-1]
     assert train.run.main([*arguments, "--set", "stage1.nonsense=1"]) == 2
     assert train.run.main([*arguments, "--set", "stage1"]) == 2
+    assert train.run.main([*arguments, "--set", "stgae1.batch=3"]) == 2
+    assert "section stgae1 is of no stage" in capsys.readouterr().err.splitlines()[-1]
+    assert train.run.main([*arguments, "--set", "stage1=3"]) == 2
+
+
+def test_a_start_without_a_second_stage_shows_before_the_first(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train.run, "launch", lambda stage, arguments: pytest.fail(stage))
+    file = small.write(tmp_path / "small.yaml", small.config("stage1") | {"distill": {}})
+    arguments = ["--config", file, "--data", tiles, "--out", tmp_path / "run"]
+    for start, said in ((SHIPPED["plain"], "has no second stage"), (tmp_path, "no model.json")):
+        assert train.run.main([*map(str, arguments), "--start", str(start)]) > 0
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line

@@ -3,10 +3,14 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,7 +195,7 @@ def test_a_diverged_run_keeps_the_last_good_state(tmp_path: Path) -> None:
     fit(tmp_path, 10)
     before = (tmp_path / "checkpoint.json").read_bytes()
     module = nn.Linear(4, 1)
-    with pytest.raises(TrainingDivergedError, match="iteration 19: the loss is not finite"):
+    with pytest.raises(TrainingDivergedError, match=r"iteration 1\d: the loss, its gradient"):
         train(
             LoopConfig(iterations=20),
             module,
@@ -200,6 +204,99 @@ def test_a_diverged_run_keeps_the_last_good_state(tmp_path: Path) -> None:
             validate=lambda state, i: {},
         )
     assert (tmp_path / "checkpoint.json").read_bytes() == before
+
+
+def test_weights_that_are_of_no_use_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
+    fit(tmp_path, 10)
+    before = (tmp_path / "checkpoint.json").read_bytes()
+
+    class Poisoned(torch.autograd.Function):
+        """A gradient that is not finite of a value that is."""
+
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            return grads[0] * float("nan")
+
+    def poisoned(net: nn.Module, iteration: int) -> dict[str, torch.Tensor]:
+        loss = net(torch.ones(1, 4)).square().mean()
+        return {"loss": Poisoned.apply(loss) if iteration == 12 else loss}
+
+    def too_far(net: nn.Module, iteration: int) -> dict[str, torch.Tensor]:
+        # finite until the weights have changed by what iteration 13 does to them
+        out = net(torch.ones(1, 4)).mean()
+        return {"loss": out if iteration < 14 else out * float("inf")}
+
+    config = LoopConfig(iterations=20, save_every=14)
+    for step in (poisoned, too_far):
+        with pytest.raises(TrainingDivergedError, match="weights are not finite"):
+            train(config, nn.Linear(4, 1), tmp_path, step, validate=lambda state, i: {})
+        assert (tmp_path / "checkpoint.json").read_bytes() == before
+    assert load_checkpoint(tmp_path) is not None
+
+
+def test_ctrl_c_saves_and_the_next_one_ends_at_once(tmp_path: Path) -> None:
+    module = nn.Linear(4, 1)
+
+    def step(net: nn.Module, iteration: int, times: int = 1) -> dict[str, torch.Tensor]:
+        if iteration == 6:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return {"loss": net(torch.ones(1, 4)).square().mean()}
+
+    config = LoopConfig(iterations=20)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, module, tmp_path / "once", step, validate=lambda state, i: {})
+    found = load_checkpoint(tmp_path / "once")
+    assert found is not None
+    assert found[0] == 7
+    twice = partial(step, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, module, tmp_path / "twice", twice, validate=lambda state, i: {})
+    assert load_checkpoint(tmp_path / "twice") is None
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupted_command_says_so_and_goes_on(tiles: Path, tmp_path: Path) -> None:
+    config = small.config("stage1")
+    config["stage1"]["loop"] = small.LOOP | {"iterations": 100_000, "save_every": 100_000}
+    file = small.write(tmp_path / "small.yaml", config)
+    arguments = ["--config", file, "--data", tiles, "--out", tmp_path / "run"]
+    command = [sys.executable, "-m", "train.stage1", *map(str, arguments)]
+    with subprocess.Popen(command, cwd=small.ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "run" / "log.csv").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        beside = small.command("stage1", *arguments)  # another one in the same folder
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate()
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "interrupted; give the same command again to go on"
+    assert "Traceback" not in error
+    found = load_checkpoint(tmp_path / "run")
+    assert found is not None
+    assert beside.returncode == 2
+    assert "another process works in it" in beside.stderr.splitlines()[-1]
+    last = f"loop.iterations={found[0]}"
+    assert small.command("stage1", *arguments, "--set", last).returncode == 0
+
+
+def test_a_checkpoint_of_another_network_is_told(tiles: Path, tmp_path: Path) -> None:
+    loop = LoopConfig(iterations=2)
+    for module in (nn.Linear(4, 1), nn.Sequential(nn.Linear(4, 1)), nn.Linear(4, 1, bias=False)):
+
+        def step(net: nn.Module, iteration: int) -> dict[str, torch.Tensor]:
+            return {"loss": net(torch.ones(1, 4)).square().mean()}
+
+        if not (tmp_path / "checkpoint.json").exists():
+            train(loop, module, tmp_path, step, validate=lambda state, i: {})
+            continue
+        with pytest.raises(CheckpointError, match="is of another network"):
+            train(loop, module, tmp_path, step, validate=lambda state, i: {})
 
 
 @pytest.mark.slow
@@ -456,6 +553,22 @@ def test_options_reach_the_loop_and_snapshots_are_kept(tiles: Path, tmp_path: Pa
         (["--set", "loop.rate=1"], "unexpected keyword argument 'rate'", 2),
         (["--set", "batch"], "--set stage1.batch: does not fit", 2),
         (["--set", "crop=4096"], "128x128 px are smaller than a crop of 4096 px", 1),
+        (["--set", "crop=63"], "crop 63: must be a multiple of 8, 4", 2),
+        (["--set", "batch=0"], "batch 0: must be 1 or more", 2),
+        (["--set", "scales=[]"], "scales []: must be one or more factors", 2),
+        (["--set", "scales=[2, 4]"], "scale_weights [1.0]: must be a weight for each", 2),
+        (["--set", "scales=4"], "scales 4: must be a list", 2),
+        (["--set", "sharpness=[1]"], "sharpness [1]: must be a list of 2", 2),
+        (["--set", "degradation=foo"], "degradation 'foo': not one of area, scanner", 2),
+        (["--set", "loss=foo"], "stage1.loss 'foo': must be mse or l1", 2),
+        (["--set", "loop.iterations=abc"], "loop.iterations 'abc': must be a whole number", 2),
+        (["--set", "loop.save_every=0"], "loop.save_every 0: must be 1 or more", 2),
+        (["--set", "loop.precision=foo"], "loop.precision foo: must be no or bf16 or fp16", 2),
+        (["--set", "loop.learning_rate=1e30"], "loop.learning_rate 1e+30: must be from", 2),
+        (["--set", "loop=3"], "loop 3: must be keys and values", 2),
+        (["--set", "loop.iterations=["], "the value cannot be read as YAML", 2),
+        (["--set", "model.foo=1"], "stage1.model: no network can be made of it", 2),
+        (["--set", "crop=96"], "stage1.crop 96: must be a multiple of 64 for SwinIR", 2),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
