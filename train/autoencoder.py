@@ -125,7 +125,7 @@ def latent_scale(vae: AutoencoderTiny, tiles: TileSet) -> float:
 
 def fit(config: AutoencoderConfig, run: Run) -> None:
     """Train, or go on training; each validation writes vae/."""
-    tiles, val = run.tiles("train"), run.tiles("val", 16)
+    tiles, val = run.splits(16)
     torch.manual_seed(config.loop.seed)
     vae = construct(AutoencoderTiny, config.model, "autoencoder.model")
     initialise(vae)

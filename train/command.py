@@ -19,7 +19,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from train.data import TileSet, load_tiles
+from train.data import TileSet, check_apart, load_tiles
 from wsisr.errors import UsageError, WsisrError
 
 T = TypeVar("T")
@@ -57,6 +57,12 @@ class Run:
         """The tiles of a split, `most` at the most; see `load_tiles`."""
         limits = [n for n in (self.limit, most) if n is not None]
         return load_tiles(self.data / split, min(limits, default=None))
+
+    def splits(self, validation: int | None = None) -> tuple[TileSet, TileSet]:
+        """The tiles of train/ and, `validation` at the most, of val/, which share no slide."""
+        both = self.tiles("train"), self.tiles("val", validation)
+        check_apart(*both, self.data)
+        return both
 
 
 def run_stage(

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from train.errors import DataError
 from train.shards import SUFFIXES as SUFFIXES
 from train.shards import Tile, find_tiles
+from wsisr.errors import UsageError
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ MEMORY = 4 << 30
 """Bytes of decoded tiles that are kept in memory; larger sets are decoded when they are asked."""
 CORRUPT = 0.01
 """Part of the tiles that may be unreadable; more is an error."""
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError)
+"""What Pillow's decoders raise for damaged files; RuntimeError is AVIF's."""
 
 MAGNIFIED = 0.5
 """Part of the crops that `random_crops` magnifies, where it is told to."""
@@ -75,8 +78,25 @@ class TileSet:
 
     @property
     def slides(self) -> tuple[str, ...]:
-        """The slides the tiles come from, sorted."""
-        return tuple(sorted({name.split("/")[0] for name in self.names}))
+        """The slides the tiles come from, sorted; tiles outside any folder name none."""
+        parts = (PurePosixPath("/", name).parts[1:] for name in self.names)
+        return tuple(sorted({part[0] for part in parts if len(part) > 1}))
+
+
+def check_apart(train: TileSet, val: TileSet, data: Path) -> None:
+    """Check that no slide is both learnt from and validated on; `data` is for the message.
+
+    Tiles outside any folder do not say their slide and are not compared.
+
+    Raises:
+        DataError: a slide is in both splits.
+    """
+    if both := sorted(set(train.slides) & set(val.slides)):
+        more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""
+        raise DataError(
+            f"slide {both[0]}{more} is in train/ and val/ of {data}, which flatters validation; "
+            "remove it from one, or name the folders of tiles after their slides"
+        )
 
 
 def load_tiles(folder: Path, limit: int | None = None, memory: int = MEMORY) -> TileSet:
@@ -88,9 +108,12 @@ def load_tiles(folder: Path, limit: int | None = None, memory: int = MEMORY) -> 
         memory: bytes of decoded tiles to hold; a larger set is decoded as it is used.
 
     Raises:
+        UsageError: a limit below 1.
         DataError: no tile, tiles of different sizes, or more than 1 % unreadable ones. Up to that
             they are left out and reported.
     """
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: must be 1 or more")
     tiles = find_tiles(folder)
     if limit is not None and limit < len(tiles):
         tiles = [tiles[i * len(tiles) // limit] for i in range(limit)]
@@ -113,6 +136,21 @@ def load_tiles(folder: Path, limit: int | None = None, memory: int = MEMORY) -> 
     return TileSet(tuple(t.name for t in good), pixels[: len(good)])
 
 
+def read_image(data: bytes) -> Image.Image:
+    """An image file decoded to RGB, all of it.
+
+    Raises:
+        DataError: it cannot be decoded, or declares more pixels than Pillow takes.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise DataError("no image that Pillow knows") from error  # its own text names a buffer
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise DataError(str(error)) from error
+
+
 class _Reader:
     """Decodes tiles and counts those that cannot be."""
 
@@ -127,9 +165,8 @@ class _Reader:
     def decode(self, tile: Tile) -> NDArray[np.uint8] | None:
         """(h, w, 3) uint8, or None for a corrupt tile; more than 1 % of them raise."""
         try:
-            with Image.open(io.BytesIO(tile.read())) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, DataError, UnidentifiedImageError) as error:
+            pixels = np.asarray(read_image(tile.read()))
+        except (OSError, DataError) as error:
             if tile.name not in self.failed:
                 log.warning("%s: skipped, unreadable (%s)", tile.name, error)
             self.failed.add(tile.name)
@@ -209,6 +246,7 @@ class Feed(Generic[T]):
         self._keys: Iterator[tuple[int, int]] = iter(())
         self._batches: Iterator[T] = iter(())
         self._next: tuple[int, int] | None = None
+        self._last: tuple[tuple[int, int], T] | None = None
 
     def __call__(self, iteration: int) -> T:
         """The batch of this iteration and the present part, in pinned memory beside a GPU."""
@@ -218,10 +256,12 @@ class Feed(Generic[T]):
             with torch.autocast("cpu", enabled=False):
                 return self._make(iteration)
         here = (iteration, part())
+        if self._last is not None and self._last[0] == here:
+            return self._last[1]  # asked for a second time: the processes are ahead already
         if self._next != here:
             self._start(here)
         batch = next(self._batches)
-        self._next = next(self._keys)
+        self._next, self._last = next(self._keys), (here, batch)
         return batch
 
     def _start(self, here: tuple[int, int]) -> None:

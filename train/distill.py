@@ -190,7 +190,7 @@ def fit(config: DistillConfig, run: Run) -> None:
         ModelError: the teacher is broken or has no second stage.
         UsageError: `guided` and the setting `residual` together.
     """
-    tiles, val = run.tiles("train"), run.tiles("val")
+    tiles, val = run.splits()
     torch.manual_seed(config.loop.seed)
     accelerator = make_accelerator(config.loop)
     device = accelerator.device

@@ -22,6 +22,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from train.command import alone, answer
 from train.data import CORRUPT
-from train.errors import DataError
-from train.shards import ShardWriter, write_atomic
-from wsisr.errors import SlideError, UsageError, WsisrError
+from train.errors import DataError, require
+from train.shards import ShardWriter, read_index, write_atomic
+from wsisr.errors import SlideError, UsageError
 from wsisr.slides import View, open_slide, select_view
 from wsisr.slides.view import coarser_view
 from wsisr.tissue import BLACK, INK_LEAD, INK_SATURATION, tissue_mask
@@ -42,6 +44,8 @@ log = logging.getLogger("train")
 SPLITS = ("train", "val", "test")
 RECORD = "settings.json"
 COLUMNS = ("slide", "patient", "split", "mpp")
+FINEST, COARSEST = 0.01, 100.0
+"""um/px between which a slide's resolution is believed."""
 TCGA = re.compile(r"(TCGA-\w{2}-\w{4})", re.IGNORECASE)
 
 
@@ -54,6 +58,9 @@ class Settings:
     least variance of the Laplacian of luma (0 to 255), under which a patch is out of focus: of
     1046 patches in focus of fifteen slides the least has 32. blur: the blurriest part of a slide
     that is dropped beside. pen: largest part of ink or black. quality: JPEG, 4:4:4.
+
+    Raises:
+        UsageError: a value out of its range.
     """
 
     size: int = 512
@@ -66,6 +73,22 @@ class Settings:
     pen: float = 0.02
     quality: int = 95
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, holds, wanted in (
+            ("size", self.size >= 16, "16 or more"),
+            ("mpp", 0 < self.mpp < float("inf"), "a size above 0 in um/px"),
+            ("tolerance", 0 <= self.tolerance < 1, "0 or more and below 1"),
+            ("tissue", 0 <= self.tissue <= 1, "from 0 to 1"),
+            ("per_slide", self.per_slide >= 1, "1 or more"),
+            ("focus", 0 <= self.focus < float("inf"), "0 or more"),
+            ("blur", 0 <= self.blur < 1, "0 or more and below 1"),
+            ("pen", 0 <= self.pen <= 1, "from 0 to 1"),
+            ("quality", 1 <= self.quality <= 100, "from 1 to 100"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):
+            option = f"--{name.replace('_', '-')} {getattr(self, name)}"
+            require(holds, f"{option}: must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -159,8 +182,11 @@ def _stated_mpp(name: str, row: Mapping[str, str]) -> float | None:
         mpp = float(text)
     except ValueError:
         mpp = 0.0
-    if not 0 < mpp < float("inf"):
-        raise UsageError(f"{name}: the manifest's mpp {text!r} is not a size in um/px; correct it")
+    if not FINEST <= mpp <= COARSEST:
+        raise UsageError(
+            f"{name}: the manifest's mpp {text!r} is not a size from {FINEST:g} to {COARSEST:g} "
+            "um/px; correct it"
+        )
     return mpp
 
 
@@ -168,10 +194,15 @@ def view_at(source: Source, view: View, settings: Settings) -> View:
     """The slide at the wanted resolution: as stored within the tolerance, else reduced.
 
     Raises:
-        SlideError: no resolution is known, or the slide is coarser.
+        SlideError: no resolution is known, none that can be, or the slide is coarser.
     """
     if view.mpp is None:
         raise SlideError(f"{source.path} states no resolution; give its mpp in the manifest")
+    if not FINEST <= view.mpp <= COARSEST:
+        raise SlideError(
+            f"{source.path} states {view.mpp:.4g} um/px, which no slide has; give its mpp in the "
+            "manifest"
+        )
     ratio = settings.mpp / view.mpp
     if ratio < 1 / (1 + settings.tolerance):
         raise SlideError(
@@ -205,31 +236,45 @@ def cut(source: Source, out: Path, settings: Settings) -> int:
     Raises:
         SlideError: no tissue, more than 1 % unreadable patches, or what `open_slide` raises.
     """
-    done = out / source.split / f"{source.path.stem}.patches.csv"
+    prefix = out / source.split / source.path.stem
+    done = prefix.with_name(f"{prefix.name}.patches.csv")
     if done.exists():
-        with done.open(newline="") as file:
-            return sum(1 for _ in csv.DictReader(file))
+        if (patches := _patches(done, prefix)) is not None:
+            return patches
+        log.warning("%s: shards are missing or damaged; it is cut again", source.path.name)
+        done.unlink()  # an interruption must not make it done
     with open_slide(source.path) as slide:
         view = view_at(source, select_view(slide, input_mpp=source.mpp, level=0), settings)
         candidates = list(_candidates(source, view, settings))
     if not candidates:
         raise SlideError(
             f"{source.path}: every patch with tissue is unreadable, out of focus or shows pen; "
-            "leave it out, or lower --focus or raise --pen"
+            "leave it out, or cut all slides anew with a lower --focus or a higher --pen"
         )
     least = np.quantile([sharp for _, _, sharp, _ in candidates], settings.blur)
     kept = [c for c in candidates if c[2] >= least][: settings.per_slide]
-    writer = ShardWriter(out / source.split / source.path.stem)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("name", "patient", "x", "y", "mpp", "sharpness", "sha256"))
-    for x, y, sharp, data in sorted(kept, key=lambda c: (c[1], c[0])):
-        tile = writer.add(f"{source.path.stem}/x{x}_y{y}.jpg", data)
-        row = (tile.name, source.patient, x, y, f"{view.mpp:.5g}", f"{sharp:.1f}", tile.sha256)
-        table.writerow(row)
-    writer.close()
+    with ShardWriter(prefix) as writer:
+        for x, y, sharp, data in sorted(kept, key=lambda c: (c[1], c[0])):
+            tile = writer.add(f"{source.path.stem}/x{x}_y{y}.jpg", data)
+            row = (tile.name, source.patient, x, y, f"{view.mpp:.5g}", f"{sharp:.1f}", tile.sha256)
+            table.writerow(row)
     write_atomic(done, text.getvalue().encode())
     return len(kept)
+
+
+def _patches(done: Path, prefix: Path) -> int | None:
+    """Patches of a slide that was cut before; None where its shards do not hold all of them."""
+    shards = (prefix.with_name(f"{prefix.name}-{i:04d}.tar") for i in count())
+    try:
+        with done.open(newline="", encoding="utf-8") as file:
+            wanted = {row["name"]: row["sha256"] for row in csv.DictReader(file)}
+        tiles = [tile for shard in takewhile(Path.exists, shards) for tile in read_index(shard)]
+    except (OSError, KeyError, ValueError, csv.Error, DataError):
+        return None
+    return len(wanted) if wanted == {tile.name: tile.sha256 for tile in tiles} else None
 
 
 def _candidates(
@@ -245,8 +290,8 @@ def _candidates(
     ]
     if not windows:
         raise SlideError(
-            f"{source.path}: no {size}x{size} px window holds {settings.tissue:.0%} tissue; lower "
-            "--tissue or leave the slide out"
+            f"{source.path}: no {size}x{size} px window holds {settings.tissue:.0%} tissue; leave "
+            "the slide out, or cut all slides anew with a lower --tissue"
         )
     name = int.from_bytes(hashlib.sha256(source.path.name.encode()).digest()[:4], "big")
     order = np.random.default_rng((settings.seed, name)).permutation(len(windows))
@@ -331,7 +376,29 @@ def curate(sources: Sequence[Source], out: Path, settings: Settings) -> dict[str
     return counts
 
 
-def main() -> int:
+def read_manifest(file: Path) -> list[dict[str, str]]:
+    """The lines of a manifest.
+
+    Raises:
+        UsageError: it cannot be read, or lacks a column.
+    """
+    try:
+        # Excel puts a mark before UTF-8, which would belong to the first column's name
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = csv.DictReader(lines)
+            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+            lacking = [name for name in ("slide", "patient") if name not in rows.fieldnames]
+            if lacking:
+                raise UsageError(
+                    f"{file} lacks the column {' and '.join(lacking)}; its first line must name "
+                    "slide and patient (and split and mpp, where wanted), separated by commas"
+                )
+            return list(rows)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(f"{file} cannot be read ({error}); give a CSV in UTF-8") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -341,24 +408,18 @@ def main() -> int:
     parser.add_argument("--manifest", type=Path, help="CSV: slide, patient[, split, mpp]")
     for name, value in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
-    try:
-        rows = None
-        if args.manifest is not None:
-            try:
-                with args.manifest.open(newline="", encoding="utf-8") as file:
-                    rows = list(csv.DictReader(file))
-            except (OSError, ValueError) as error:
-                raise UsageError(f"{args.manifest} cannot be read ({error})") from error
-        known = known_patients(read_record(args.out))
-        sources = plan_sources(args.slides, rows, settings.seed, known)
-        print(curate(sources, args.out, settings))
-    except WsisrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    def work() -> None:
+        settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
+        rows = None if args.manifest is None else read_manifest(args.manifest)
+        with alone(args.out):
+            known = known_patients(read_record(args.out))
+            sources = plan_sources(args.slides, rows, settings.seed, known)
+            print(curate(sources, args.out, settings))
+
+    return answer(work, args.out)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class PlainConfig(PairConfig):
 
 def fit(config: PlainConfig, run: Run) -> None:
     """Train, or go on training; each validation writes model/."""
-    tiles, val = run.tiles("train"), run.tiles("val")
+    tiles, val = run.splits()
     torch.manual_seed(config.loop.seed)
     network = channels_last(construct(PlainNet, config.model, "plain.model"))
     if config.init:

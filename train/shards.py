@@ -12,16 +12,21 @@ import hashlib
 import io
 import os
 import tarfile
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from train.errors import DataError
 
+END = b"\0" * 2 * tarfile.BLOCKSIZE
+"""Of a tar."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif")
 SHARD_BYTES = 15_000_000
 """A shard is closed before it grows beyond this, index and padding included."""
+COLUMNS = ("name", "offset", "size", "sha256")
+"""Of an index."""
 INDEX_NUMBERS = 64 + 2 * 8 + 4
 """Bytes of a line of an index beside the name: hash, offset, size, separators."""
 
@@ -59,15 +64,20 @@ def find_tiles(folder: Path) -> list[Tile]:
     """All tiles below a folder, loose images and members of tars alike, sorted by name.
 
     Raises:
-        DataError: there is none, or one name stands twice.
+        DataError: there is none, one name stands twice, a shard is damaged or only its index is
+            there.
     """
-    tiles = [
-        Tile(file.relative_to(folder).as_posix(), file)
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-    ]
-    for shard in folder.rglob("*.tar"):
-        tiles += read_index(shard)
+    tiles: list[Tile] = []
+    for file in folder.rglob("*"):
+        if file.suffix.lower() in SUFFIXES:
+            tiles.append(Tile(file.relative_to(folder).as_posix(), file))
+        elif file.suffix == ".tar":
+            tiles += read_index(file)
+        elif file.suffix == ".csv" and _lacks_shard(file):
+            raise DataError(
+                f"{file} is the index of a shard that is not there; copy {file.stem}.tar again, or "
+                "remove the index"
+            )
     tiles.sort(key=lambda tile: tile.name)
     if not tiles:
         raise DataError(f"{folder}: no {', '.join(SUFFIXES)} tiles or .tar shards in it")
@@ -86,25 +96,61 @@ def read_index(shard: Path) -> list[Tile]:
     index = shard.with_suffix(".csv")
     try:
         if index.exists():
-            with index.open(newline="", encoding="utf-8") as file:
-                return [
-                    Tile(row["name"], shard, int(row["offset"]), int(row["size"]), row["sha256"])
-                    for row in csv.DictReader(file)
-                ]
+            return _indexed(shard, index)
         with tarfile.open(shard, "r:") as tar:
             return [
                 Tile(member.name, shard, member.offset_data, member.size)
                 for member in tar
                 if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES
             ]
-    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
+    except (OSError, ValueError, csv.Error, tarfile.TarError) as error:
         raise DataError(f"{shard}: not a readable shard ({error}); make it again") from error
+
+
+def _indexed(shard: Path, index: Path) -> list[Tile]:
+    """The tiles that an index lists, which must be all that the tar holds."""
+    tiles = []
+    with index.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if not set(COLUMNS) <= set(rows.fieldnames or ()):
+            raise DataError(
+                f"{index} is no index of {shard.name}: it lacks the columns {', '.join(COLUMNS)}; "
+                "copy or make both again, or move it away to have the tar scanned"
+            )
+        for row in rows:
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{index}: line {rows.line_num} is damaged; copy or make both the index and "
+                    f"{shard.name} again"
+                )
+            tiles.append(
+                Tile(row["name"], shard, int(row["offset"]), int(row["size"]), row["sha256"])
+            )
+    end = max((tile.offset + _padded(tile.size or 0) for tile in tiles), default=0)
+    if end + len(END) != shard.stat().st_size:
+        raise DataError(
+            f"{index} lists {len(tiles)} tiles, which is not what {shard.name} holds: one of the "
+            "two was cut off; copy or make both again"
+        )
+    return tiles
+
+
+def _lacks_shard(file: Path) -> bool:
+    """Whether a CSV is an index without its tar."""
+    if file.with_suffix(".tar").exists():
+        return False
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            return set(COLUMNS) <= set(next(csv.reader(lines), ()))
+    except (OSError, ValueError, csv.Error):
+        return False  # no index, whatever it is
 
 
 class ShardWriter:
     """Writes `PREFIX-0000.tar`, `PREFIX-0001.tar` and so on, the same bytes for the same tiles.
 
-    Holds one open file and the index of the present shard.
+    Holds one open file and the index of the present shard. In a `with` statement it is closed at
+    the end, and a shard that was not finished is removed.
     """
 
     def __init__(self, prefix: Path, limit: int = SHARD_BYTES) -> None:
@@ -114,6 +160,19 @@ class ShardWriter:
         self._rows: list[Tile] = []
         self._count = 0
         prefix.parent.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            if self._file is not None:
+                with suppress(OSError):  # what is buffered may not fit on the disk
+                    self._file.close()
+                self._shard.with_suffix(".partial").unlink(missing_ok=True)
 
     def add(self, name: str, data: bytes) -> Tile:
         """Append one tile; `name` has a suffix of `SUFFIXES`."""
@@ -137,7 +196,7 @@ class ShardWriter:
         """Finish the present shard and its index."""
         if self._file is None:
             return
-        self._file.write(b"\0" * 2 * tarfile.BLOCKSIZE)
+        self._file.write(END)
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -145,7 +204,7 @@ class ShardWriter:
         shard.with_suffix(".partial").replace(shard)
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(("name", "offset", "size", "sha256"))
+        table.writerow(COLUMNS)
         table.writerows((t.name, t.offset, t.size, t.sha256) for t in self._rows)
         write_atomic(shard.with_suffix(".csv"), text.getvalue().encode())
         self._file, self._rows = None, []
@@ -158,7 +217,12 @@ class ShardWriter:
 
 def _in_tar(data: bytes) -> int:
     """Bytes of a member with its header."""
-    return tarfile.BLOCKSIZE + -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return tarfile.BLOCKSIZE + _padded(len(data))
+
+
+def _padded(size: int) -> int:
+    """Bytes of a member's content in a tar."""
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def packed_size(name: str, data: bytes) -> int:

@@ -141,7 +141,7 @@ def train_restoration(
         loss, consistent: see `Stage1Config`.
         finish: changes the averaged network before it is validated and written.
     """
-    tiles, val = run.tiles("train"), run.tiles("val", 16)
+    tiles, val = run.splits(16)
     averaged = copy.deepcopy(network).eval()
     feed = pair_feed(config, tiles, run.batch_workers)
 

@@ -11,7 +11,7 @@ from tests.train import small
 from train.data import load_tiles
 from train.errors import DataError
 from train.pack import main, pack, recode
-from train.shards import find_tiles
+from train.shards import ShardWriter, find_tiles
 from wsisr.errors import UsageError
 
 
@@ -57,9 +57,65 @@ def test_unreadable_tiles_stop_a_pack(tiles: Path, tmp_path: Path) -> None:
         (tmp_path / split).mkdir()
     (tmp_path / "train" / "a.png").write_bytes(b"no image")
     Image.new("RGB", (64, 64)).save(tmp_path / "val" / "b.png")
-    with pytest.raises(DataError, match="1 of 1 training tiles are unreadable"):
+    with pytest.raises(DataError, match="1 of 1 tiles are unreadable"):
         pack(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_tiles_that_keep_their_bytes_are_read_once(split: str, tmp_path: Path) -> None:
+    for folder, count in (("train", 101), ("val", 101)):
+        (tmp_path / folder).mkdir()
+        for i in range(count):
+            Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / folder / f"{i:03d}.png")
+    (tmp_path / split / "050.png").write_bytes((tmp_path / split / "050.png").read_bytes()[:50])
+    facts = pack(tmp_path, tmp_path / "out", codec="keep")
+    assert facts["tiles"] == {"train": 101, "val": 101} | {split: 100}
+    assert facts["left_out"] == {"no_room": 0, "unreadable": 1}
+    (tmp_path / split / "051.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"{split}: 2 of 101 tiles are unreadable"):
+        pack(tmp_path, tmp_path / "again", codec="keep")
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("made", [True, False])
+def test_a_pack_that_fails_is_one_line_and_leaves_nothing(
+    failure: BaseException,
+    made: bool,
+    tiles: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    if made:
+        out.mkdir()
+    arguments = ["--data", str(tiles), "--out", str(out), "--codec", "keep"]
+
+    def fail(self: ShardWriter, *_: object) -> None:
+        if self.prefix.parent.name == "val":
+            raise failure
+        add(self, *_)
+
+    add = ShardWriter.add
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "add", fail)
+        assert main(arguments) == (1 if isinstance(failure, OSError) else 130)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert ("No space left" if isinstance(failure, OSError) else "give the same command") in error
+    assert out.exists() == made
+    assert not list(out.rglob("*"))
+    assert main(arguments) == 0
+
+
+def test_a_folder_that_is_a_file_is_one_line(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "file"
+    out.touch()
+    assert main(["--data", str(tiles), "--out", str(out)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {out} cannot be written")
 
 
 def test_a_folder_in_use_and_a_strange_quality_are_refused(tiles: Path, tmp_path: Path) -> None:
@@ -67,6 +123,11 @@ def test_a_folder_in_use_and_a_strange_quality_are_refused(tiles: Path, tmp_path
         pack(tiles, tiles)
     with pytest.raises(UsageError, match="between 1 and 100"):
         pack(tiles, tmp_path / "out", quality=0)
+    for megabytes in (float("nan"), -1.0, 0.0):
+        with pytest.raises(UsageError, match=r"--megabytes .*: must be above 0"):
+            pack(tiles, tmp_path / "out", megabytes)
+    with pytest.raises(UsageError, match="--seed -1: must be 0 or more"):
+        pack(tiles, tmp_path / "out", seed=-1)
 
 
 def test_recoding_loses_less_at_higher_quality(tiles: Path) -> None:

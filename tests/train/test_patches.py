@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from train.command import alone
 from train.data import load_tiles
 from train.errors import DataError
 from train.patches import (
@@ -17,8 +18,11 @@ from train.patches import (
     Source,
     curate,
     known_patients,
+    main,
     plan_sources,
+    read_manifest,
     read_record,
+    view_at,
 )
 from wsisr.errors import SlideError, UsageError
 from wsisr.slides import open_slide, select_view
@@ -63,7 +67,7 @@ def test_patients_without_a_split_stay_together() -> None:
     assert sorted(split for _, split in by_patient).count("train") == 16
 
 
-@pytest.mark.parametrize("mpp", ["0,25", "fine", "-1", "nan", "inf", "0"])
+@pytest.mark.parametrize("mpp", ["0,25", "fine", "-1", "nan", "inf", "0", "0.009", "250"])
 def test_an_mpp_that_is_none_is_refused(mpp: str) -> None:
     rows = [{"slide": "a.svs", "patient": "p", "split": "train", "mpp": mpp}]
     with pytest.raises(UsageError, match=r"a\.svs: the manifest's mpp .* um/px"):
@@ -153,5 +157,95 @@ def test_a_coarse_slide_and_one_without_resolution_are_refused(
 def test_glass_alone_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "glass.png"
     Image.fromarray(np.full((1024, 1024, 3), 240, np.uint8)).save(file)
-    with pytest.raises(SlideError, match="holds 50% tissue"):
+    with pytest.raises(SlideError, match=r"holds 50% tissue; leave the slide out, or cut all"):
         curate([Source(file, "p", "train", 0.25)], tmp_path / "out", Settings())
+
+
+def test_a_slide_whose_shards_are_gone_is_cut_again(
+    data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sources = [Source(data_dir / "slides" / "test_b_40x.tif", "p", "train", 0.2528)]
+    settings = Settings(size=256, per_slide=4)
+    curate(sources, tmp_path, settings)
+    before = tree(tmp_path)
+    for name in ("test_b_40x-0000.tar", "test_b_40x-0000.csv"):
+        caplog.clear()
+        (tmp_path / "train" / name).unlink()
+        assert curate(sources, tmp_path, settings)["train"] == 4
+        assert tree(tmp_path) == before
+        assert "test_b_40x.tif: shards are missing or damaged" in caplog.text
+    caplog.clear()
+    curate(sources, tmp_path, settings)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("size", 15),
+        ("mpp", float("nan")),
+        ("mpp", float("inf")),
+        ("tolerance", 1.0),
+        ("tissue", 1.1),
+        ("per_slide", 0),
+        ("focus", -1.0),
+        ("blur", 1.0),
+        ("pen", -0.1),
+        ("quality", 101),
+        ("seed", -1),
+    ],
+)
+def test_a_setting_out_of_its_range_is_one_line(
+    option: str, value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"--{option.replace('_', '-')}"
+    assert main(["a.svs", "--out", str(tmp_path / "out"), f"{name}={value}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {name} {value}: must be ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_resolution_that_no_slide_has_is_refused(data_dir: Path) -> None:
+    file = data_dir / "slides" / "test_b_40x.tif"
+    with open_slide(file) as slide:
+        view = select_view(slide, level=0, input_mpp=0.25)
+        for mpp in (0.001, 254.0):
+            with pytest.raises(SlideError, match=f"states {mpp:g} um/px.*in the manifest"):
+                view_at(Source(file, "p", "train"), replace(view, mpp=mpp), Settings())
+
+
+def test_a_manifest_of_a_spreadsheet_is_read_or_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "slides.csv"
+    file.write_text("slide, patient\na.svs,p\n", encoding="utf-8-sig")
+    assert plan_sources([Path("a.svs")], read_manifest(file), 0)[0].patient == "p"
+    for text, lacking in (
+        ("slide;patient\na.svs;p\n", "slide and patient"),
+        ("slide,split\na.svs,val\n", "patient"),
+        ("", "slide and patient"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=f"lacks the column {lacking}; .*by commas"):
+            read_manifest(file)
+    file.write_text("slide,patient\n", encoding="utf-16")
+    with pytest.raises(UsageError, match="give a CSV in UTF-8"):
+        read_manifest(file)
+
+
+def test_what_stops_the_command_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["a.svs", "--out", str(out)]
+    with alone(out):
+        assert main(arguments) == 2
+    assert "another process works in" in capsys.readouterr().err
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.patches.curate", interrupt)
+    assert main(arguments) == 130
+    assert "give the same command again" in capsys.readouterr().err
+    assert main(["a.svs", "--out", str(out / ".lock")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {out / '.lock'} cannot be written")
+    assert error.count("\n") == 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -586,6 +587,20 @@ def test_what_cannot_be_done_is_one_line(
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert said in lines[0]
+
+
+def test_slides_to_learn_from_and_to_validate_on_are_apart(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiles, tmp_path / "data")
+    shutil.copytree(tiles / "train" / "train0", tmp_path / "data" / "val" / "train0")
+    config = small.config()
+    config["plain"] = small.PAIRS | {"model": {"width": 8, "blocks": 1}}
+    file = small.write(tmp_path / "small.yaml", config)
+    for stage in ("stage1", "autoencoder", "plain"):
+        arguments = ["--config", file, "--data", tmp_path / "data", "--out", tmp_path / stage]
+        assert small.launch(stage, list(map(str, arguments))) == 1
+        assert "slide train0 is in train/ and val/" in capsys.readouterr().err
 
 
 def test_a_log_takes_figures_that_come_later(tmp_path: Path) -> None:
