@@ -21,6 +21,7 @@ from diffusers import AutoencoderTiny
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import Tensor, nn
 
+from train.checkpoint import save_part
 from train.command import Run, construct, run_stage
 from train.data import TileSet, batch_rng, random_crops, to_tensor
 from train.degradation import upsample
@@ -34,9 +35,11 @@ from train.losses import (
     psnr,
     texture_l1,
 )
-from train.pairs import BLOCK, whole
+from train.pairs import whole
 from wsisr.models.restoration import channels_last
 
+BLOCK = 8
+"""Pixels of the image along one side of a latent."""
 PICTURES = 4
 """Validation tiles that are shown."""
 
@@ -68,8 +71,8 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         require(self.batch >= 1, f"batch {self.batch}: must be 1 or more")
-        good = self.crop > 0 and self.crop % 16 == 0
-        require(good, f"crop {self.crop}: must be a multiple of 16")
+        good = self.crop > 0 and self.crop % BLOCK == 0
+        require(good, f"crop {self.crop}: must be a multiple of {BLOCK}")
         require(0 <= self.blurred <= 1, f"blurred {self.blurred:g}: must be from 0 to 1")
 
 
@@ -175,7 +178,7 @@ def fit(config: AutoencoderConfig, run: Run) -> None:
                 values.append(psnr((decoded / 2 + 0.5).clamp(0, 1), hr))
             scale = latent_scale(averaged.vae, tiles)
         averaged.vae.register_to_config(scaling_factor=scale)
-        averaged.vae.save_pretrained(run.out / "vae")
+        save_part(averaged.vae, run.out / "vae")
         return {"psnr": round(sum(values) / len(values), 3), "scaling_factor": round(scale, 4)}
 
     def pictures() -> Mapping[str, Tensor]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -143,3 +144,13 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def save_part(part: ModelMixin, folder: Path, whole: bool = False) -> None:
+    """Write a network as diffusers does, in pieces, or `whole`, in one file.
+
+    What is there goes first: whoever reads the folder takes all the weights in it.
+    """
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    part.save_pretrained(folder, max_shard_size="1TB" if whole else PIECE)

@@ -60,9 +60,8 @@ class Run:
 
     def splits(self, validation: int | None = None) -> tuple[TileSet, TileSet]:
         """The tiles of train/ and, `validation` at the most, of val/, which share no slide."""
-        both = self.tiles("train"), self.tiles("val", validation)
-        check_apart(*both, self.data)
-        return both
+        check_apart(self.data)
+        return self.tiles("train"), self.tiles("val", validation)
 
 
 def run_stage(
@@ -159,6 +158,8 @@ def alone(out: Path) -> Iterator[None]:
             raise UsageError(
                 f"{out}: another process works in it; wait for it to end or choose another --out"
             ) from error
+        except OSError:  # a file system without locks
+            pass
         yield
 
 
@@ -295,6 +296,8 @@ def fit_type(name: str, value: Any, hint: Any) -> Any:
     if hint not in KINDS:
         if not isinstance(value, Mapping):
             raise UsageError(f"{name} {value!r}: must be keys and values")
+        if inner[:1] == (int,):  # --set KEY.8.KEY makes text of it
+            return {int(k) if str(k).isdigit() else k: v for k, v in value.items()}
         return value
     if hint is str and (value is None or value is False):  # as YAML reads nothing, and a bare no
         return ""
@@ -302,7 +305,7 @@ def fit_type(name: str, value: Any, hint: Any) -> Any:
         with suppress(ValueError):  # YAML 1.1 reads 1e-4 as text
             value = float(value)
     fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-    if not fits or (hint is float and not math.isfinite(value)):
+    if not fits or (hint is float and math.isnan(value)):
         raise UsageError(f"{name} {value!r}: must be {KINDS[hint]}")
     return value
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -79,19 +80,27 @@ class TileSet:
     @property
     def slides(self) -> tuple[str, ...]:
         """The slides the tiles come from, sorted; tiles outside any folder name none."""
-        parts = (PurePosixPath("/", name).parts[1:] for name in self.names)
-        return tuple(sorted({part[0] for part in parts if len(part) > 1}))
+        return slides_of(self.names)
 
 
-def check_apart(train: TileSet, val: TileSet, data: Path) -> None:
-    """Check that no slide is both learnt from and validated on; `data` is for the message.
+def slides_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The slides that names of tiles begin with, sorted."""
+    parts = (PurePosixPath("/", name).parts[1:] for name in names)
+    return tuple(sorted({part[0] for part in parts if len(part) > 1}))
+
+
+def check_apart(data: Path) -> None:
+    """Check that no slide is both learnt from and validated on, in train/ and val/ of `data`.
 
     Tiles outside any folder do not say their slide and are not compared.
 
     Raises:
         DataError: a slide is in both splits.
     """
-    if both := sorted(set(train.slides) & set(val.slides)):
+    train, val = (
+        slides_of(tile.name for tile in find_tiles(data / split)) for split in ("train", "val")
+    )
+    if both := sorted(set(train) & set(val)):
         more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""
         raise DataError(
             f"slide {both[0]}{more} is in train/ and val/ of {data}, which flatters validation; "
@@ -271,9 +280,16 @@ class Feed(Generic[T]):
             sampler=_Keys(here, self._parts),
             num_workers=self._workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_by_itself,
         )
         self._batches, self._keys = iter(loader), iter(_Keys(here, self._parts))
         next(self._keys)
+
+
+def _by_itself(worker: int) -> None:
+    """Take a worker out of the group that Ctrl-C and the like go to: the training ends it."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 class _Made(Dataset[T]):

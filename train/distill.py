@@ -90,6 +90,7 @@ class DistillConfig(PairConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.crop % 8 == 0, f"crop {self.crop}: must be a multiple of 8, a latent's side")
         require(self.rank >= 0, f"distill.rank {self.rank}: must be 0 or more")
         enough = self.samples >= (2 if self.spread else 1)
         require(enough, f"distill.samples {self.samples}: must be 1 or more, 2 with spread")

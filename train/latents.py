@@ -146,13 +146,16 @@ def load_vae(config: BankConfig) -> Vae:
     return cast(Vae, load_module(Path(config.vae), AutoencoderTiny))
 
 
-def check_record(out: Path, record: dict[str, Any]) -> None:
-    """Write what a bank is made of to bank.json, unless it is there.
+def check_record(out: Path, record: dict[str, Any], rank: int = 0) -> None:
+    """Write what a bank is made of to bank.json, unless it is there; all but the first process wait
+    for it.
 
     Raises:
         DataError: the bank is made of something else.
     """
     file = out / "bank.json"
+    while rank and not file.exists():  # torchrun ends those that wait for one that failed
+        time.sleep(0.1)
     made = json.loads(file.read_text()) if file.exists() else None
     if made is None and not list(out.glob("bank-*.safetensors")):
         write_atomic(file, json.dumps(record, indent=1).encode())
@@ -189,12 +192,11 @@ def write_bank(config: BankConfig, run: Run) -> None:
     restoration = Path(config.restoration) if config.restoration else None
     stage1 = no_restoration() if restoration is None else load_restoration(restoration)
     vae = load_vae(config).eval()
-    if rank == 0:
-        record = asdict(config) | {"tiles": len(tiles.pixels)}
-        record |= {"restoration": digest(stage1), "vae": digest(vae)}
-        check_record(run.out, json.loads(json.dumps(record)))
-        if not config.base:
-            cast(AutoencoderTiny, vae).save_pretrained(run.out / "vae")
+    record = asdict(config) | {"tiles": len(tiles.pixels)}
+    record |= {"restoration": digest(stage1), "vae": digest(vae)}
+    check_record(run.out, json.loads(json.dumps(record)), rank)
+    if rank == 0 and not config.base:
+        cast(AutoencoderTiny, vae).save_pretrained(run.out / "vae")
     stage1, vae = stage1.eval().to(device), vae.to(device)
     channels_last(stage1)
     channels_last(vae)

@@ -374,7 +374,9 @@ def _told_to_stop(accelerator: Accelerator) -> Iterator[list[int]]:
     signals = [signal.SIGINT] if accelerator.num_processes > 1 else [signal.SIGINT, signal.SIGTERM]
     if threading.current_thread() is not threading.main_thread():
         signals = []
-    before = {number: signal.signal(number, note) for number in signals}
+    # a shell lets what it runs in the background ignore Ctrl-C
+    heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield told
     finally:
@@ -461,11 +463,12 @@ def _goes_on(
     and of no use, and they must not replace the last good checkpoint.
     """
     rivals = [part.module.eval() for name, part in parts.items() if name != "main"]
-    with accelerator.autocast():
+    with torch.no_grad(), accelerator.autocast():
         losses = next_losses()
     for rival in rivals:  # its spectral norms follow each training pass, and this is none
         rival.train()
-    weights = [*parts["main"].module.state_dict().values(), *ema.shadow.values()]
+    states = [*(part.module.state_dict() for part in parts.values()), ema.shadow]
+    weights = [value for state in states for value in state.values()]
     values = [*losses.values(), *(w for w in weights if w.is_floating_point())]
     sound = [torch.isfinite(value).all().to(accelerator.device) for value in values]
     return torch.stack(sound).all().float()

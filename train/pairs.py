@@ -13,9 +13,7 @@ from train.data import Feed, TileSet, batch_rng, part, random_crops
 from train.degradation import KINDS, degrade, vary_dyes, vary_sharpness, vary_stain
 from train.errors import require
 from train.loop import LoopConfig
-
-BLOCK = 8
-"""Networks work on blocks of up to so many pixels a side."""
+from wsisr.models.plain import FACTOR
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class PairConfig:
     def __post_init__(self) -> None:
         require(self.batch >= 1, f"batch {self.batch}: must be 1 or more")
         check_scales(self.scales, self.scale_weights)
-        sides = (BLOCK, *self.scales)
+        sides = (FACTOR, *self.scales)
         good = self.crop > 0 and not any(self.crop % side for side in sides)
         require(good, f"crop {self.crop}: must be a multiple of {', '.join(map(str, sides))}")
         kinds = ", ".join(KINDS)

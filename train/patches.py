@@ -357,6 +357,13 @@ def curate(sources: Sequence[Source], out: Path, settings: Settings) -> dict[str
     made = read_record(out)
     slides = {s.path.name: {"patient": s.patient, "split": s.split, "mpp": s.mpp} for s in sources}
     earlier = made.get("slides", {})
+    stems = {Path(name).stem: name for name in earlier}
+    for name in slides:
+        if stems.get(Path(name).stem, name) != name:
+            raise DataError(
+                f"{name} would be taken for {stems[Path(name).stem]}, which was cut before; slides "
+                "need names of their own"
+            )
     changed = [name for name in slides if earlier.get(name, slides[name]) != slides[name]]
     if made and made.get("settings") != asdict(settings):
         raise DataError(f"{out} was made with other settings; choose another --out")

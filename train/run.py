@@ -40,6 +40,10 @@ from wsisr.models.parts import SECOND_STAGE
 DETAIL = ("stage1", "plain", "detail")
 FROM_NOTHING = (*DETAIL, "autoencoder", "latents", "stage2", "export", "distill")
 FORWARD = (*DETAIL, "distill")
+LINKS = ("restoration", "vae", "bank", "teacher", "init", "plain")
+"""Keys of sections that name folders."""
+PACE = ("iterations", "save_every", "validate_every", "keep_every", "tensorboard")
+"""Keys of `loop` that change nothing of an iteration."""
 SOURCES = ("stage1", "detail", "autoencoder", "stage2")
 """Stages whose results `export` puts together."""
 
@@ -122,15 +126,23 @@ def check_done(config: dict[str, Any], out: Path, start: Path | None) -> None:
     file = out / "config.yaml"
     if not file.exists():
         return
-    # links are made anew, for a run may have been moved
-    before = complete(read_config(file), out, start)
-    now = yaml.safe_load(yaml.safe_dump(config))
+    before, now = read_config(file), yaml.safe_load(yaml.safe_dump(config))
     for stage in planned(config, start):
-        if stage in before and before[stage] != now.get(stage) and finished(stage, config, out):
+        if stage not in before or recipe(before[stage]) == recipe(now[stage]):
+            continue
+        # by both, for the length of the schedule may have changed
+        if finished(stage, before, out) and finished(stage, config, out):
+            result = out / ("model" if stage == "export" else stage)
             raise UsageError(
                 f"{out}: {stage} is done, by other settings (see {file.name}); choose another "
-                f"--out, or remove {out / stage} and what was made of it"
+                f"--out, or remove {result} and what was made of it"
             )
+
+
+def recipe(section: dict[str, Any]) -> dict[str, Any]:
+    """What of a section decides what comes out, but for its length and for folders, which move."""
+    loop = {key: value for key, value in section.get("loop", {}).items() if key not in PACE}
+    return {key: value for key, value in section.items() if key not in LINKS} | {"loop": loop}
 
 
 def launch(stage: str, arguments: Sequence[str]) -> int:

@@ -21,16 +21,17 @@ import torch.nn.functional as F
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from train.checkpoint import PIECE
+from train.checkpoint import save_part
 from train.command import Run, construct, run_stage
 from train.data import TileSet, to_tensor
 from train.degradation import agree, upsample
 from train.errors import require
 from train.loop import Losses, train
-from train.pairs import BLOCK, PairConfig, pair_feed, whole
+from train.pairs import PairConfig, pair_feed, whole
 from wsisr.errors import UsageError
 from wsisr.models.lora import fold
 from wsisr.models.parts import PART_CLASSES, fill, load_state
+from wsisr.models.plain import FACTOR
 from wsisr.models.restoration import UNSHUFFLE, SwinIR, channels_last
 
 PICTURES = 4
@@ -68,7 +69,7 @@ class Stage1Config(PairConfig):
 
 def block_of(network: nn.Module) -> int:
     """The sides of images for a network are multiples of so many pixels."""
-    return UNSHUFFLE * network.window_size if isinstance(network, SwinIR) else BLOCK
+    return UNSHUFFLE * network.window_size if isinstance(network, SwinIR) else FACTOR
 
 
 def validation_psnr(model: nn.Module, tiles: TileSet, scales: tuple[int, ...]) -> dict[str, float]:
@@ -159,7 +160,7 @@ def train_restoration(
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         averaged.to(next(iter(state.values())).device).load_state_dict(state)
         finish(averaged)
-        averaged.save_pretrained(run.out / "restoration", max_shard_size=PIECE)
+        save_part(averaged, run.out / "restoration")
         with torch.inference_mode():
             return validation_psnr(averaged, val, config.scales)
 

@@ -22,7 +22,7 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from train.checkpoint import PIECE
+from train.checkpoint import save_part
 from train.command import Run, construct, run_stage
 from train.data import batch_rng, part
 from train.errors import DataError, require
@@ -171,8 +171,6 @@ def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
     averaged = twin(model, frozen=bool(config.base))
     schedule = make_schedule()
     vae = find_vae(config)
-    # a pretrained model comes as one file, and so may its ControlNet
-    piece = "10GB" if config.base else PIECE
 
     def step(module: nn.Module, iteration: int) -> Losses:
         device = next(module.parameters()).device
@@ -187,8 +185,9 @@ def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
         device = next(iter(state.values())).device
         averaged.to(device).eval().load_state_dict(state)
         if not config.base:
-            averaged.unet.save_pretrained(run.out / "unet", max_shard_size=PIECE)
-        averaged.controlnet.save_pretrained(run.out / "controlnet", max_shard_size=piece)
+            save_part(averaged.unet, run.out / "unet")
+        # a pretrained model comes as one file, and so may its ControlNet
+        save_part(averaged.controlnet, run.out / "controlnet", whole=bool(config.base))
         prompt = averaged.prompt.cpu().contiguous()
         save_file({"prompt": prompt}, run.out / "prompt.safetensors")
         draw = torch.Generator().manual_seed(0)

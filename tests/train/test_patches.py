@@ -125,6 +125,8 @@ def test_slides_may_be_added_and_left_out_but_not_change(data_dir: Path, tmp_pat
             curate([changed], out, settings)
     with pytest.raises(DataError, match="other settings"):
         curate([first], out, replace(settings, size=512))
+    with pytest.raises(DataError, match=r"test_b_40x\.svs would be taken for test_b_40x\.tif"):
+        curate([replace(other, path=Path("test_b_40x.svs"))], out, settings)
 
 
 def test_patches_out_of_focus_are_dropped(data_dir: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.data import TileSet, check_apart, load_tiles
+from train.data import check_apart, load_tiles
 from train.errors import DataError
 from train.shards import ShardWriter, find_tiles
 from wsisr.errors import UsageError
@@ -92,12 +92,17 @@ def test_no_tiles_at_all_cannot_be_asked_for(tiles: Path) -> None:
         load_tiles(tiles / "train", limit=0)
 
 
-def test_a_slide_in_both_splits_is_refused() -> None:
-    def tiles(*names: str) -> TileSet:
-        return TileSet(names, np.zeros((len(names), 8, 8, 3), np.uint8))
+def test_a_slide_in_both_splits_is_refused(tmp_path: Path) -> None:
+    def data(place: str, **splits: str) -> Path:
+        for split, names in splits.items():
+            for name in names.split():
+                file = tmp_path / place / split / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8)).save(file)
+        return tmp_path / place
 
-    train = tiles("a/0.png", "b/0.png", "c/0.png")
-    with pytest.raises(DataError, match=r"slide b \(and 1 more\) is in train/ and val/ of data"):
-        check_apart(train, tiles("./b/9.png", "c/x/9.png", "d/0.png"), Path("data"))
-    check_apart(train, tiles("d/0.png"), Path("data"))
-    check_apart(tiles("0.png", "./1.png"), tiles("0.png", "./1.png"), Path("data"))
+    both = data("both", train="a/0.png b/0.png c/0.png", val="b/9.png c/x/9.png d/0.png")
+    with pytest.raises(DataError, match=r"slide b \(and 1 more\) is in train/ and val/ of .*both"):
+        check_apart(both)
+    check_apart(data("apart", train="a/0.png b/0.png", val="d/0.png"))
+    check_apart(data("flat", train="0.png 1.png", val="0.png 1.png"))

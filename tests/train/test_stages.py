@@ -17,6 +17,7 @@ from tests.models.test_base import folder, original  # noqa: F401  (fixtures)
 from tests.train import small
 from train.autoencoder import AutoencoderConfig
 from train.autoencoder import fit as fit_autoencoder
+from train.checkpoint import save_part
 from train.command import Run, build
 from train.errors import DataError
 from train.export import main
@@ -29,7 +30,7 @@ from train.stage2 import fit as fit_stage2
 from wsisr.engine import upscale_array
 from wsisr.models import SHIPPED, from_pretrained
 from wsisr.models.loading import read_card
-from wsisr.models.parts import load_restoration
+from wsisr.models.parts import load_restoration, load_state
 
 
 def falls(folder: Path, key: str = "loss") -> bool:  # noqa: F811
@@ -88,9 +89,11 @@ def test_a_bank_is_shared_out_is_all_of_one_recipe_and_shows_what_stage_2_draws(
     assert len(one.clean) == 12
     assert torch.equal(one.clean, two.clean)
     assert torch.equal(one.condition, two.condition)
-    for other in ({"degradation": "area"}, {"seed": 1}):
+    for rank, other in (("0", {"degradation": "area"}), ("0", {"seed": 1}), ("1", {"seed": 1})):
+        monkeypatch.setenv("RANK", rank)  # none of them writes
         with pytest.raises(DataError, match="of other tiles, settings or networks"):
             write_bank(build(BankConfig, values | other), Run(tiles, tmp_path / "one"))
+    monkeypatch.delenv("RANK")
     with torch.autocast("cpu", torch.bfloat16):  # as in a step of a training in bf16 on a CPU
         pair = one.crops(np.random.default_rng(0), 3, 8)
     assert all(z.shape == (3, 4, 8, 8) and z.dtype == torch.float32 for z in pair)
@@ -130,6 +133,13 @@ def test_exports_come_in_small_files(tiles: Path, tmp_path: Path) -> None:
     assert sum(sizes) > 16e6 > max(sizes)
     loaded = load_restoration(tmp_path / "restoration")
     assert sum(p.numel() for p in loaded.parameters()) > 4e6
+    # in the place of one file, as earlier versions left it
+    loaded.save_pretrained(tmp_path / "old", max_shard_size="1GB")
+    for value in loaded.parameters():
+        torch.nn.init.constant_(value, 7.0)
+    for whole in (False, True):
+        save_part(loaded, tmp_path / "old", whole)
+        assert all(bool((v == 7).all()) for v in load_state(tmp_path / "old").values())
 
 
 def test_banks_that_are_too_small(tiles: Path, tmp_path: Path) -> None:
@@ -239,6 +249,10 @@ def test_one_command_runs_the_papers_stages(
     assert len(order) == 3  # nothing is left to do
     record = (tmp_path / "run" / "config.yaml").read_bytes()
     capsys.readouterr()
+    for change in ("stage1.loop.save_every=1", "latents.restoration=elsewhere"):
+        assert train.run.main([*command, "--set", change]) == 0
+    record = (tmp_path / "run" / "config.yaml").read_bytes()
+    assert len(order) == 3
     assert train.run.main([*command, "--set", "stage1.batch=2"]) == 2
     assert "stage1 is done, by other settings" in capsys.readouterr().err
     assert (tmp_path / "run" / "config.yaml").read_bytes() == record

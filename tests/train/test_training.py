@@ -22,6 +22,7 @@ from torch import nn
 
 from tests.train import small
 from train.checkpoint import load_checkpoint, save_checkpoint
+from train.command import alone, build
 from train.data import ENLARGED, batch_rng, load_tiles, random_crops, set_part, to_tensor
 from train.degradation import (
     EOSIN,
@@ -37,7 +38,9 @@ from train.degradation import (
 from train.errors import CheckpointError, DataError
 from train.loop import LoopConfig, TrainingDivergedError, _Logs, learning_rate, train
 from train.pairs import PairConfig, pair_feed
+from train.plain import PlainConfig
 from train.shards import ShardWriter, find_tiles
+from wsisr.errors import UsageError
 from wsisr.evaluation.stain import RGB_FROM_HED
 from wsisr.models.restoration import SwinIR
 
@@ -232,6 +235,21 @@ def test_weights_that_are_of_no_use_do_not_replace_a_checkpoint(tmp_path: Path) 
         return {"loss": out if iteration < 14 else out * float("inf")}
 
     config = LoopConfig(iterations=20, save_every=14)
+    rival = nn.Linear(4, 1)
+
+    def rival_loss(net: nn.Module, iteration: int) -> torch.Tensor:
+        return net(torch.ones(1, 4)).mean() * (float("inf") if iteration == 12 else 1)
+
+    with pytest.raises(TrainingDivergedError, match="weights are not finite"):
+        train(
+            config,
+            nn.Linear(4, 1),
+            tmp_path / "rival",
+            lambda net, i: {"loss": net(torch.ones(1, 4)).square().mean()},
+            validate=lambda state, i: {},
+            adversary=(rival, rival_loss),
+        )
+    assert load_checkpoint(tmp_path / "rival") is None
     for step in (poisoned, too_far):
         with pytest.raises(TrainingDivergedError, match="weights are not finite"):
             train(config, nn.Linear(4, 1), tmp_path, step, validate=lambda state, i: {})
@@ -260,6 +278,60 @@ def test_ctrl_c_saves_and_the_next_one_ends_at_once(tmp_path: Path) -> None:
         train(config, module, tmp_path / "twice", twice, validate=lambda state, i: {})
     assert load_checkpoint(tmp_path / "twice") is None
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    def step(net: nn.Module, iteration: int) -> dict[str, torch.Tensor]:
+        signal.raise_signal(signal.SIGINT)
+        return {"loss": net(torch.ones(1, 4)).square().mean()}
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        config = LoopConfig(iterations=3)
+        train(config, nn.Linear(4, 1), tmp_path, step, validate=lambda state, i: {})
+    finally:
+        signal.signal(signal.SIGINT, before)
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert found[0] == 3
+
+
+def test_values_of_yaml_are_what_fields_are_declared_to_be() -> None:
+    values = {
+        "batch": 2,
+        "loop": {"learning_rate": "1e-4", "clip": float("inf"), "precision": False},
+    }
+    values |= {"loss": {"at": {"8": {"coarse": 11.0}}}, "scales": [3], "scale_weights": [1]}
+    config = build(PlainConfig, values | {"crop": 96, "init": None})
+    assert config.loop.learning_rate == 1e-4
+    assert config.loop.clip == float("inf")
+    assert config.loop.mixed_precision == "no"
+    assert config.loss.at_scale(8).coarse == 11.0
+    assert config.scales == (3,)
+    assert config.init == ""
+    with pytest.raises(UsageError, match=r"loss\.pixel nan: must be a number"):
+        build(PlainConfig, {"loss": {"pixel": float("nan")}})
+    with pytest.raises(UsageError, match=r"batch 2\.5: must be a whole number"):
+        build(PlainConfig, {"batch": 2.5})
+
+
+def test_a_folder_can_be_held_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    with (
+        alone(tmp_path / "out"),
+        pytest.raises(UsageError, match="another process"),
+        alone(tmp_path / "out"),
+    ):
+        pass
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with alone(tmp_path / "out"), alone(tmp_path / "out"):
+        pass
 
 
 def test_an_interrupted_command_says_so_and_goes_on(tiles: Path, tmp_path: Path) -> None:
@@ -554,7 +626,7 @@ def test_options_reach_the_loop_and_snapshots_are_kept(tiles: Path, tmp_path: Pa
         (["--set", "loop.rate=1"], "unexpected keyword argument 'rate'", 2),
         (["--set", "batch"], "--set stage1.batch: does not fit", 2),
         (["--set", "crop=4096"], "128x128 px are smaller than a crop of 4096 px", 1),
-        (["--set", "crop=63"], "crop 63: must be a multiple of 8, 4", 2),
+        (["--set", "crop=63"], "crop 63: must be a multiple of 4, 4", 2),
         (["--set", "batch=0"], "batch 0: must be 1 or more", 2),
         (["--set", "scales=[]"], "scales []: must be one or more factors", 2),
         (["--set", "scales=[2, 4]"], "scale_weights [1.0]: must be a weight for each", 2),
