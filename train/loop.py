@@ -348,7 +348,7 @@ def train(
             if done % config.validate_every == 0:
                 accelerator.wait_for_everyone()
             if out_of_time:
-                log.info("time slice over at iteration %d of %d", done, config.iterations)
+                log.info("stopped at iteration %d of %d", done, config.iterations)
                 break
     logs.close()
     accelerator.wait_for_everyone()  # the main process may still be writing

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from typing import Any
 import yaml
 
 from train.checkpoint import POINTER, current
-from train.command import Run, add_common, alone, in_slices, read_config
+from train.command import INTERRUPTED, Run, add_common, alone, in_slices, read_config
 from train.errors import StageError
 from train.export import export
 from train.loop import LoopConfig
@@ -146,13 +147,23 @@ def recipe(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def launch(stage: str, arguments: Sequence[str]) -> int:
-    """Run a stage in a process of its own, which gives its memory back; its exit code."""
+    """Run a stage in a process of its own, which gives its memory back; its exit code.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the stage has saved.
+    """
     with subprocess.Popen([sys.executable, "-m", f"train.{stage}", *arguments]) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
-            return process.wait()
-        except KeyboardInterrupt:  # the stage has been told as well, and saves
-            process.wait()
+            code = process.wait()
+        except KeyboardInterrupt:  # a terminal has told the stage as well
+            code = process.wait()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code
 
 
 def advance(

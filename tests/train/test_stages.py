@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,7 @@ from tests.models.test_base import folder, original  # noqa: F401  (fixtures)
 from tests.train import small
 from train.autoencoder import AutoencoderConfig
 from train.autoencoder import fit as fit_autoencoder
-from train.checkpoint import save_part
+from train.checkpoint import load_checkpoint, save_part
 from train.command import Run, build
 from train.errors import DataError
 from train.export import main
@@ -279,6 +283,23 @@ def test_a_failing_stage_ends_the_run_with_its_code(
     assert train.run.main([*arguments, "--set", "stgae1.batch=3"]) == 2
     assert "section stgae1 is of no stage" in capsys.readouterr().err.splitlines()[-1]
     assert train.run.main([*arguments, "--set", "stage1=3"]) == 2
+
+
+def test_a_run_that_is_told_to_end_tells_its_stage(tiles: Path, tmp_path: Path) -> None:
+    config = small.config("stage1")
+    config["stage1"]["loop"] = small.LOOP | {"iterations": 100_000, "save_every": 100_000}
+    file = small.write(tmp_path / "small.yaml", config)
+    command = [sys.executable, "-m", "train.run", "--config", str(file), "--data", str(tiles)]
+    command += ["--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=small.ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "run" / "stage1" / "log.csv").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert load_checkpoint(tmp_path / "run" / "stage1") is not None
 
 
 def test_a_start_without_a_second_stage_shows_before_the_first(
