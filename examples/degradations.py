@@ -14,9 +14,8 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from train.data import to_tensor
-from train.degradation import KINDS, degrade
-from train.pictures import save_strip
+from train.data import KINDS, degrade, to_tensor
+from train.loop import save_strip
 
 
 def main() -> None:

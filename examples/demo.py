@@ -32,7 +32,7 @@ def main() -> None:
     command = [
         sys.executable,
         "-m",
-        "wsisr.cli",
+        "wsisr",
         "upscale",
         str(source),
         str(output),

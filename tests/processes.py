@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["wsisr.engine", "wsisr.cli"])
+CONTEXT.set_forkserver_preload(["wsisr.engine.run", "wsisr.cli"])
 
 
 @dataclass(frozen=True)

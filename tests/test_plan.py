@@ -11,19 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsisr.errors import UsageError
-from wsisr.plan import (
-    Axis,
-    Rect,
-    area_matrix,
-    cubic_matrix,
-    default_scale,
-    make_plan,
-    nominal_magnification,
-    reflect,
-    scaled_region,
-    source_span,
-    target_size,
-)
+from wsisr.plan import Axis, Rect, make_plan, scaled_region, target_size
+from wsisr.resize.weights import area_matrix, cubic_matrix, cubic_span, reflect
+from wsisr.resolution import default_scale, nominal_magnification
 
 TILES = st.sampled_from([(64, 0), (64, 8), (64, 32), (128, 24), (512, 64), (512, 256)])
 SIZES = st.integers(1, 3000)
@@ -45,8 +35,8 @@ def test_cells_cover_every_pixel_once(size: int, tile: tuple[int, int]) -> None:
 @given(size=SIZES, tile=TILES)
 def test_windows_reach_the_end_and_none_is_needless(size: int, tile: tuple[int, int]) -> None:
     axis = Axis(size, *tile)
-    assert (axis.count - 1) * axis.stride + axis.tile >= size
-    assert axis.count == 1 or (axis.count - 2) * axis.stride + axis.tile < size
+    assert (axis.count - 1) * axis.stride + axis.window >= size
+    assert axis.count == 1 or (axis.count - 2) * axis.stride + axis.window < size
 
 
 @given(size=SIZES, tile=TILES, position=st.floats(0, 0.9999))
@@ -78,7 +68,7 @@ def test_needed_windows_are_all_that_touch_a_part(
 @settings(deadline=None, max_examples=60)
 @given(w=st.integers(1, 400), h=st.integers(1, 400), scale=SCALES, tile=TILES)
 def test_any_size_and_scale_has_a_plan(w: int, h: int, scale: float, tile: tuple[int, int]) -> None:
-    plan = make_plan(w, h, scale, tile=tile[0], overlap=tile[1])
+    plan = make_plan(w, h, scale, window=tile[0], overlap=tile[1])
     assert plan.region == Rect(0, 0, target_size(w, scale), target_size(h, scale))
     windows = [next(plan.windows())]
     windows.append(list(plan.windows())[-1] if len(plan) < 2000 else windows[0])
@@ -90,8 +80,8 @@ def test_any_size_and_scale_has_a_plan(w: int, h: int, scale: float, tile: tuple
             left, right = plan.view_span(start, axis)
             assert 0 <= left < right <= size
             up, down = plan.sampling(start, axis)
-            assert up.shape == (plan.tile, right - left)
-            assert down.shape == (right - left, plan.tile)
+            assert up.shape == (plan.window, right - left)
+            assert down.shape == (right - left, plan.window)
             np.testing.assert_allclose(up.sum(1), 1, atol=1e-5)
             sums = down.sum(1)
             assert np.all((np.abs(sums - 1) < 1e-4) | (sums == 0))
@@ -107,7 +97,7 @@ def test_cubic_matrix_is_torchs_bicubic(n: int, scale: int, start: int) -> None:
     size = n * scale
     start = min(start, size - 1)
     count = size - start
-    span = source_span(start, count, size, scale, n)
+    span = cubic_span(start, count, size, scale, n)
     matrix = cubic_matrix(start, count, size, scale, n, span)
     signal = np.random.default_rng(n).random(n).astype(np.float32)
     expected = F.interpolate(
@@ -120,7 +110,7 @@ def test_cubic_matrix_is_torchs_bicubic(n: int, scale: int, start: int) -> None:
 def test_cubic_matrix_is_opencvs_at_other_scales() -> None:
     signal = np.random.default_rng(0).random((1, 40)).astype(np.float32)
     expected = cv2.resize(signal, (100, 1), interpolation=cv2.INTER_CUBIC)[0]
-    span = source_span(0, 100, 100, 2.5, 40)
+    span = cubic_span(0, 100, 100, 2.5, 40)
     matrix = cubic_matrix(0, 100, 100, 2.5, 40, span)
     # OpenCV rounds the taps of a row to float32 at 2^-11
     np.testing.assert_allclose(matrix @ signal[0, span[0] : span[1]], expected, atol=2e-3)
@@ -131,13 +121,13 @@ def test_cubic_matrix_is_opencvs_at_other_scales() -> None:
 def test_a_window_is_a_crop_of_the_whole(n: int, scale: float, tile: int) -> None:
     size = target_size(n, scale)
     signal = np.random.default_rng(n).random(n)
-    whole = cubic_matrix(0, size, size, scale, n, source_span(0, size, size, scale, n))
-    span = source_span(0, size, size, scale, n)
+    whole = cubic_matrix(0, size, size, scale, n, cubic_span(0, size, size, scale, n))
+    span = cubic_span(0, size, size, scale, n)
     full = whole @ signal[span[0] : span[1]]
     axis = Axis(size, tile, 8)
     for index in range(min(axis.count, 4)):
         start = index * axis.stride
-        part = source_span(start, tile, size, scale, n)
+        part = cubic_span(start, tile, size, scale, n)
         window = cubic_matrix(start, tile, size, scale, n, part) @ signal[part[0] : part[1]]
         inside = min(tile, size - start)
         np.testing.assert_allclose(window[:inside], full[start : start + inside], atol=1e-6)
@@ -150,7 +140,7 @@ def test_area_matrix_is_the_box_mean(scale: int) -> None:
     n, tile = 40, 128
     size = n * scale
     start = scale * 2
-    span = source_span(start, tile, size, scale, n)
+    span = cubic_span(start, tile, size, scale, n)
     down = area_matrix(start, tile, size, scale, span)
     pixels = np.random.default_rng(1).random(size)
     means = pixels.reshape(n, scale).mean(1)
@@ -187,7 +177,7 @@ def test_scale_must_exceed_one(scale: float) -> None:
 )
 def test_tiles_must_fit_the_latent_grid(tile: int, overlap: int) -> None:
     with pytest.raises(UsageError, match=r"--tile|--overlap"):
-        make_plan(10, 10, 2, tile=tile, overlap=overlap)
+        make_plan(10, 10, 2, window=tile, overlap=overlap)
 
 
 @pytest.mark.parametrize(

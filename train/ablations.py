@@ -27,11 +27,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from train.command import Run, add_common, alone, count, in_slices, read_config
+from train.data import write_atomic
 from train.judge import judge
-from train.loop import LoopConfig
+from train.loop import LoopConfig, Run, add_common, alone, count, in_slices, read_config
 from train.run import advance, check_sections, complete, export_model
-from train.shards import write_atomic
 from wsisr.errors import UsageError
 
 KEPT = 4

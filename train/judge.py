@@ -66,9 +66,8 @@ def judge(
         raise UsageError(f"judged {count}: must be 1 or more validation tiles")
     try:
         from wsisr.engine import upscale_array
-        from wsisr.evaluation import metrics
-        from wsisr.evaluation.fidelity import bicubic_upsample
-        from wsisr.evaluation.naturalness import NIQE_BLOCK
+        from wsisr.evaluation.measures import NIQE_BLOCK, Sample, Scan, bicubic_upsample
+        from wsisr.evaluation.measures import table as metrics
     except ModuleNotFoundError as error:
         log.info("not judged: the package %s is missing", error.name)
         return {}
@@ -85,15 +84,15 @@ def judge(
             if folder is None:
                 sr = bicubic_upsample(lr, scale)
             else:
-                sr = upscale_array(lr, scale, model=model, tile=WINDOW, overlap=OVERLAP)
-            rows.append(metrics.measure_tile(metrics.Sample(sr, metrics.Scan(hr), lr), fitting))
+                sr = upscale_array(lr, scale, model=model, window=WINDOW, overlap=OVERLAP)
+            rows.append(metrics.measure_tile(Sample(sr, Scan(hr), lr), fitting))
         for name, value in metrics.summarize(rows).items():
             figures[f"{name}_x{scale}"] = round(value, 4)
     return figures
 
 
 def examples(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[str, Tensor]:
-    """What a model folder makes of some validation tiles, for `train.pictures`.
+    """What a model folder makes of some validation tiles, for `train.loop.pictures`.
 
     Args:
         folder: the model.
@@ -119,7 +118,7 @@ def examples(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[s
         hr, lr = _pair(tiles, index * len(tiles.pixels) // count, scale, EXAMPLE)
         columns.setdefault("LR", []).append(lr)
         for name, model in models.items():
-            sr = upscale_array(lr, scale, model=model, tile=EXAMPLE, overlap=0)
+            sr = upscale_array(lr, scale, model=model, window=EXAMPLE, overlap=0)
             columns.setdefault(name, []).append(sr)
         columns.setdefault("HR", []).append(hr)
     return {name: to_tensor(np.stack(images)) for name, images in columns.items()}
@@ -129,7 +128,7 @@ def _pair(
     tiles: TileSet, index: int, scale: int, most: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The top-left part of a tile, at most `most` px a side, and its box means."""
-    from wsisr.evaluation.fidelity import area_downsample
+    from wsisr.evaluation.measures import area_downsample
 
     tile = tiles.pixels[index]
     side = min(most, *tile.shape[:2]) // (2 * scale) * 2 * scale

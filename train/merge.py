@@ -6,8 +6,8 @@
 Models that were trained from the same weights have means which keep most of what each is good at
 (model soups, Wortsman et al. 2022). What is good at one scale need not bear on the others: by the
 second command BASE stays as it is at all scales but one, where its convolutions move towards
-another mean by low-rank changes (`wsisr.models.lora`), the nearest that have that rank (Eckart and
-Young 1936). `train.distill` with `shared: false` can go on from there. The mean of models that have
+another mean by low-rank changes (`wsisr.models.networks.lora`), the nearest that have that rank (Eckart and
+Young 1936). `train.stages.distill` with `shared: false` can go on from there. The mean of models that have
 such changes comes as near to their mean at each scale as the rank allows.
 """
 
@@ -28,9 +28,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wsisr.errors import ModelError, UsageError, WsisrError
-from wsisr.models.loading import ModelCard, check_fit, check_prompt, part_class, read_card
-from wsisr.models.lora import BIAS, DOWN, SUFFIXES, UP, fold, low_rank
-from wsisr.models.parts import SECOND_STAGE, empty_module, fill, load_state
+from wsisr.models.files import (
+    SECOND_STAGE,
+    ModelCard,
+    check_fit,
+    check_prompt,
+    empty_module,
+    fill,
+    load_state,
+    part_class,
+    read_card,
+)
+from wsisr.models.networks import BIAS, DOWN, SUFFIXES, UP, fold, low_rank
 
 TOLD = ("restoration", "vae")
 """Parts that a scale can change."""
@@ -140,7 +149,7 @@ def told_rows(place: Path) -> set[int]:
 
 
 def changes(base: State, target: State, scales: int, row: int, rank: int, part: str) -> State:
-    """The tensors of `wsisr.models.lora` that bring a part at one scale nearest to others.
+    """The tensors of `wsisr.models.networks.lora` that bring a part at one scale nearest to others.
 
     Args:
         base: the part's tensors; what it has of changes already stays at other scales.
@@ -196,7 +205,8 @@ def halves(state: State, places: Sequence[Path]) -> State:
 
 def check_stage2(folder: Path, networks: Mapping[str, nn.Module]) -> None:
     """Raise ModelError unless the parts and the prompt of a model's stage 2 fit together, as far as
-    they are its own and not its base's."""
+    they are its own and not its base's.
+    """
     prompt = None
     if (folder / "prompt").is_dir():
         prompt = load_state(folder / "prompt").get("prompt")

@@ -28,15 +28,22 @@ from typing import Any
 
 import yaml
 
-from train.checkpoint import POINTER, current
-from train.command import INTERRUPTED, Run, add_common, alone, in_slices, read_config
+from train.data import write_atomic
 from train.errors import StageError
-from train.export import export
-from train.loop import LoopConfig
-from train.shards import write_atomic
+from train.loop import (
+    INTERRUPTED,
+    POINTER,
+    LoopConfig,
+    Run,
+    add_common,
+    alone,
+    current,
+    in_slices,
+    read_config,
+)
+from train.stages.export import assemble_model
 from wsisr.errors import UsageError
-from wsisr.models.loading import read_card
-from wsisr.models.parts import SECOND_STAGE
+from wsisr.models.files import SECOND_STAGE, read_card
 
 DETAIL = ("stage1", "plain", "detail")
 FROM_NOTHING = (*DETAIL, "autoencoder", "latents", "stage2", "export", "distill")
@@ -222,13 +229,14 @@ def advance(
 
 def export_model(config: dict[str, Any], run: Path, name: str, snapshot: str = "") -> Path:
     """Export what a run has trained to its model/, or, with `snapshot`, a folder of stage 2's
-    snapshots to its models/. Returns the model folder."""
+    snapshots to its models/. Returns the model folder.
+    """
     last = "detail" if "detail" in config else "stage1"
     latents = config.get("latents", {"restoration": run / last / "restoration"})
     base = config.get("stage2", {}).get("base") or None
     stage2 = run / "stage2" / "snapshots" / snapshot if snapshot else run / "stage2"
     out = run / "models" / snapshot if snapshot else run / "model"
-    export(
+    assemble_model(
         out,
         name,
         (config.get("latents") or config["stage1"]).get("scales", (4,)),

@@ -1,3 +1,5 @@
 """wsisr: super-resolution of whole-slide histology images with a dual-stage diffusion model."""
 
-__version__ = "0.1.0"
+from wsisr.version import VERSION as __version__
+
+__all__ = ["__version__"]

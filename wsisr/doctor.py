@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from wsisr import __version__
 from wsisr.errors import WsisrError
-from wsisr.evaluation import weights
+from wsisr.evaluation.weights import store as weights
 from wsisr.models import DEFAULT_MODEL, load_upscaler
-from wsisr.models.single import INSTALL
+from wsisr.models.published import INSTALL
+from wsisr.version import VERSION
 
 REQUIRED = (
     ("torch", "torch"),
@@ -49,7 +49,7 @@ class Check:
 def examine() -> list[Check]:
     """Look at everything; never raises for what it finds."""
     checks = [
-        Check("wsisr", "ok", __version__),
+        Check("wsisr", "ok", VERSION),
         Check("python", "ok", f"{platform.python_version()} on {platform.platform()}"),
     ]
     checks += [_library(module, package, None) for module, package in REQUIRED]

@@ -16,15 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import UsageError
+from wsisr.resize import area_matrix, cubic_matrix, cubic_span
 
-TARGET_MPP = 0.25
-"""um/px at 40x; mpp = 10 / magnification, the field's rule of thumb."""
-
-NOMINAL_MAGNIFICATIONS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
-LARGEST_MAGNIFICATION = 80.0
 WINDOW_MULTIPLE = 64
-CUBIC = -0.75
-"""The cubic kernel's slope at distance one, as in OpenCV and torch."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +57,23 @@ class Axis:
 
     Attributes:
         size: output pixels of the whole slide along this axis.
-        tile: side of a window.
+        window: side of a window.
         overlap: pixels that neighbouring windows share.
     """
 
     size: int
-    tile: int
+    window: int
     overlap: int
 
     @property
     def stride(self) -> int:
         """Distance of neighbouring windows."""
-        return self.tile - self.overlap
+        return self.window - self.overlap
 
     @property
     def count(self) -> int:
         """Windows that cover the axis; the last reaches its end or beyond."""
-        return max(1, math.ceil((self.size - self.tile) / self.stride) + 1)
+        return max(1, math.ceil((self.size - self.window) / self.stride) + 1)
 
     def cell(self, index: int) -> tuple[int, int]:
         """Start and end of the output pixels that are finished with window `index`."""
@@ -107,25 +101,25 @@ class Plan:
         view_width, view_height: px of the resolution that is upscaled.
         scale: output px for each view px, > 1.
         region: wanted part of the upscaled slide, output px.
-        tile, overlap: side of the windows and what neighbours share, output px.
+        window, overlap: side of the windows and what neighbours share, output px.
     """
 
     view_width: int
     view_height: int
     scale: float
     region: Rect
-    tile: int = 512
+    window: int = 512
     overlap: int = 64
 
     @cached_property
     def columns(self) -> Axis:
         """The grid's horizontal axis."""
-        return Axis(target_size(self.view_width, self.scale), self.tile, self.overlap)
+        return Axis(target_size(self.view_width, self.scale), self.window, self.overlap)
 
     @cached_property
     def rows(self) -> Axis:
         """The grid's vertical axis."""
-        return Axis(target_size(self.view_height, self.scale), self.tile, self.overlap)
+        return Axis(target_size(self.view_height, self.scale), self.window, self.overlap)
 
     @cached_property
     def window_rows(self) -> range:
@@ -150,14 +144,14 @@ class Plan:
 
     def view_span(self, start: int, axis: Axis) -> tuple[int, int]:
         """First view pixel, and one behind the last, that a window starting at `start` reads."""
-        return source_span(start, axis.tile, axis.size, self.scale, self._view_size(axis))
+        return cubic_span(start, axis.window, axis.size, self.scale, self._view_size(axis))
 
     def sampling(self, start: int, axis: Axis) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Bicubic (tile, n) and area (n, tile) weights between a window and its view span."""
+        """Bicubic (window, n) and area (n, window) weights between a window and its view span."""
         n = self._view_size(axis)
         span = self.view_span(start, axis)
-        up = cubic_matrix(start, axis.tile, axis.size, self.scale, n, span)
-        return up, area_matrix(start, axis.tile, axis.size, self.scale, span)
+        up = cubic_matrix(start, axis.window, axis.size, self.scale, n, span)
+        return up, area_matrix(start, axis.window, axis.size, self.scale, span)
 
     def _view_size(self, axis: Axis) -> int:
         return self.view_width if axis is self.columns else self.view_height
@@ -174,7 +168,7 @@ def make_plan(
     scale: float,
     *,
     region: Rect | None = None,
-    tile: int = 512,
+    window: int = 512,
     overlap: int = 64,
 ) -> Plan:
     """Check the numbers and lay out the windows.
@@ -183,8 +177,8 @@ def make_plan(
         view_width, view_height: px of the resolution that is upscaled.
         scale: > 1.
         region: part of the view to upscale, view px; the whole by default.
-        tile: side of a window in output px, a multiple of 64.
-        overlap: a multiple of 8, at most half the tile: the latent grid has 8 px, and no pixel
+        window: side of a window in output px, a multiple of 64.
+        overlap: a multiple of 8, at most half the window: the latent grid has 8 px, and no pixel
             is shared by more than two windows along an axis.
 
     Raises:
@@ -192,10 +186,10 @@ def make_plan(
     """
     if not (math.isfinite(scale) and scale > 1):
         raise UsageError(f"--scale {scale:g}: must be greater than 1")
-    if tile < WINDOW_MULTIPLE or tile % WINDOW_MULTIPLE:
-        raise UsageError(f"--tile {tile}: must be a multiple of {WINDOW_MULTIPLE}")
-    if overlap < 0 or overlap % 8 or overlap > tile // 2:
-        raise UsageError(f"--overlap {overlap}: must be a multiple of 8, at most {tile // 2}")
+    if window < WINDOW_MULTIPLE or window % WINDOW_MULTIPLE:
+        raise UsageError(f"--window {window}: must be a multiple of {WINDOW_MULTIPLE}")
+    if overlap < 0 or overlap % 8 or overlap > window // 2:
+        raise UsageError(f"--overlap {overlap}: must be a multiple of 8, at most {window // 2}")
     if region is None:
         region = Rect(0, 0, view_width, view_height)
     if region.width < 1 or region.height < 1:
@@ -208,7 +202,7 @@ def make_plan(
     right = min(round(region.right * scale), target_size(view_width, scale))
     bottom = min(round(region.bottom * scale), target_size(view_height, scale))
     output = Rect(x, y, max(1, right - x), max(1, bottom - y))
-    return Plan(view_width, view_height, scale, output, tile, overlap)
+    return Plan(view_width, view_height, scale, output, window, overlap)
 
 
 def scaled_region(region: Rect, downsample: float, width: int, height: int) -> Rect:
@@ -230,79 +224,3 @@ def scaled_region(region: Rect, downsample: float, width: int, height: int) -> R
     bottom = min(height, max(y + 1, math.ceil(region.bottom / downsample - 1e-9)))
     x, y = min(x, width - 1), min(y, height - 1)
     return Rect(x, y, right - x, bottom - y)
-
-
-def nominal_magnification(mpp: float) -> float:
-    """Objective power that a resolution stands for; snapped to a usual one within 15 %."""
-    exact = 10 / mpp
-    nearest = min(NOMINAL_MAGNIFICATIONS, key=lambda m: abs(math.log(m / exact)))
-    return nearest if abs(math.log(nearest / exact)) < math.log(1.15) else round(exact, 2)
-
-
-def default_scale(mpp: float) -> float:
-    """The factor that leads to 40x, a whole number where one is within 6 %.
-
-    Scanners that call 0.263 um/px "40x" are met by a factor of 4 from 1.05 um/px, not by 4.2.
-    """
-    exact = mpp / TARGET_MPP
-    return float(round(exact)) if abs(round(exact) / exact - 1) < 0.06 else exact
-
-
-def reflect(position: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Mirror positions into 0..size-1 about the centres of the edge pixels."""
-    if size == 1:
-        return np.zeros_like(position)
-    folded = np.abs(position) % (2 * (size - 1))
-    mirrored: NDArray[np.int64] = np.minimum(folded, 2 * (size - 1) - folded)
-    return mirrored
-
-
-def _cubic_taps(
-    start: int, count: int, size: int, scale: float, view_size: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """View pixels (count, 4) and weights (count, 4) of output pixels start..start+count-1."""
-    inside = reflect(np.arange(start, start + count, dtype=np.int64), size)
-    centre = (inside + 0.5) / scale - 0.5
-    left = np.floor(centre).astype(np.int64)
-    distance = np.abs(centre[:, None] - (left[:, None] + np.arange(-1, 3)))
-    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
-    far = ((CUBIC * distance - 5 * CUBIC) * distance + 8 * CUBIC) * distance - 4 * CUBIC
-    weights = np.where(distance <= 1, near, far)
-    return np.clip(left[:, None] + np.arange(-1, 3), 0, view_size - 1), weights
-
-
-def source_span(start: int, count: int, size: int, scale: float, view_size: int) -> tuple[int, int]:
-    """First view pixel, and one behind the last, under output pixels start..start+count-1."""
-    taps, _ = _cubic_taps(start, count, size, scale, view_size)
-    return int(taps.min()), int(taps.max()) + 1
-
-
-def cubic_matrix(
-    start: int, count: int, size: int, scale: float, view_size: int, span: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Bicubic interpolation as weights (count, span), each row summing to one.
-
-    Output pixels beyond the slide's edge are mirrored, taps beyond the view's edge repeat its
-    border pixels (as OpenCV's and torch's bicubic do).
-    """
-    taps, weights = _cubic_taps(start, count, size, scale, view_size)
-    matrix = np.zeros((count, span[1] - span[0]), np.float64)
-    np.add.at(matrix, (np.arange(count)[:, None], taps - span[0]), weights)
-    return matrix.astype(np.float32)
-
-
-def area_matrix(
-    start: int, count: int, size: int, scale: float, span: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Area averaging as weights (span, count): each view pixel as the mean over its area.
-
-    The row of a view pixel whose area is not wholly inside both window and slide is zero.
-    """
-    edges = np.arange(span[0], span[1] + 1) * scale - start
-    low, high = edges[:-1, None], edges[1:, None]
-    pixels = np.arange(count)
-    cover = np.minimum(pixels + 1, high) - np.maximum(pixels, low)
-    matrix = np.clip(cover, 0, 1) / scale
-    end = min(count, size - start)
-    whole = (low >= -1e-9) & (high <= end + 1e-9)
-    return np.where(whole, matrix, 0).astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsisr.evaluation import weights
+from wsisr.evaluation.weights import store as weights
 
 
 @pytest.fixture

@@ -16,21 +16,22 @@ from lxml import etree
 
 from wsisr.cli import cli, main
 from wsisr.errors import OutputError, SlideError, UsageError
-from wsisr.evaluation import weights
 from wsisr.evaluation.command import judge, labelled
 from wsisr.evaluation.evaluate import (
     Options,
     available_cores,
-    bootstrap,
     evaluate_alone,
     evaluate_slides,
     evaluate_tiles,
 )
-from wsisr.evaluation.fidelity import area_downsample, bicubic_upsample, psnr
-from wsisr.evaluation.metrics import Measurement, available, summarize
-from wsisr.evaluation.pixels import Image
-from wsisr.evaluation.results import TileResult
-from wsisr.evaluation.sources import Place
+from wsisr.evaluation.measures.fidelity import area_downsample, bicubic_upsample, psnr
+from wsisr.evaluation.measures.pixels import Image
+from wsisr.evaluation.measures.sample import Measurement
+from wsisr.evaluation.measures.table import available, summarize
+from wsisr.evaluation.pairing.sources import Place
+from wsisr.evaluation.report.results import TileResult
+from wsisr.evaluation.statistics import bootstrap
+from wsisr.evaluation.weights import store as weights
 from wsisr.slides import open_slide
 
 FAST = ("psnr", "ssim", "nuclei_pq", "hf_db", "lr_rmse")
@@ -306,7 +307,7 @@ def test_opencv_starts_no_threads_inside_the_workers(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        "wsisr.evaluation.metrics.fidelity.psnr",
+        "wsisr.evaluation.measures.table.fidelity.psnr",
         lambda *_: float(seen.append(cv2.getNumThreads()) or 0),
     )
     cv2.setNumThreads(2)

@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 
 from wsisr.models import ModelCard, save_pretrained
-from wsisr.models.diffusion import LatentControlNet
-from wsisr.models.restoration import SwinIR
+from wsisr.models.networks.controlnet import LatentControlNet
+from wsisr.models.networks.swinir import SwinIR
 
 PARTS = {
     "restoration": "SwinIR",

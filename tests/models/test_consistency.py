@@ -9,7 +9,7 @@ from wsisr.plan import make_plan
 
 
 def maps(size: int, scale: float, start: int, tile: int) -> Sampling:
-    plan = make_plan(size, size, scale, tile=tile, overlap=8)
+    plan = make_plan(size, size, scale, window=tile, overlap=8)
     up, down = plan.sampling(start, plan.columns)
     return Sampling(torch.from_numpy(up), torch.from_numpy(down))
 
@@ -50,7 +50,7 @@ def test_what_agrees_already_is_left_alone() -> None:
 
 
 def test_pixels_seen_in_part_do_not_pull() -> None:
-    plan = make_plan(64, 64, 4, tile=128, overlap=8)
+    plan = make_plan(64, 64, 4, window=128, overlap=8)
     _, down = plan.sampling(120, plan.columns)
     span = plan.view_span(120, plan.columns)
     edges = np.arange(span[0], span[1]) * 4

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from wsisr.engine import upscale_array
+from wsisr.engine.array import upscale_array
 from wsisr.errors import ModelError, UsageError
 from wsisr.models import WindowInput, from_pretrained, load_upscaler
 from wsisr.models.compilation import blocks_of
 from wsisr.models.consistency import Sampling, resize
-from wsisr.models.diffusion import decode, encode
 from wsisr.models.dualstage import generate
-from wsisr.models.plain import PlainNet
+from wsisr.models.networks.plainnet import PlainNet
+from wsisr.models.networks.vae import decode, encode
 from wsisr.plan import make_plan
 
 TILE, SCALE, SIZE = 64, 4, 40
@@ -26,7 +26,7 @@ ALONE: dict[str, Any] = {"consistency": "off", "color_fix": "none", "precision":
 
 def window(seed: int = 0) -> WindowInput:
     """A window amid a slide, with low-resolution pixels of middling contrast."""
-    plan = make_plan(SIZE, SIZE, SCALE, tile=TILE, overlap=16)
+    plan = make_plan(SIZE, SIZE, SCALE, window=TILE, overlap=16)
     up, down = (torch.from_numpy(each) for each in plan.sampling(48, plan.columns))
     lr = torch.rand(3, up.shape[1], up.shape[1], generator=torch.Generator().manual_seed(seed))
     axis = Sampling(up, down)

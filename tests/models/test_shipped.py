@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsisr.engine import upscale_array
-from wsisr.evaluation.fidelity import area_downsample, psnr
-from wsisr.evaluation.spectrum import hf_db
+from wsisr.engine.array import upscale_array
+from wsisr.evaluation.measures.fidelity import area_downsample, psnr
+from wsisr.evaluation.measures.spectrum import hf_db
 from wsisr.models import SHIPPED
-from wsisr.models.loading import read_card
+from wsisr.models.files.card import read_card
 
 
 def test_they_are_small_and_described() -> None:

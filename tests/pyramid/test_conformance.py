@@ -14,9 +14,9 @@ import pytest
 import tifffile
 
 from tests.pyramid.support import picture, reference_levels, write
-from wsisr.convert import convert
 from wsisr.pyramid import PyramidSpec
 from wsisr.pyramid.metadata import ome_xml
+from wsisr.transcode import convert
 
 WIDTH, HEIGHT, TILE = 1201, 907, 256
 FLAVOURS = {

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pyramid.support import decode, feed, picture, places, reference_levels, tile_of, write
+from wsisr import files
 from wsisr.errors import OutputError, UsageError
-from wsisr.pyramid import PyramidSpec, files, open_writer, tiff
-from wsisr.pyramid.halving import halve
+from wsisr.pyramid import PyramidSpec, open_writer, tiff
+from wsisr.resize.halving import halve
 from wsisr.slides import open_slide
 from wsisr_kernels import box2x2
 

@@ -11,11 +11,11 @@ import pytest
 import tifffile
 
 from wsisr.errors import SlideError, UsageError
+from wsisr.formats.tiff_tags import TagId
 from wsisr.slides import open_slide
-from wsisr.slides.bytes_at import BytesAt
-from wsisr.slides.ifd import read_ifds
-from wsisr.slides.pieces import TagId
-from wsisr.slides.tiff import open_tiff
+from wsisr.slides.tiff.bytes_at import BytesAt
+from wsisr.slides.tiff.ifd import read_ifds
+from wsisr.slides.tiff.layout import open_tiff
 
 TIFFS = (
     "cmu-1-small-region.svs",

@@ -17,12 +17,12 @@ from PIL import Image
 
 from wsisr.errors import SlideError
 from wsisr.slides import open_slide
-from wsisr.slides.bytes_at import BytesAt
-from wsisr.slides.cache import TileCache
-from wsisr.slides.ifd import read_ifds
-from wsisr.slides.ome_xml import parse_ome
-from wsisr.slides.pieces import NotDirectError
-from wsisr.slides.tiff import open_tiff
+from wsisr.slides.tiff.bytes_at import BytesAt
+from wsisr.slides.tiff.cache import TileCache
+from wsisr.slides.tiff.ifd import read_ifds
+from wsisr.slides.tiff.layout import open_tiff
+from wsisr.slides.tiff.ome_xml import parse_ome
+from wsisr.slides.tiff.pieces import NotDirectError
 
 
 def tissue_like(height: int, width: int, channels: int = 3) -> np.ndarray:

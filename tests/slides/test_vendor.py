@@ -16,8 +16,9 @@ from PIL import Image
 
 from tests.slides.test_formats import tissue_like
 from wsisr.errors import SlideError
-from wsisr.slides import open_slide, vendor
-from wsisr.slides.vendor import open_vendor
+from wsisr.slides import open_slide
+from wsisr.slides import openslide_reader as vendor
+from wsisr.slides.openslide_reader import open_vendor
 
 DICOM = "multi_frame_jpeg_camelyon_challenge_image.dcm"
 BOUNDS = {"x": "101", "y": "61", "width": "640", "height": "500"}

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsisr.errors import UsageError
+from wsisr.resize.area import reduced_size
+from wsisr.resolution import nominal_magnification
 from wsisr.slides import open_slide, select_view
-from wsisr.slides.area import reduced_size
 from wsisr.slides.base import SlideInfo, StoredSlide
-from wsisr.slides.view import coarser_view, nominal_magnification
+from wsisr.slides.view import coarser_view
 
 
 class ArrayLevel:

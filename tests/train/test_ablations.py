@@ -10,7 +10,7 @@ import train.run
 from tests.train import small
 from train.ablations import VARIANTS, configure, main
 from wsisr.models import from_pretrained
-from wsisr.models.plain import PlainNet
+from wsisr.models.networks.plainnet import PlainNet
 
 
 def test_variants_differ_in_what_they_are_about_alone() -> None:

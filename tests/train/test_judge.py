@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from train.data import load_tiles
+from train.data.tiles import load_tiles
 from train.judge import judge
 from wsisr.errors import UsageError
 

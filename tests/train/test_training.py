@@ -21,10 +21,7 @@ from PIL import Image
 from torch import nn
 
 from tests.train import small
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.command import alone, build
-from train.data import ENLARGED, batch_rng, load_tiles, random_crops, set_part, to_tensor
-from train.degradation import (
+from train.data.degradation import (
     EOSIN,
     HAEMATOXYLIN,
     KINDS,
@@ -35,14 +32,19 @@ from train.degradation import (
     vary_sharpness,
     vary_stain,
 )
-from train.errors import CheckpointError, DataError
-from train.loop import LoopConfig, TrainingDivergedError, _Logs, learning_rate, train
-from train.pairs import PairConfig, pair_feed
-from train.plain import PlainConfig
-from train.shards import ShardWriter, find_tiles
+from train.data.pairs import PairConfig, pair_feed
+from train.data.shards import ShardWriter, find_tiles
+from train.data.tiles import ENLARGED, batch_rng, load_tiles, random_crops, set_part, to_tensor
+from train.errors import CheckpointError, DataError, TrainingDivergedError
+from train.loop.checkpoint import load_checkpoint, save_checkpoint
+from train.loop.command import alone, build
+from train.loop.config import LoopConfig, learning_rate
+from train.loop.logs import _Logs
+from train.loop.training import train
+from train.stages.plain import PlainConfig
 from wsisr.errors import UsageError
-from wsisr.evaluation.stain import RGB_FROM_HED
-from wsisr.models.restoration import SwinIR
+from wsisr.evaluation.measures.stain import RGB_FROM_HED
+from wsisr.models.networks.swinir import SwinIR
 
 
 def test_batches_are_functions_of_the_iteration(tiles: Path) -> None:
@@ -339,7 +341,7 @@ def test_an_interrupted_command_says_so_and_goes_on(tiles: Path, tmp_path: Path)
     config["stage1"]["loop"] = small.LOOP | {"iterations": 100_000, "save_every": 100_000}
     file = small.write(tmp_path / "small.yaml", config)
     arguments = ["--config", file, "--data", tiles, "--out", tmp_path / "run"]
-    command = [sys.executable, "-m", "train.stage1", *map(str, arguments)]
+    command = [sys.executable, "-m", "train.stages.stage1", *map(str, arguments)]
     with subprocess.Popen(command, cwd=small.ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "run" / "log.csv").exists():
             assert process.poll() is None
@@ -378,7 +380,7 @@ def test_the_commands_make_a_model_that_upscales(tiles: Path, tmp_path: Path) ->
     common = ("--config", file, "--data", tiles, "--threads", 1)
     done = small.command("run", *common, "--out", tmp_path / "run", "--name", "small")
     assert done.returncode == 0, done.stderr[-2000:]
-    from wsisr.engine import upscale_array
+    from wsisr.engine.array import upscale_array
 
     lr = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
     model = str(tmp_path / "run" / "model")
@@ -437,8 +439,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from train.data import batch_rng
-from train.loop import LoopConfig, _Logs, train
+from train.data.tiles import batch_rng
+from train.loop.training import LoopConfig, _Logs, train
 
 out, accumulate = Path(sys.argv[1]), int(sys.argv[2])
 # what is registered first is called last
@@ -500,7 +502,15 @@ def test_torchrun_makes_one_training_of_a_stage(tiles: Path, tmp_path: Path) -> 
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     states = []
     for name, launch, accumulate in (("one", ["-m"], 2), ("two", [*torchrun, "-m"], 1)):
-        command = [sys.executable, *launch, "train.stage1", "--config", file, "--data", tiles]
+        command = [
+            sys.executable,
+            *launch,
+            "train.stages.stage1",
+            "--config",
+            file,
+            "--data",
+            tiles,
+        ]
         command += ["--out", tmp_path / name, "--set", f"loop.accumulate={accumulate}"]
         done = subprocess.run(
             list(map(str, command)), capture_output=True, text=True, env=environment, check=False

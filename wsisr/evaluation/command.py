@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsisr.errors import UsageError
 from wsisr.evaluation.evaluate import Options, evaluate_alone, evaluate_slides, evaluate_tiles
-from wsisr.evaluation.results import Evaluation
+from wsisr.evaluation.report import Evaluation
 
 RESERVED = ("bicubic", "lr", "hr")
 """Names that tables and pictures give themselves."""

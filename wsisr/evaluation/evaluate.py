@@ -23,27 +23,33 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from wsisr.errors import SlideError, WsisrError
-from wsisr.evaluation import metrics
-from wsisr.evaluation.metrics import Measurement, Metric, Sample, Scan
-from wsisr.evaluation.nuclei import ClassicalSegmenter, Segmenter
-from wsisr.evaluation.registration import (
+from wsisr.evaluation.measures import Measurement, Metric, Sample, Scan
+from wsisr.evaluation.measures import table as metrics
+from wsisr.evaluation.nuclei import (
+    ClassicalSegmenter,
+    GivenNuclei,
+    Segmenter,
+    Unmatched,
+    UnmatchedFiles,
+    find_unmatched,
+)
+from wsisr.evaluation.pairing import (
     ACCEPTED_RESIDUAL,
     Alignment,
+    FolderSource,
+    Place,
+    SlideSource,
+    Source,
+    Views,
     load_transform,
     pixel_size,
     register,
 )
-from wsisr.evaluation.report import write_report
-from wsisr.evaluation.results import Evaluation, TileResult
-from wsisr.evaluation.segmenters import GivenNuclei
-from wsisr.evaluation.sources import FolderSource, Place, SlideSource, Source, Views
-from wsisr.evaluation.unmatched import Unmatched, UnmatchedFiles, unmatched
+from wsisr.evaluation.report import Evaluation, TileResult, write_report
+from wsisr.evaluation.statistics import BOOTSTRAP_DRAWS, bootstrap
 from wsisr.slides import open_slide
 
-BOOTSTRAP_DRAWS = 1000
 NONE_BESIDE: Mapping[str, Path] = {}
-LEAST_GROUPS = 3
-"""Slides from which on intervals are drawn over slides instead of tiles."""
 
 
 def available_cores() -> int:
@@ -291,7 +297,7 @@ def _measure(
             if compared and scan is not None and segmenter.searches:
                 counts[name] = sample.nuclei_agreement.unmatched()
                 if options.out is not None and name != "bicubic":
-                    drawn[name] = unmatched(*sample.nuclei, sample.nuclei_agreement)
+                    drawn[name] = find_unmatched(*sample.nuclei, sample.nuclei_agreement)
         return Judged(TileResult(place, values), counts, drawn)
 
     results, totals, failed = [], defaultdict[str, Counter[str]](Counter), {}
@@ -369,57 +375,6 @@ def _count_undefined(rows: Sequence[Mapping[str, Measurement]]) -> dict[str, int
     names = dict.fromkeys(name for row in rows for name in row)
     counts = {n: sum(math.isnan(row[n].value) for row in rows if n in row) for n in names}
     return {name: count for name, count in counts.items() if count}
-
-
-def bootstrap(
-    results: Sequence[TileResult], methods: Sequence[str], seed: int
-) -> tuple[dict[str, dict[str, tuple[float, float]]], str]:
-    """Return {method: {metric: 95 % interval of the weighted mean}} and what was drawn.
-
-    See `draw_means`. NaN where nothing is defined.
-    """
-    means, unit = draw_means(results, methods, seed)
-    return {m: {name: interval(d) for name, d in found.items()} for m, found in means.items()}, unit
-
-
-def interval(draws: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % percentile interval of what was drawn, of what of it is defined."""
-    defined = draws[np.isfinite(draws)]
-    low, high = np.percentile(defined, [2.5, 97.5]) if defined.size else (math.nan, math.nan)
-    return float(low), float(high)
-
-
-def draw_means(
-    results: Sequence[TileResult], methods: Sequence[str], seed: int
-) -> tuple[dict[str, dict[str, npt.NDArray[np.float64]]], str]:
-    """Return {method: {metric: BOOTSTRAP_DRAWS weighted means}} and what was drawn.
-
-    Slides are drawn where there are at least three, since tiles of one slide resemble each other;
-    else tiles. The same are drawn for all methods and metrics, so that draws can be compared one by
-    one. NaN where nothing that was drawn is defined.
-    """
-    groups = sorted({tile.place.group for tile in results})
-    by_slide = len(groups) >= LEAST_GROUPS
-    units = [[i for i, tile in enumerate(results) if tile.place.group == group] for group in groups]
-    if not by_slide:
-        units = [[i] for i in range(len(results))]
-    random = np.random.default_rng(seed)
-    draws = random.integers(0, len(units), (BOOTSTRAP_DRAWS, len(units)))
-    drawn: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
-    for method in methods:
-        drawn[method] = {}
-        rows = [tile.values.get(method, {}) for tile in results]
-        for name in dict.fromkeys(name for row in rows for name in row):
-            pairs = [row.get(name, Measurement(math.nan)) for row in rows]
-            values = np.array([p.value for p in pairs])
-            weights = np.array([p.weight for p in pairs]) * np.isfinite(values)
-            products = np.where(np.isfinite(values), values, 0.0) * weights
-            sums = np.array([[products[u].sum(), weights[u].sum()] for u in units])
-            total = sums[draws].sum(axis=1)
-            known = total[:, 1] > 0
-            drawn[method][name] = np.full(BOOTSTRAP_DRAWS, math.nan)
-            drawn[method][name][known] = total[known, 0] / total[known, 1]
-    return drawn, "slides" if by_slide else "tiles"
 
 
 def versions() -> dict[str, str]:

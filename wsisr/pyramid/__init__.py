@@ -1,8 +1,5 @@
 """Writing tiled pyramids: OME-TIFF and OME-Zarr, streamed, complete or resumable."""
 
-from wsisr.pyramid.levels import z_order
-from wsisr.pyramid.output import open_writer
-from wsisr.pyramid.spec import PyramidSpec
-from wsisr.pyramid.writer import PyramidWriter
+import lazy_loader
 
-__all__ = ["PyramidSpec", "PyramidWriter", "open_writer", "z_order"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import OutputError, UsageError
-from wsisr.pyramid.files import AppendFile, os_errors, remove
+from wsisr.files import AppendFile, os_errors, remove
 from wsisr.pyramid.levels import Place
 from wsisr.pyramid.spec import PyramidSpec
 

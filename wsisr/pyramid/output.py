@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wsisr.errors import OutputError, UsageError
-from wsisr.pyramid.files import remove
+from wsisr.files import remove
 from wsisr.pyramid.journal import (
     Journal,
     NoJournal,

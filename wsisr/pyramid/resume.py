@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import OutputError
-from wsisr.pyramid.files import os_errors
+from wsisr.files import os_errors
 from wsisr.pyramid.journal import BLANK_PIECE, Record, checksum, pieces_path
 from wsisr.pyramid.levels import BLANK, STORED, Place
 from wsisr.pyramid.sink import TileSink

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wsisr.files import AppendFile, commit_file, remove
 from wsisr.pyramid.encode import Codec, padded, tiff_codec
-from wsisr.pyramid.files import AppendFile, commit_file, remove
 from wsisr.pyramid.journal import checksum
 from wsisr.pyramid.levels import BLANK, Place, TileIndex
 from wsisr.pyramid.metadata import ome_xml

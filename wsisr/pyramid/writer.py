@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import OutputError, UsageError
-from wsisr.pyramid.halving import halve
 from wsisr.pyramid.journal import Log, Record, checksum
 from wsisr.pyramid.levels import (
     BLANK,
@@ -33,6 +32,7 @@ from wsisr.pyramid.levels import (
 from wsisr.pyramid.resume import Restored
 from wsisr.pyramid.sink import TileSink
 from wsisr.pyramid.spec import PyramidSpec
+from wsisr.resize import halve
 
 
 class PyramidWriter(Protocol):

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import UsageError
+from wsisr.files import os_errors, remove, sync_folder
 from wsisr.pyramid.encode import padded
-from wsisr.pyramid.files import os_errors, remove, sync_folder
 from wsisr.pyramid.journal import checksum
 from wsisr.pyramid.levels import EMPTY, Place, TileIndex
 from wsisr.pyramid.metadata import ome_xml

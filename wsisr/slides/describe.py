@@ -8,7 +8,7 @@ from typing import Any
 from wsisr.slides import open_slide
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe_slide(path: Path) -> dict[str, Any]:
     """Plain JSON values: size, levels, resolution and what else the file carries.
 
     Raises:

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsisr.errors import SlideError
 from wsisr.slides.base import RGB, WHITE, SlideInfo, StoredSlide, filled, mean_mpp
-from wsisr.slides.ome_xml import parse_ome
+from wsisr.slides.tiff import parse_ome
 
 MICROMETRES = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
 MAX_CHUNK_BYTES = 1 << 30

@@ -9,10 +9,9 @@ import openslide
 from wsisr.errors import SlideError
 from wsisr.slides.base import Slide
 from wsisr.slides.ngff import is_zarr, open_zarr
-from wsisr.slides.pieces import NotDirectError
+from wsisr.slides.openslide_reader import open_vendor
 from wsisr.slides.plain import open_plain
-from wsisr.slides.tiff import open_tiff
-from wsisr.slides.vendor import open_vendor
+from wsisr.slides.tiff import NotDirectError, open_tiff
 
 READABLE = "SVS, NDPI, MRXS, SCN, BIF, DICOM, TIFF, OME-TIFF, OME-Zarr, PNG, JPEG"
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsisr.errors import UsageError
-from wsisr.slides.area import reduce_area, reduced_size, source_span
+from wsisr.resize import area_span, reduce_area, reduced_size
+from wsisr.resolution import completed
 from wsisr.slides.base import RGB, Slide, check_window, filled
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = 0.01
 """A stored level is taken as it is when it lies this close to the resolution asked for."""
-OBJECTIVES = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0)
-OBJECTIVE_TOLERANCE = 0.15
-"""Scanners of one nominal magnification differ this much in pixel size (40x: 0.22 to 0.28)."""
 BAND_BYTES = 64 << 20
 """Source pixels held at once while a window is reduced."""
 
@@ -77,8 +75,8 @@ class View:
 
     def _reduce(self, x: int, y: int, width: int, height: int) -> RGB:
         stored = self.slide.levels[self.level]
-        x0, x1 = source_span(x, width, self.factor, stored.width)
-        y0, y1 = source_span(y, height, self.factor, stored.height)
+        x0, x1 = area_span(x, width, self.factor, stored.width)
+        y0, y1 = area_span(y, height, self.factor, stored.height)
         source = self.slide.read(self.level, x0, y0, x1 - x0, y1 - y0)
         return reduce_area(
             np.ascontiguousarray(source),
@@ -140,21 +138,6 @@ def select_view(
             f"of {slide.path}; give one of them"
         )
     return _at_downsample(slide, wanted[0], base_mpp, base_mag)
-
-
-def completed(mpp: float | None, magnification: float | None) -> tuple[float | None, float | None]:
-    """Both, the missing one worked out from the other; see `select_view`."""
-    if mpp is None:
-        return (None if magnification is None else 10 / magnification), magnification
-    return mpp, nominal_magnification(mpp) if magnification is None else magnification
-
-
-def nominal_magnification(mpp: float) -> float:
-    """10 / mpp, or the standard objective within 15 % of it."""
-    exact = 10 / mpp
-    nearest = min(OBJECTIVES, key=lambda standard: max(standard / exact, exact / standard))
-    ratio = max(nearest / exact, exact / nearest)
-    return nearest if ratio <= 1 + OBJECTIVE_TOLERANCE else exact
 
 
 def _stated(slide: Slide, level: int, mpp: float | None, magnification: float | None) -> View:

@@ -174,7 +174,7 @@ class Clip(nn.Module):
         return F.normalize(self.ln_final(x[:, -1]) @ self.text_projection, dim=-1)
 
 
-def from_state(state: Mapping[str, Tensor], origin: str) -> Clip:
+def build_clip(state: Mapping[str, Tensor], origin: str) -> Clip:
     """Return the network of a state in OpenAI's layout, its sizes taken from the tensors.
 
     Raises `ModelError` where the tensors do not form one.

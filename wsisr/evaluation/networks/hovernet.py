@@ -172,7 +172,7 @@ class HoVerNet(nn.Module):
         return {name: branch(stages) for name, branch in self.decoder.items()}
 
 
-def from_state(state: Mapping[str, Tensor], origin: str) -> HoVerNet:
+def build_hovernet(state: Mapping[str, Tensor], origin: str) -> HoVerNet:
     """Return the network of a published checkpoint's tensors; `ModelError` for others."""
     renamed = {}
     for name, value in state.items():

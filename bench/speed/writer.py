@@ -1,0 +1,225 @@
+"""Speed and memory of the pyramid writer: `python -m bench.speed.writer [--json FILE]`.
+
+Each measurement runs in a process of its own. Speeds are ratios of the best of nine times, all
+sides taken in turn on one CPU, each into a new file. The writer keeps its journal, and its time
+always holds the flush of the output to the disk. It is compared with
+
+- pyvips' tiffsave followed by the same flush (`writer_vs_pyvips`), and with tiffsave alone, which
+  leaves its file to the page cache (`writer_flushed_vs_pyvips_unflushed`);
+- nothing but encoding the same tiles of all levels, in memory (`writer_vs_encode`).
+
+Memory is the high-water mark of a process that writes tiles in Z-order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsisr.files import sync_folder
+from wsisr.pyramid import PyramidSpec, open_writer, tiff_codec, z_order
+from wsisr.resize import halve
+
+Image = NDArray[np.uint8]
+TILE = 512
+SPEED_SIZE = (10240, 8192)
+# from 90 on tiffsave writes 4:4:4, and has no option against it
+QUALITY = 89
+ROUNDS = 9
+SIZES = {"100k": (100_000, 80_000), "low": (20_000, 10_000), "high": (20_000, 40_000)}
+ALONE = {
+    "OMP_NUM_THREADS": "1",
+    "VIPS_CONCURRENCY": "1",
+    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+}
+
+
+def measure() -> dict[str, float]:
+    """All figures by name; ratios above one are in the writer's favour, memory is in MB (2^20)."""
+    with tempfile.TemporaryDirectory(prefix="wsisr-bench-", dir=Path.cwd()) as folder:
+        figures = _in_process("speed", folder)
+        for size in SIZES:
+            figures |= _in_process(f"memory:{size}", folder)
+    return {
+        "writer_vs_pyvips": figures["vs_pyvips"],
+        "writer_flushed_vs_pyvips_unflushed": figures["vs_pyvips_unflushed"],
+        "writer_vs_encode": figures["vs_encode"],
+        "writer_mpix_per_s": figures["mpix_per_s"],
+        "writer_rss_mb_100k": figures["100k_rss_mb"],
+        "writer_temporary_over_output_100k": figures["100k_temporary"],
+        "writer_seconds_100k": figures["100k_seconds"],
+        "writer_rss_ratio_4x_height": figures["high_rss_mb"] / figures["low_rss_mb"],
+    }
+
+
+def tissue() -> Image:
+    """Real tissue (scikit-image's immunohistochemistry picture), (512, 512, 3)."""
+    from skimage import data
+
+    return np.ascontiguousarray(data.immunohistochemistry(), dtype=np.uint8)
+
+
+def _speed(folder: Path) -> dict[str, float]:
+    import pyvips
+
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    width, height = SPEED_SIZE
+    picture = np.tile(tissue(), (height // TILE, width // TILE, 1))
+    spec = PyramidSpec(width, height, 0.25, 40, tile=TILE, quality=QUALITY)
+    tiles = list(_all_tiles(picture, spec))
+    rows, cols = spec.grid(0)
+    codec = tiff_codec(spec)
+    source = pyvips.Image.new_from_memory(picture.data, width, height, 3, "uchar")
+    source = source.copy(interpretation="srgb")
+    ours, theirs = folder / "w.ome.tif", folder / "v.tif"
+
+    def write() -> None:
+        with open_writer(ours, spec, fingerprint="bench") as writer:
+            for row, col in z_order(rows, cols):
+                writer.write_tile(row, col, tiles[row * cols + col])
+            writer.finish()
+
+    def vips() -> None:
+        source.tiffsave(
+            str(theirs),
+            tile=True,
+            tile_width=TILE,
+            tile_height=TILE,
+            pyramid=True,
+            subifd=True,
+            bigtiff=True,
+            compression="jpeg",
+            Q=QUALITY,
+            region_shrink="mean",
+            depth="onetile",
+        )
+
+    def encode() -> None:
+        for tile in tiles:
+            codec.encode(tile)
+
+    def flush() -> None:
+        with theirs.open("r+b") as file:
+            os.fdatasync(file.fileno())
+        sync_folder(folder)
+
+    times = []
+    for _ in range(ROUNDS):
+        ours.unlink(missing_ok=True)
+        theirs.unlink(missing_ok=True)
+        saved = _seconds(vips)
+        flushed = saved + _seconds(flush)
+        times.append((_seconds(write), saved, flushed, _seconds(encode)))
+    written, saved, flushed, encoded = (min(side) for side in zip(*times, strict=True))
+    return {
+        "vs_pyvips": flushed / written,
+        "vs_pyvips_unflushed": saved / written,
+        "vs_encode": encoded / written,
+        "mpix_per_s": width * height / 1e6 / written,
+    }
+
+
+def _tile(picture: Image, row: int, col: int) -> Image:
+    return picture[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE]
+
+
+def _all_tiles(picture: Image, spec: PyramidSpec) -> Iterator[Image]:
+    """The tiles of every level, ready to encode; those at far edges grown to full size."""
+    for level in range(len(spec.levels)):
+        rows, cols = spec.grid(level)
+        for row in range(rows):
+            for col in range(cols):
+                tile = _tile(picture, row, col)
+                grow = ((0, TILE - tile.shape[0]), (0, TILE - tile.shape[1]), (0, 0))
+                yield np.ascontiguousarray(np.pad(tile, grow, mode="edge"))
+        picture = halve(picture)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _memory(folder: Path, size: str) -> dict[str, float]:
+    width, height = SIZES[size]
+    base = tissue()
+    pool = [np.roll(base, (37 * i, 53 * i), axis=(0, 1)) for i in range(8)]
+    spec = PyramidSpec(width, height, 0.25, 40, tile=TILE)
+    out = folder / f"{size}.ome.tif"
+    beside = [out.with_name(out.name + end) for end in (".pieces", ".journal")]
+    temporary = 0
+    start = time.perf_counter()
+    with open_writer(out, spec, threads=2, fingerprint="bench") as writer:
+        for number, (row, col) in enumerate(z_order(*spec.grid(0))):
+            rows, cols = spec.tile_shape(0, row, col)
+            writer.write_tile(row, col, pool[number % len(pool)][:rows, :cols])
+            if number % 256 == 0:
+                temporary = max(temporary, *(path.stat().st_size for path in beside))
+        temporary = max(temporary, *(path.stat().st_size for path in beside))
+        writer.finish()
+    seconds = time.perf_counter() - start
+    written = out.stat().st_size
+    out.unlink()
+    return {
+        f"{size}_rss_mb": _peak_rss_mb(),
+        f"{size}_temporary": temporary / written,
+        f"{size}_seconds": seconds,
+    }
+
+
+def _peak_rss_mb() -> float:
+    # ru_maxrss would carry over what the process that started this one had before exec
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("/proc/self/status has no VmHWM; this needs Linux")
+
+
+def _in_process(part: str, folder: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "bench.speed.writer", "--part", part, "--folder", folder]
+    run = subprocess.run(
+        command, env=os.environ | ALONE, stdout=subprocess.PIPE, text=True, check=True
+    )
+    figures: dict[str, float] = json.loads(run.stdout)
+    return figures
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    """One figure a line."""
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        print(f"{name:<{width}}  {value:.3f}" if isinstance(value, float) else f"{name}  {value}")
+
+
+def main() -> None:
+    """Measure and print, or measure one part for the process that started this one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        name, _, size = options.part.partition(":")
+        part = _speed(options.folder) if name == "speed" else _memory(options.folder, size)
+        print(json.dumps(part))
+        return
+    figures = measure()
+    print_table(figures)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

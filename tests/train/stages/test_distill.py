@@ -1,0 +1,815 @@
+"""Few-step students and the plain baseline: what is trained is what runs, and losses fall."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import train.losses.image
+import train.run
+from tests.train import small
+from train.data.degradation import agree, sampling, upsample
+from train.data.pairs import PairConfig, make_pair
+from train.data.tiles import load_tiles
+from train.loop.command import Run, build, read_config
+from train.loop.pictures import GAP
+from train.losses.adversary import PatchDiscriminator, feature_l1
+from train.losses.image import (
+    coarse_l1,
+    contrast_l1,
+    deviation_l1,
+    grid_penalty,
+    mesh_penalty,
+    shapes_l1,
+    spectrum_l1,
+    spread_l1,
+    statistics_l1,
+)
+from train.losses.nuclear import nuclear_features_l1, unmatched_nuclei
+from train.losses.perceptual import perceptual_distance
+from train.losses.weighted import AHEAD, Contest, ImageLoss
+from train.stages.detail import join
+from train.stages.distill import DistillConfig, Student, fit, take_changes, write_model
+from train.stages.export import assemble_model
+from train.stages.plain import PlainConfig
+from train.stages.plain import fit as fit_plain
+from train.stages.stage1 import Stage1Config, starting_weights
+from train.stages.stage1 import fit as fit_stage1
+from wsisr.errors import ModelError, UsageError
+from wsisr.evaluation.measures.texture import nuclear_features
+from wsisr.evaluation.nuclei.classical import ClassicalSegmenter
+from wsisr.evaluation.weights import store as weights
+from wsisr.models import SHIPPED, ModelCard, WindowInput, from_pretrained, save_pretrained
+from wsisr.models.files.card import read_card
+from wsisr.models.files.parts import load_restoration, load_state
+from wsisr.models.networks.controlnet import LatentControlNet
+from wsisr.models.networks.lora import DOWN, SUFFIXES, UP
+from wsisr.models.networks.plainnet import PlainNet
+from wsisr.models.networks.swinir import SwinIR
+from wsisr_kernels import philox_normal_batch
+
+SAMPLING = {
+    "sampler": "ddim",
+    "steps": 2,
+    "start_timestep": 249,
+    "start_from": "condition",
+    "fidelity": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of random small parts."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        use_linear_projection=True,
+    )
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        num_encoder_blocks=(0, 1, 1, 1),
+        num_decoder_blocks=(1, 1, 1, 0),
+    )
+    parts = {
+        "restoration": SwinIR(embed_dim=16, depths=[2], num_heads=[2], num_feat=8),
+        "vae": vae,
+        "unet": unet,
+        "controlnet": LatentControlNet.of_unet(unet),
+    }
+    folder = tmp_path_factory.mktemp("teacher")
+    names = {name: type(part).__name__ for name, part in parts.items()}
+    card = ModelCard("small", names, (2, 4), {}, SAMPLING)
+    save_pretrained(folder, card, parts, torch.zeros(1, 8))
+    return folder
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_student_trains_on_the_path_of_inference(teacher: Path, residual: bool) -> None:
+    settings = {"seed": 5, "precision": "fp32", "residual": residual}
+    model = from_pretrained(teacher, settings=settings)
+    assert model.second is not None
+    stage1: PlainNet = PlainNet(width=8, blocks=1, detail=True)
+    for layer in (stage1.last, stage1.last_detail):
+        assert layer is not None
+        nn.init.normal_(layer.weight, std=0.02)
+    model.restoration = stage1
+    hr = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    lr = (F.avg_pool2d(hr, 4) * 255).round() / 255
+    maps = sampling(64, 4, torch.device("cpu"))
+    expected = model([WindowInput(0, 0, lr[0], maps, maps)])
+
+    student = Student(model.restoration, model.second, model.settings, False, False).eval()
+    noise = torch.stack(
+        [philox_normal_batch(5, step, [(0, 0)], 8, 8, 4, "cpu") for step in range(2)]
+    )
+    with torch.no_grad():
+        image, restored = student(lr, noise, 4)
+        first = agree(model.restoration(upsample(lr, 4).clamp(0, 1)).clamp(0, 1), lr).clamp(0, 1)
+    torch.testing.assert_close(image, expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(restored, first)
+
+
+@pytest.mark.parametrize("train_diffusion", [False, True])
+@pytest.mark.parametrize("train_stage1", [False, True])
+def test_all_of_a_student_but_what_is_frozen_learns(
+    teacher: Path, train_stage1: bool, train_diffusion: bool
+) -> None:
+    model = from_pretrained(teacher)
+    assert model.second is not None
+    stage1: PlainNet = PlainNet(width=8, blocks=1, detail=True)
+    assert stage1.last_detail is not None
+    nn.init.normal_(stage1.last_detail.weight, std=0.02)
+    student = Student(stage1, model.second, model.settings, False, train_stage1, train_diffusion)
+    lr = torch.rand(2, 3, 16, 16)
+    images, restored = student(lr, torch.randn(2, 6, 4, 8, 8), 4, samples=3)
+    assert images.shape == (6, 3, 64, 64)
+    assert restored.shape == (2, 3, 64, 64)
+    assert float((images[:2] - images[2:4]).detach().abs().max()) > 1e-3  # other noise
+    images.square().mean().backward(retain_graph=train_stage1)
+    learning = {name for name, p in student.named_parameters() if p.grad is not None}
+    assert not any(name.startswith("vae.encoder") for name in learning)
+    assert any(name.startswith("vae.decoder") for name in learning)
+    for part in ("diffusion.unet", "diffusion.controlnet"):
+        assert any(name.startswith(part) for name in learning) == train_diffusion, part
+    detail = "restoration.last_detail."
+    own = {name for name in learning if name.startswith("restoration.")}
+    assert {name for name in own if name.startswith(detail)}
+    assert bool(own - {name for name in own if name.startswith(detail)}) == train_stage1
+    # the finished image has no say in what is restored
+    assert "restoration.last.weight" not in learning
+    assert restored.requires_grad == train_stage1
+    if train_stage1:
+        restored.mean().backward()
+        assert stage1.last.weight.grad is not None
+
+
+def test_training_needs_neither_the_packages_of_slides_nor_numba(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    loop = {"iterations": 2, "validate_every": 2}
+    values = {"teacher": str(teacher), "batch": 2, "crop": 64, "guided": True, "scales": [2]}
+    perceptual = 0.0 if weights.missing("st_lpips") else 0.5
+    loss = {"grid": 0.0, "perceptual": perceptual}
+    values |= {"scale_weights": [1.0], "loss": loss, "loop": loop}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"distill": values}))
+    missing = ("imagecodecs", "openslide", "tifffile", "zarr", "cv2", "numba", "skimage")
+    # a module that is None in sys.modules counts as missing
+    code = (
+        "import sys; import torch, diffusers, accelerate\n"
+        f"sys.modules.update(dict.fromkeys({missing!r}))\n"
+        "from train.stages.distill import main; sys.exit(main())"
+    )
+    arguments = ["--config", "config.yaml", "--data", str(tiles), "--out", "run"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--workers", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not judged: the package" in done.stderr
+    card = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert card["parts"]["vae"] == "GuidedAutoencoderTiny"
+    assert from_pretrained(tmp_path / "run" / "model").second is not None
+
+
+def test_written_models_carry_their_sampling(teacher: Path, tmp_path: Path) -> None:
+    second = from_pretrained(teacher).second
+    assert second is not None
+    parts = {
+        "restoration": from_pretrained(teacher).restoration,
+        "vae": second.vae,
+        "unet": second.diffusion.unet,
+        "controlnet": second.diffusion.controlnet,
+    }
+    card = json.loads((teacher / "model.json").read_text())
+    card |= {"scales": [4], "at": {"4": {"fidelity": 0.5}}}
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    tuned.mkdir()
+    (tuned / "model.json").write_text(json.dumps(card))
+    write_model(out, tuned, parts, second.diffusion.prompt, {"steps": 1})
+    settings = from_pretrained(out, scale=4).settings  # not the teacher's own for a scale
+    assert (settings.steps, settings.start_timestep, settings.fidelity) == (1, 249, 0.1)
+    assert next(second.vae.parameters()).dtype == torch.float32  # the run goes on in full
+
+
+def test_the_shipped_config_makes_models_that_sample_as_the_shipped_one() -> None:
+    config = build(DistillConfig, read_config(Path("train/configs/tiny.yaml"))["distill"])
+    assert config.sampling == read_card(SHIPPED["tiny"]).sampling
+
+
+def test_contrast_loss_sees_amount_not_place() -> None:
+    grain = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.5
+    other = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 0.1 + 0.5
+    flat = torch.full_like(grain, 0.5)
+    assert float(contrast_l1(grain, grain)) == 0
+    assert float(contrast_l1(grain, other)) < 0.2 * float(contrast_l1(grain, flat))
+
+
+def test_deviation_loss_sees_pale_nuclei_but_not_their_place_in_the_window() -> None:
+    dark, moved, pale = (torch.full((1, 3, 64, 64), 0.8) for _ in range(3))
+    dark[..., 4:12, 4:12], moved[..., 5:13, 5:13], pale[..., 4:12, 4:12] = 0.3, 0.3, 0.5
+    assert float(deviation_l1(dark, dark)) == 0
+    assert float(deviation_l1(moved, dark)) < 0.3 * float(deviation_l1(pale, dark))
+    # a window without contrast has a gradient, too
+    flat = torch.full((1, 3, 64, 64), 0.5, requires_grad=True)
+    deviation_l1(flat, dark).backward()
+    assert torch.isfinite(flat.grad).all()
+
+
+def test_coarse_loss_sees_outlines_and_not_grain() -> None:
+    image = torch.full((1, 3, 64, 64), 0.5)
+    grained, moved = image.clone(), image.clone()
+    grained[..., ::2] += 0.1
+    grained[..., 1::2] -= 0.1
+    moved[..., :32] += 0.1
+    assert float(coarse_l1(grained, image)) < 1e-6
+    assert float(coarse_l1(moved, image)) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_spectrum_loss_sees_direction_and_amount_but_not_place() -> None:
+    generators = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    grain, other = (torch.randn(8, 3, 128, 128, generator=g) * 0.1 + 0.5 for g in generators)
+    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    hatched = grain + 0.05 * torch.sin((rows + columns) * 1.9)
+    elsewhere = float(spectrum_l1(other, grain))
+    assert float(spectrum_l1(grain, grain)) == 0
+    assert elsewhere < 0.1
+    assert float(spectrum_l1(hatched, grain)) > 0.01
+    assert float(spectrum_l1((grain - 0.5) * 0.5 + 0.5, grain)) > 5 * elsewhere
+
+
+def test_samples_may_differ_by_as_much_as_they_are_wrong() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth, guess = torch.randn(2, 4, 3, 64, 64, generator=generator)
+    assert float(spread_l1(torch.cat((guess, guess)), 2)) == 0
+
+    def score(spread: float) -> float:
+        noise = torch.randn(2, 4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        samples = spread * noise.flatten(0, 1)
+        error = (samples - truth.repeat(2, 1, 1, 1)).abs().mean()
+        return float(error - spread_l1(samples, 2))
+
+    scores = {spread: score(spread) for spread in (0.0, 0.5, 1.0, 1.5)}
+    assert min(scores, key=scores.__getitem__) == 1.0
+    # neighbours in the batch are other crops, whose difference says nothing
+    assert float(spread_l1(torch.cat((guess, guess + 0.1)), 2)) == pytest.approx(0.05, rel=1e-3)
+    assert float(spread_l1(truth, 1)) == 0
+
+
+def test_statistics_see_how_sparse_detail_is_and_not_where() -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1, 2)]
+    grain, other, sparse = (torch.randn(8, 1, 128, 128, generator=g) for g in generators)
+    sparse = sparse * (sparse.abs() > 1.5)
+    # all white and of one power: one spectrum
+    images = [0.5 + 0.05 * (x / x.std()).expand(-1, 3, -1, -1) for x in (grain, other, sparse)]
+    assert float(statistics_l1(images[0], images[0])) == 0
+    elsewhere = float(statistics_l1(images[1], images[0]))
+    assert float(statistics_l1(images[2], images[0])) > 5 * elsewhere
+    soft = F.avg_pool2d(images[1], 3, 1, 1, count_include_pad=False)
+    assert float(statistics_l1(soft, images[0])) > 5 * elsewhere
+    flat = torch.full((2, 3, 64, 64), 0.9, requires_grad=True)
+    statistics_l1(flat, flat.detach() * 0.5).backward()
+    assert flat.grad is not None
+    assert bool(flat.grad.isfinite().all())
+
+
+def test_shapes_see_how_sparse_detail_is_and_little_else() -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1, 2)]
+    grain, other, strong = (torch.randn(8, 1, 128, 128, generator=g) for g in generators)
+    # the same places, some of them of thrice the contrast
+    strong = strong * (1 + 2 * (strong.abs() > 2))
+    images = [0.5 + 0.05 * (x / x.std()).expand(-1, 3, -1, -1) for x in (grain, other, strong)]
+    assert float(shapes_l1(images[0], images[0])) == 0
+    elsewhere = float(shapes_l1(images[1], images[0]))
+    fainter = 0.5 + (images[1] - 0.5) * 0.7
+    assert float(shapes_l1(fainter, images[0])) < 3 * elsewhere
+    assert float(shapes_l1(images[2], images[0])) > 5 * elsewhere
+    flat = torch.full((2, 3, 64, 64), 0.9, requires_grad=True)
+    shapes_l1(flat, flat.detach() * 0.5).backward()
+    assert flat.grad is not None
+    assert bool(flat.grad.isfinite().all())
+
+
+needs_network = pytest.mark.skipif(
+    bool(weights.missing("st_lpips")), reason="WSISR_WEIGHTS holds no st_lpips"
+)
+
+
+@needs_network
+def test_a_network_of_photographs_tells_dots_from_grain_and_leaves_a_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    soft = F.avg_pool2d(torch.rand(2, 3, 72, 72, generator=generator), 5, 1, 2)[..., 4:-4, 4:-4]
+    grain, other = (0.06 * torch.randn(2, 1, 64, 64, generator=generator) for _ in range(2))
+    dots = torch.zeros(1, 1, 64, 64)
+    dots[:, :, ::4, ::4] = 1
+    dots = (dots - dots.mean()) * (grain.std() / dots.std())
+    scan = soft + grain
+    assert float(perceptual_distance(scan, scan)) == 0
+    elsewhere = float(perceptual_distance(soft + other, scan))
+    assert float(perceptual_distance(soft + dots, scan)) > 1.2 * elsewhere
+    # every second image is looked at
+    first = float(perceptual_distance((soft + other)[:1], scan[:1]))
+    assert elsewhere == pytest.approx(first, rel=1e-5)
+    flat = torch.full((1, 3, 64, 64), 0.9, requires_grad=True)
+    perceptual_distance(flat, scan[:1]).backward()
+    assert flat.grad is not None
+    assert bool(flat.grad.isfinite().all())
+    assert float(flat.grad.abs().max()) > 0
+
+
+@needs_network
+def test_a_projected_rival_soon_tells_dots_from_grain() -> None:
+    torch.manual_seed(0)
+    contest = Contest(ImageLoss(rival="projected", adversarial=0.1, features=0.0))
+    optimizer = torch.optim.AdamW(contest.rival.parameters(), lr=2e-3)
+    dots = torch.zeros(1, 1, 64, 64)
+    dots[:, :, ::4, ::4] = 0.2
+    for _ in range(40):
+        scans = 0.6 + 0.05 * torch.randn(2, 3, 64, 64)
+        images = (scans.flip(2) + dots).requires_grad_()
+        contest.losses(images, scans, torch.full_like(scans, 0.6), 4, AHEAD)["loss"].backward()
+        assert images.grad is not None
+        assert bool(images.grad.isfinite().all())
+        loss = contest.rival_loss(contest.rival, AHEAD)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 1.0  # of who cannot tell them apart: 2
+
+
+@needs_network
+def test_a_projected_rival_sees_that_detail_does_not_fit_what_it_was_made_from() -> None:
+    torch.manual_seed(0)
+    contest = Contest(ImageLoss(rival="projected", adversarial=0.1, features=0.0))
+    optimizer = torch.optim.AdamW(contest.rival.parameters(), lr=2e-3)
+    for _ in range(60):
+        # grain belongs where it is dark; alone, images of both kinds look the same
+        dark = torch.rand(8, 1, 1, 2).gt(0.5).float().repeat_interleave(32, 3)
+        dark = dark.expand(-1, 3, 64, -1)
+        grain = 0.1 * torch.randn(8, 3, 64, 64)
+        contest.losses(0.5 + grain * (1 - dark), 0.5 + grain * dark, 0.8 - 0.5 * dark, 4, AHEAD)
+        loss = contest.rival_loss(contest.rival, AHEAD)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 1.0  # of who cannot tell them apart: 2
+
+
+def test_a_rival_that_there_is_not_and_what_it_cannot_do_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"loss\.features"):
+        ImageLoss(rival="projected")
+    with pytest.raises(UsageError, match="patch or projected"):
+        ImageLoss(rival="pixel")
+
+
+def test_that_the_network_is_missing_shows_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
+    Contest(ImageLoss())
+    with pytest.raises(ModelError, match="wsisr models fetch st_lpips"):
+        Contest(ImageLoss(at={4: {"perceptual": 0.5}}))
+    with pytest.raises(ModelError, match="wsisr models fetch st_lpips"):
+        Contest(ImageLoss(rival="projected", features=0.0))
+
+
+def test_that_nuclei_cannot_be_found_shows_before_the_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Contest(ImageLoss(nuclear=1.0))
+    monkeypatch.setitem(sys.modules, "wsisr.evaluation.nuclei.classical", None)
+    Contest(ImageLoss())
+    with pytest.raises(UsageError, match=r"--set distill\.loss\.nuclear=0"):
+        Contest(ImageLoss(at={4: {"nuclear": 1.0}}))
+
+
+def test_where_the_rival_is_not_heard_it_does_not_learn() -> None:
+    torch.manual_seed(0)
+    images, scans = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    for weight in (0.0, 0.01):
+        contest = Contest(ImageLoss(adversarial=weight, features=0.0))
+        losses = contest.losses(images, scans, scans, 4, 0)
+        assert bool(losses["adversarial"]) == bool(weight)
+        assert contest.rival_loss(contest.rival, 0).requires_grad == bool(weight)
+
+
+def test_a_grid_costs_and_what_the_scan_has_does_not() -> None:
+    grain = torch.rand(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    gridded = grain.clone()
+    gridded[:, :, ::8] += 0.5
+    assert float(grid_penalty(grain, grain)) == float(grid_penalty(gridded, gridded)) == 0
+    assert float(grid_penalty(grain * 0.5 + 0.2, grain)) < 1e-6
+    assert float(grid_penalty(gridded, grain)) > 0.1
+
+
+def test_a_mesh_on_one_place_costs_and_what_the_scan_has_does_not() -> None:
+    generators = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    scan, other = (0.5 + 0.05 * torch.randn(4, 3, 128, 128, generator=g) for g in generators)
+    meshed, coarser = other.clone(), other.clone()
+    wave = 0.1 * torch.sin(torch.arange(48) * torch.pi / 2)
+    meshed[0, :, 40:88, 40:88] += wave
+    coarser[0, :, 40:88, 40:88] += 0.1 * torch.sin(torch.arange(48) * torch.pi / 5)
+    assert float(mesh_penalty(meshed, meshed)) == 0
+    assert float(mesh_penalty(other, scan)) == float(mesh_penalty(coarser, scan)) == 0
+    cost = float(mesh_penalty(meshed, scan))
+    assert cost > 0.02
+    assert float(mesh_penalty(meshed.mT, scan)) == pytest.approx(cost, rel=0.1)
+    # glass has next to no power, of which a share means nothing
+    glass = 0.9 + (meshed - 0.5) * 0.01
+    assert float(mesh_penalty(glass, torch.full_like(glass, 0.9))) < 0.1 * cost
+
+
+def nuclei(centres: list[tuple[int, int]], depth: float) -> torch.Tensor:
+    """Nuclei of 14 px radius in cytoplasm, (1, 3, 128, 128)."""
+    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    generator = torch.Generator().manual_seed(len(centres) + round(100 * depth))
+    image = torch.tensor((0.93, 0.75, 0.86))[:, None, None].repeat(1, 128, 128)
+    for y, x in centres:
+        inside = ((rows - y) ** 2 + (columns - x) ** 2 < 14**2).float()
+        image = image - inside * torch.tensor((0.6, 0.6, 0.35))[:, None, None] * depth
+    return (image + 0.03 * torch.randn(1, 128, 128, generator=generator)).clamp(0, 1)[None]
+
+
+def test_the_nuclear_loss_is_the_papers_metric_and_knows_the_scans_nuclei_alone() -> None:
+    two = [(40, 40), (84, 90)]
+    scan, pale, hidden = nuclei(two, 1.0), nuclei(two, 0.7), nuclei(two[:1], 1.0)
+    invented = nuclei([*two, (100, 30)], 1.0)
+    hr, sr = (
+        np.ascontiguousarray((x[0] * 255).round().byte().permute(1, 2, 0).numpy())
+        for x in (scan, pale)
+    )
+    labels = ClassicalSegmenter().segment(hr, 0.25)
+    assert labels.max() == 2
+    own, reference = (nuclear_features(x, labels)[0] for x in (sr, hr))
+    expected = np.abs(own - reference).sum(1).mean()
+    found = 255 * float(nuclear_features_l1(pale, scan))
+    # plus the step between neighbours, which the paper counts with texture
+    assert expected == pytest.approx(found, rel=0.02, abs=0.3)
+    assert float(nuclear_features_l1(scan, scan)) == 0
+    assert float(nuclear_features_l1(invented, scan)) < 0.2 * float(nuclear_features_l1(pale, scan))
+    assert float(nuclear_features_l1(hidden, scan)) > float(nuclear_features_l1(pale, scan))
+    glass = torch.full((2, 3, 128, 128), 0.93)
+    assert float(nuclear_features_l1(glass, glass)) == 0
+    flat = torch.full_like(scan, 0.5).requires_grad_()
+    nuclear_features_l1(flat, scan).backward()
+    assert flat.grad is not None
+    assert bool(flat.grad.isfinite().all())
+    assert float(flat.grad.abs().max()) > 0
+
+
+def test_nuclei_without_a_match_cost_the_stain_that_makes_them() -> None:
+    two = [(40, 40), (84, 90)]
+    scan, pale = nuclei(two, 1.0), nuclei(two, 0.9)
+    invented, lost = nuclei([*two, (100, 30)], 1.0), nuclei(two[:1], 1.0)
+    assert float(unmatched_nuclei(scan, scan)) == 0
+    assert float(unmatched_nuclei(pale, scan)) == 0  # a pale nucleus is there still
+    assert float(unmatched_nuclei(invented, scan)) > 0.05
+    assert float(unmatched_nuclei(lost, scan)) > 0.05
+    both = torch.cat((invented, scan)), torch.cat((scan, scan))
+    alone = float(unmatched_nuclei(invented, scan))
+    assert float(unmatched_nuclei(*both)) == pytest.approx(alone / 2)
+    glass = torch.full((2, 3, 128, 128), 0.93)
+    assert float(unmatched_nuclei(glass, glass)) == 0
+
+    # where there is nothing to find fault with, nothing is asked for; a step takes it away
+    image = invented.clone().requires_grad_()
+    unmatched_nuclei(image, scan).backward()
+    assert image.grad is not None
+    assert float(image.grad[..., 20:60, 20:60].abs().max()) == 0
+    stepped = (invented - 100 * image.grad).clamp(0, 1)
+    assert float(unmatched_nuclei(stepped, scan)) < 0.8 * alone
+
+
+def test_densities_are_those_that_nuclei_are_found_by() -> None:
+    segmenter, image = ClassicalSegmenter(), nuclei([(60, 60)], 1.0)
+    expected = segmenter._density(train.losses.nuclear._levels(image)[0], 0.25)
+    found = train.losses.nuclear._haematoxylin(image, segmenter.blur_um / 0.25)[0].numpy()
+    np.testing.assert_allclose(found[8:-8, 8:-8], expected[8:-8, 8:-8], atol=0.01)
+
+
+def test_the_generators_loss_leaves_the_rival_alone() -> None:
+    torch.manual_seed(0)
+    rival = PatchDiscriminator(channels=6)
+    image = torch.rand(1, 3, 64, 64, requires_grad=True)
+    hr, condition = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
+    early = ImageLoss(adversarial_from=10)(image, hr, condition, rival, 9)
+    assert float(early["adversarial"]) == 0
+    losses = ImageLoss(adversarial_from=10)(image, hr, condition, rival, 10)
+    losses["loss"].backward()
+    assert image.grad is not None
+    assert all(p.grad is None and p.requires_grad for p in rival.parameters())
+    own = rival.features(torch.rand(1, 6, 64, 64))
+    assert float(feature_l1(own, own).detach()) == 0
+
+
+def test_weights_of_the_loss_may_differ_by_scale() -> None:
+    torch.manual_seed(0)
+    image, hr, condition = torch.rand(3, 1, 3, 64, 64)
+    contest = Contest(
+        build(ImageLoss, {"pixel": 2.0, "adversarial_from": 9, "at": {4: {"pixel": 5}}})
+    )
+    two, four = (contest.losses(image, hr, condition, scale, 0) for scale in (2, 4))
+    assert float(four["loss"] - two["loss"]) == pytest.approx(3 * float(two["l1"]), rel=1e-5)
+    with pytest.raises(TypeError, match="pixels"):
+        build(ImageLoss, {"at": {8: {"pixels": 1.0}}})
+
+
+def test_the_plain_network_starts_as_the_identity() -> None:
+    x = torch.rand(1, 3, 64, 96)
+    torch.testing.assert_close(PlainNet(width=8, blocks=2)(x), x)
+
+
+SMALL = small.PAIRS | {
+    "judged": 1,
+    "loop": {"iterations": 40, "learning_rate": 3e-3, "save_every": 40, "validate_every": 40},
+}
+
+
+def titles(file: Path) -> int:
+    """Columns of a picture of 128 px crops."""
+    with Image.open(file) as strip:
+        return (strip.width + GAP) // (128 + GAP)
+
+
+def test_distillation_makes_a_better_model_that_loads(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    values = SMALL | {
+        "teacher": str(teacher),
+        "sampling": SAMPLING | {"steps": 1},
+        "loss": {"adversarial": 0.001, "adversarial_from": 30},
+    }
+    fit(build(DistillConfig, values), Run(tiles, tmp_path))
+    rows = small.log(tmp_path)
+    # the restored image is as near in L1 as this texture allows: what is learnt is its contrast
+    assert float(rows[-1]["contrast"]) < 0.8 * float(rows[0]["contrast"])
+    assert float(rows[0]["adversarial"]) == 0 != float(rows[-1]["adversarial"])
+    assert from_pretrained(tmp_path / "model").settings.steps == 1
+    assert titles(tmp_path / "pictures" / "0000040.png") == 4  # LR, restored, result, HR
+
+
+def test_what_is_drawn_for_changes_does_not_depend_on_how_paths_are_hashed(teacher: Path) -> None:
+    config = build(DistillConfig, SMALL | {"teacher": str(teacher), "rank": 2, "scales": [4]})
+    drawn = []
+    for i in range(6):  # paths that are hashed in one order and in the other
+        torch.manual_seed(0)
+        networks = [load_restoration(teacher / "restoration") for _ in range(2)]
+        names = (f"{teacher}/{i}a", f"{teacher}/{i}b")
+        places = {Path(name): module for name, module in zip(names, networks, strict=True)}
+        take_changes(config, (2, 4), places)
+        downs = [v for m in networks for k, v in m.state_dict().items() if k.endswith(DOWN)]
+        drawn.append(torch.cat([v.flatten() for v in downs]))
+    assert drawn[0].std() > 0
+    assert all(torch.equal(each, drawn[0]) for each in drawn)
+
+
+def test_scales_get_changes_of_their_own_and_keep_them(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    loop = SMALL["loop"] | {"iterations": 6, "save_every": 3, "validate_every": 6}
+    values = SMALL | {"teacher": str(teacher), "rank": 2, "stage1": 1.0, "loop": loop}
+    values |= {"scales": [2, 4], "scale_weights": [0.5, 0.5], "train_encoder": True}
+    values |= {"restoration": str(teacher / "restoration"), "guided": True}
+    run = Run(tiles, tmp_path / "run")
+    while not (run.out / "model").exists():  # in slices
+        fit(build(DistillConfig, values), replace(run, minutes=0.001))
+    made = {name: load_state(run.out / "model" / name) for name in ("restoration", "vae")}
+    for state in made.values():
+        numbers = {key: value for key, value in state.items() if key.endswith(UP)}
+        assert len(numbers) > 5
+        assert any(float((n[0] - n[1]).abs().max()) > 1e-4 for n in numbers.values())
+    two, four = (from_pretrained(run.out / "model", scale=scale) for scale in (2, 4))
+    for key, value in two.restoration.state_dict().items():
+        if key.endswith("conv_first.1.weight"):
+            assert not torch.equal(value, four.restoration.state_dict()[key])
+    # a student of that model goes on from them without being told to
+    values |= {"teacher": str(run.out / "model"), "rank": 0}
+    values |= {"restoration": "", "loop": loop | {"iterations": 1, "learning_rate": 0.0}}
+    fit(build(DistillConfig, values), Run(tiles, tmp_path / "more"))
+    for name, state in made.items():
+        again = load_state(tmp_path / "more" / "model" / name)
+        assert again.keys() == state.keys()
+        assert all(torch.equal(again[key], value) for key, value in state.items())
+    # a part without gets none unasked
+    half = tmp_path / "half"
+    shutil.copytree(run.out / "model", half)
+    (file,) = (half / "vae").glob("*.safetensors")
+    save_file({k: v for k, v in load_file(file).items() if not k.endswith(SUFFIXES)}, file)
+    fit(build(DistillConfig, values | {"teacher": str(half)}), Run(tiles, tmp_path / "halves"))
+    told = [load_state(tmp_path / "halves" / "model" / n) for n in ("restoration", "vae")]
+    assert [any(key.endswith(SUFFIXES) for key in state) for state in told] == [True, False]
+    # one scale can be trained, and nothing changes at another
+    values |= {"shared": False, "scales": [2], "scale_weights": [1.0]}
+    values |= {"loop": loop | {"weight_decay": 10.0}}
+    fit(build(DistillConfig, values), Run(tiles, tmp_path / "two"))
+    for name, state in made.items():
+        again = load_state(tmp_path / "two" / "model" / name)
+        numbers = {key for key in state if key.endswith(SUFFIXES)}
+        assert any(not torch.equal(again[key][0], state[key][0]) for key in numbers), name
+        for key in state:
+            kept = (again[key][1], state[key][1]) if key in numbers else (again[key], state[key])
+            assert torch.equal(*kept), (name, key)
+    with pytest.raises(UsageError, match=r"distill\.shared: .* nothing learns"):
+        fit(build(DistillConfig, values | {"teacher": str(teacher)}), Run(tiles, tmp_path / "none"))
+    # and stage 1 alone starts from the weights that all scales share
+    assert not any(
+        key.endswith(SUFFIXES) for key in starting_weights(run.out / "model/restoration")
+    )
+    values |= {"scales": [2, 8], "scale_weights": [0.5, 0.5], "rank": 2}
+    with pytest.raises(UsageError, match=r"distill\.scales: .* knows no scale 8"):
+        fit(build(DistillConfig, values), Run(tiles, tmp_path / "other"))
+    # those of a stage 1 for other scales than the teacher's are no use to it
+    odd = tmp_path / "odd"
+    shutil.copytree(run.out / "model" / "restoration", odd)
+    (file,) = odd.glob("*.safetensors")
+    state = load_file(file)
+    save_file({k: v[:1] if k.endswith(SUFFIXES) else v for k, v in state.items()}, file)
+    values |= {"scales": [2, 4], "restoration": str(odd)}
+    with pytest.raises(ModelError, match=r"odd: what .* has of .* 2 scales"):
+        fit(build(DistillConfig, values), Run(tiles, tmp_path / "other"))
+
+
+def test_a_teacher_without_stage_2_is_refused(teacher: Path, tiles: Path, tmp_path: Path) -> None:
+    values = SMALL | {"teacher": str(teacher), "sampling": {"fidelity": 1.0}}
+    with pytest.raises(ModelError, match="no second stage to distil at fidelity 1"):
+        fit(build(DistillConfig, values), Run(tiles, tmp_path))
+
+
+def test_settings_that_exclude_each_other_are_refused(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"distill\.samples 1: must be 1 or more, 2 with spread"):
+        build(DistillConfig, SMALL | {"spread": 0.5})
+    with pytest.raises(UsageError, match=r"distill\.rank -1: must be 0 or more"):
+        build(DistillConfig, SMALL | {"rank": -1})
+    values = SMALL | {"teacher": str(teacher), "guided": True, "sampling": {"residual": True}}
+    with pytest.raises(UsageError, match=r"distill\.guided: not with `residual`"):
+        fit(build(DistillConfig, values), Run(tiles, tmp_path))
+
+
+def test_plain_training_makes_a_model_that_loads(tiles: Path, tmp_path: Path) -> None:
+    values = SMALL | {
+        "model": {"width": 16, "blocks": 2},
+        "loss": {"adversarial_from": 10**9},
+        "loop": SMALL["loop"] | {"keep_every": 20},
+    }
+    fit_plain(build(PlainConfig, values), Run(tiles, tmp_path))
+    rows = small.log(tmp_path)
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    model = from_pretrained(tmp_path / "model")
+    assert type(model.restoration).__name__ == "PlainNet"
+    assert model.second is None
+    kept = [from_pretrained(f / "model") for f in sorted((tmp_path / "snapshots").iterdir())]
+    assert len(kept) == 2  # iterations 20 and 40
+    assert titles(tmp_path / "pictures" / "0000040.png") == 3  # LR, result, HR
+
+
+def test_a_convolutional_stage_1_serves_students_and_the_baseline(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    run = Run(tiles, tmp_path / "stage1")
+    values = small.config()["stage1"] | {
+        "architecture": "PlainNet",
+        "model": {"width": 8, "blocks": 1},
+    }
+    fit_stage1(build(Stage1Config, values), run)
+    rows = small.log(run.out)
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    stage1 = run.out / "restoration"
+    none = {"loop": SMALL["loop"] | {"iterations": 1, "learning_rate": 0.0, "weight_decay": 0.0}}
+    values = SMALL | none | {"teacher": str(teacher), "sampling": SAMPLING}
+    values |= {"restoration": str(stage1)}
+    fit(build(DistillConfig, values), Run(tiles, tmp_path / "distill"))
+    values = SMALL | none | {"model": {"width": 8, "blocks": 1}, "init": str(stage1)}
+    fit_plain(build(PlainConfig, values), Run(tiles, tmp_path / "plain"))
+    assemble_model(tmp_path / "alone", "alone", (4.0,), {}, stage1=run.out)
+    expected = load_restoration(stage1).state_dict()
+    for folder in ("distill/model", "plain/model", "alone"):
+        made = from_pretrained(tmp_path / folder).restoration
+        assert type(made) is PlainNet
+        for key, value in made.state_dict().items():
+            torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-4)  # half precision
+    with pytest.raises(UsageError, match="'UNet' is not one of SwinIR, PlainNet"):
+        fit_stage1(Stage1Config(architecture="UNet"), run)
+    config = json.loads((stage1 / "config.json").read_text())
+    (stage1 / "config.json").write_text(json.dumps(config | {"_class_name": "UNet"}))
+    with pytest.raises(ModelError, match=r"config\.json: a 'UNet', not SwinIR, PlainNet"):
+        load_restoration(stage1)
+
+
+def test_features_of_the_plain_network_hold_stage_1_and_a_detail(
+    teacher: Path, tiles: Path, tmp_path: Path
+) -> None:
+    shape = {"model": {"width": 8, "blocks": 1}}
+    loop = {"loop": SMALL["loop"] | {"iterations": 20, "validate_every": 20}}
+    config = {
+        "stage1": small.config()["stage1"] | shape | {"architecture": "PlainNet", "loss": "l1"},
+        "plain": SMALL | shape | loop | {"loss": {"adversarial_from": 5}},
+        "detail": small.PAIRS | {"loop": SMALL["loop"]},
+        "distill": SMALL
+        | {"sampling": SAMPLING | {"steps": 1}, "samples": 2, "spread": 0.5}
+        | loop,
+    }
+    start = tmp_path / "start"
+    shutil.copytree(teacher, start)
+    first: PlainNet = PlainNet(**shape["model"])
+    first.save_pretrained(start / "restoration")
+    card = json.loads((start / "model.json").read_text())
+    card["parts"]["restoration"] = "PlainNet"
+    (start / "model.json").write_text(json.dumps(card))
+    run = tmp_path / "run"
+    launch, train.run.launch = train.run.launch, small.launch
+    try:
+        left = train.run.advance(config, Run(tiles, run), start=start)
+    finally:
+        train.run.launch = launch
+    assert left is None
+    assert train.run.planned(config, None)[:3] == ["stage1", "plain", "detail"]
+
+    made, plain = (
+        load_restoration(run / place / "restoration") for place in ("detail", "plain/model")
+    )
+    assert isinstance(made, PlainNet)
+    assert isinstance(plain, PlainNet)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        features = made.features(x)
+        torch.testing.assert_close(
+            made.image_of(x, features) + made.detail_of(features), plain(x), rtol=0, atol=1e-5
+        )
+    assert float((made(x) - plain(x)).detach().abs().max()) > 1e-3
+    untrained = join(load_restoration(run / "stage1" / "restoration"), plain)
+    pairs = PairConfig(8, 64, (4,), (1.0,), "area")
+    lr, hr, _ = make_pair(pairs, load_tiles(tiles / "train"), 0)
+    with torch.no_grad():
+        losses = [F.l1_loss(agree(net(upsample(lr, 4)), lr), hr) for net in (untrained, made)]
+    assert losses[1] < losses[0]
+
+    # the student goes on with the layer of detail and leaves the rest of stage 1 alone, or not
+    student = from_pretrained(run / "distill" / "model").restoration
+    for key, value in made.state_dict().items():
+        same = torch.allclose(student.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+        assert same == (not key.startswith("last_detail.")), key
+    section = config["distill"] | {
+        "teacher": str(start),
+        "restoration": str(run / "detail/restoration"),
+    }
+    fit(build(DistillConfig, section | {"stage1": 1.0}), Run(tiles, run / "along"))
+    along = from_pretrained(run / "along" / "model").restoration
+    for key, value in made.state_dict().items():
+        if key.endswith("weight"):
+            assert not torch.allclose(along.state_dict()[key], value, rtol=1e-3, atol=1e-4), key
+    # and such a model can be moved forward: its layer of detail is made anew
+    assert set(starting_weights(run / "detail" / "restoration")) == set(plain.state_dict())
+    other: PlainNet = PlainNet(width=4, blocks=1)
+    with pytest.raises(UsageError, match="must be PlainNets of one size"):
+        join(other, plain)
+
+
+def test_one_command_in_slices_moves_a_model_forward(
+    teacher: Path,
+    tiles: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(train.run, "launch", small.launch)
+    config = small.config("stage1") | {"distill": SMALL | {"sampling": SAMPLING | {"steps": 1}}}
+    file = small.write(tmp_path / "small.yaml", config)
+    arguments = ["--config", file, "--data", tiles, "--out", tmp_path / "run", "--start", teacher]
+    arguments += ["--set", "distill.loop.iterations=2", "--threads", 1]
+    for minutes, said in (("0.001", "time over in stage1"), ("5", "done")):
+        assert train.run.main([*map(str, arguments), "--minutes", minutes]) == 0
+        assert said in capsys.readouterr().out
+    made = from_pretrained(tmp_path / "run" / "distill" / "model")
+    old = from_pretrained(teacher)
+    weights = made.restoration.state_dict(), old.restoration.state_dict()
+    assert any(not torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

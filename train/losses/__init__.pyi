@@ -1,0 +1,9 @@
+from .adversary import PatchDiscriminator as PatchDiscriminator
+from .adversary import hinge_discriminator as hinge_discriminator
+from .adversary import hinge_generator as hinge_generator
+from .image import gradient_l1 as gradient_l1
+from .image import psnr as psnr
+from .image import spread_l1 as spread_l1
+from .image import texture_l1 as texture_l1
+from .weighted import Contest as Contest
+from .weighted import ImageLoss as ImageLoss

@@ -1,0 +1,205 @@
+"""The small autoencoder of histology: L1, gradients, texture, then a patch adversary.
+
+    accelerate launch -m train.stages.autoencoder --config train/configs/tiny.yaml --data tiles \
+        --out runs/ae
+
+Trained on high-resolution crops and, in equal measure, on blurred ones (low resolution resized
+back), since stage 2 encodes restored images too.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+from torch import Tensor, nn
+
+from train.data import TileSet, batch_rng, random_crops, to_tensor, upsample, whole
+from train.errors import require
+from train.loop import LoopConfig, Losses, Run, construct, run_stage, save_part, train
+from train.losses import (
+    PatchDiscriminator,
+    gradient_l1,
+    hinge_discriminator,
+    hinge_generator,
+    psnr,
+    texture_l1,
+)
+from wsisr.models.networks import channels_last
+
+BLOCK = 8
+"""Pixels of the image along one side of a latent."""
+PICTURES = 4
+"""Validation tiles that are shown."""
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Section `autoencoder` of a config.
+
+    Attributes:
+        model: arguments of diffusers' `AutoencoderTiny`.
+        batch, crop: crops an iteration and process, side in px.
+        blurred: probability that a crop is a blurred one.
+        gradient, texture, adversarial: weights beside L1.
+        adversarial_from: iteration at which the adversary sets in.
+        latent: weight of the pull of latents towards unit scale.
+        loop: see `LoopConfig`.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    batch: int = 8
+    crop: int = 128
+    blurred: float = 0.25
+    gradient: float = 1.0
+    texture: float = 0.5
+    adversarial: float = 0.02
+    adversarial_from: int = 10**9
+    latent: float = 1e-4
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        require(self.batch >= 1, f"batch {self.batch}: must be 1 or more")
+        good = self.crop > 0 and self.crop % BLOCK == 0
+        require(good, f"crop {self.crop}: must be a multiple of {BLOCK}")
+        require(0 <= self.blurred <= 1, f"blurred {self.blurred:g}: must be from 0 to 1")
+
+
+def make_batch(config: AutoencoderConfig, tiles: TileSet, iteration: int) -> Tensor:
+    """(B, 3, crop, crop) in [-1, 1]."""
+    rng = batch_rng(config.loop.seed, iteration)
+    hr = random_crops(tiles, rng, config.batch, config.crop)
+    soft = upsample(F.avg_pool2d(hr, 4), 4).clamp(0, 1)
+    choice = torch.from_numpy(rng.random(config.batch) < config.blurred).view(-1, 1, 1, 1)
+    return torch.where(choice, soft, hr) * 2 - 1
+
+
+class Autoencode(nn.Module):
+    """Encode and decode in one forward pass, so that a data-parallel wrapper sees one call."""
+
+    def __init__(self, vae: AutoencoderTiny) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> (reconstruction, latents)."""
+        z = self.vae.encode(x).latents
+        return self.vae.decode(z).sample, z
+
+
+def initialise(vae: AutoencoderTiny) -> None:
+    """Variance-keeping start (He et al. 2015): these networks have no normalisation layers, and
+    with PyTorch's default the signal fades on its way through the strided convolutions.
+    """
+    for module in vae.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in vae.modules():
+        if isinstance(module, AutoencoderTinyBlock):
+            # residual branches start small, so that depth does not add variance
+            with torch.no_grad():
+                module.conv[-1].weight.mul_(0.1)
+    with torch.no_grad():
+        # latents of about unit scale, where the decoder's tanh is still linear
+        vae.encoder.layers[-1].weight.mul_(0.7)
+        vae.decoder.layers[-1].weight.mul_(0.3)
+
+
+def latent_scale(vae: AutoencoderTiny, tiles: TileSet) -> float:
+    """The factor that gives latents unit variance over the tiles."""
+    squares, count = 0.0, 0
+    for tile in tiles.pixels[:: max(1, len(tiles.pixels) // 32)]:
+        z = vae.encode(whole(to_tensor(tile[None]), BLOCK).to(vae.device) * 2 - 1).latents
+        squares, count = squares + float(z.square().sum()), count + z.numel()
+    return float((squares / count) ** -0.5)
+
+
+def fit(config: AutoencoderConfig, run: Run) -> None:
+    """Train, or go on training; each validation writes vae/."""
+    tiles, val = run.splits(16)
+    torch.manual_seed(config.loop.seed)
+    vae = construct(AutoencoderTiny, config.model, "autoencoder.model")
+    initialise(vae)
+    model = channels_last(Autoencode(vae))
+    averaged = copy.deepcopy(model).eval()
+    rival = channels_last(PatchDiscriminator())
+    pair: dict[str, Tensor] = {}
+
+    def step(module: nn.Module, iteration: int) -> Losses:
+        device = next(module.parameters()).device
+        x = make_batch(config, tiles, iteration)
+        x = x.to(device, memory_format=torch.channels_last)
+        y, z = module(x)
+        losses = {
+            "l1": (y - x).abs().mean(),
+            "gradient": gradient_l1(y, x),
+            "texture": texture_l1(y, x),
+            "latent": z.square().mean(),
+        }
+        total = (
+            losses["l1"]
+            + config.gradient * losses["gradient"]
+            + config.texture * losses["texture"]
+            + config.latent * losses["latent"]
+        )
+        if iteration >= config.adversarial_from:
+            losses["adversarial"] = hinge_generator(rival(y))
+            total = total + config.adversarial * losses["adversarial"]
+        else:
+            losses["adversarial"] = torch.zeros((), device=device)
+        pair.update(real=x, fake=y.detach())
+        return {"loss": total} | losses
+
+    def rival_loss(module: nn.Module, iteration: int) -> Tensor:
+        if iteration < config.adversarial_from - 100:
+            return torch.zeros(())
+        return hinge_discriminator(module(pair["real"]), module(pair["fake"]))
+
+    def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
+        device = next(iter(state.values())).device
+        averaged.to(device).load_state_dict(state)
+        values = []
+        with torch.inference_mode():
+            for tile in val.pixels:
+                hr = whole(to_tensor(tile[None]), BLOCK)
+                decoded = averaged(hr.to(device) * 2 - 1)[0].cpu()
+                values.append(psnr((decoded / 2 + 0.5).clamp(0, 1), hr))
+            scale = latent_scale(averaged.vae, tiles)
+        averaged.vae.register_to_config(scaling_factor=scale)
+        save_part(averaged.vae, run.out / "vae")
+        return {"psnr": round(sum(values) / len(values), 3), "scaling_factor": round(scale, 4)}
+
+    def pictures() -> Mapping[str, Tensor]:
+        hr = whole(to_tensor(val.pixels[:PICTURES]), BLOCK)[..., : config.crop, : config.crop]
+        with torch.inference_mode():
+            decoded = averaged(hr.to(averaged.vae.device) * 2 - 1)[0]
+        return {"decoded": (decoded / 2 + 0.5).clamp(0, 1), "HR": hr}
+
+    train(
+        config.loop,
+        model,
+        run.out,
+        step,
+        validate=validate,
+        minutes=run.minutes,
+        adversary=(rival, rival_loss),
+        pictures=pictures,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stage; returns its exit code."""
+    return run_stage(__doc__, "autoencoder", AutoencoderConfig, fit, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

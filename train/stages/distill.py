@@ -1,0 +1,351 @@
+"""Few steps: stage 2 trained end to end, in pixels, on the very path of inference.
+
+    accelerate launch -m train.stages.distill --config train/configs/tiny.yaml --data tiles \
+        --out runs/distill
+
+The student starts from the parts of a trained model folder and runs its few steps from the noised
+latent of the restored image, is decoded, colour-fixed and projected onto agreement with the input;
+only then the losses look at it. So the decoder learns with the sampler (what the autoencoder
+cannot reconstruct is taken from stage 1 by the projection), and what is trained is what
+`wsisr upscale` does. No image prior is at hand that knows histology, hence no score distillation:
+the teacher is the real scan, by L1, local contrast, the features of a network of photographs, and
+an adversary (`train.losses.image`).
+
+One-step and few-step restorers of this kind: AddSR (Xie et al. 2024), OSEDiff (Wu et al. 2024),
+HYPIR (Lin et al. 2025); the null space as the place of invention: DDNM (Wang et al. 2023).
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor, nn
+
+from train.data import PairConfig, agree, batch_rng, pair_feed, part, upsample
+from train.errors import require
+from train.judge import examples, judge
+from train.loop import Losses, Run, make_accelerator, run_stage, train
+from train.losses import Contest, ImageLoss, spread_l1
+from wsisr.errors import ModelError, UsageError
+from wsisr.models import (
+    SecondStage,
+    Settings,
+    add_detail,
+    from_pretrained,
+    generate,
+    save_pretrained,
+    starting_image,
+    timesteps_of,
+)
+from wsisr.models.files import load_restoration, load_state, read_card
+from wsisr.models.networks import (
+    SUFFIXES,
+    GuidedAutoencoderTiny,
+    PlainNet,
+    adapt,
+    channels_last,
+    fold,
+    latent_factor,
+    select,
+)
+
+
+@dataclass(frozen=True)
+class DistillConfig(PairConfig):
+    """Section `distill` of a config.
+
+    Attributes:
+        teacher: model folder whose parts the student starts from.
+        restoration: folder of another stage 1 than the teacher's; empty for the teacher's own.
+        sampling: fields of `Settings` that the student is trained for, and exported with.
+        train_encoder: whether the autoencoder's encoder learns too.
+        train_diffusion: whether UNet and ControlNet learn.
+        rank: of the change that each convolution of stage 1 and autoencoder gets for each scale of
+            the teacher (`wsisr.models.networks.lora`); 0 for none. What the teacher has of them is kept.
+        shared: whether the weights that scales share learn. Without, only the changes do, and no
+            weight decays, so that scales which are not trained stay as they are.
+        guided: let the decoder of a small autoencoder add to the image it starts from, see
+            `wsisr.models.networks.guided`.
+        stage1: weight of L1 of the restored image; stage 1 is then trained along, for its image and
+            its detail share their features. At 0 it is frozen but for its layer of detail.
+        samples: images generated of each crop, from as much noise; a batch is so many times as
+            large.
+        spread: weight of what `spread_l1` of them takes from the loss; needs two samples.
+        loss: see `ImageLoss`.
+        judged: validation tiles that `train.judge` looks at.
+    """
+
+    teacher: str = ""
+    restoration: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    train_encoder: bool = False
+    train_diffusion: bool = True
+    guided: bool = False
+    rank: int = 0
+    shared: bool = True
+    stage1: float = 0.0
+    samples: int = 1
+    spread: float = 0.0
+    loss: ImageLoss = field(default_factory=ImageLoss)
+    judged: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.crop % 8 == 0, f"crop {self.crop}: must be a multiple of 8, a latent's side")
+        require(self.rank >= 0, f"distill.rank {self.rank}: must be 0 or more")
+        enough = self.samples >= (2 if self.spread else 1)
+        require(enough, f"distill.samples {self.samples}: must be 1 or more, 2 with spread")
+        require(self.judged >= 1, f"distill.judged {self.judged}: must be 1 or more")
+
+
+class Student(nn.Module):
+    """The low-resolution image to the finished one, as one trainable function."""
+
+    def __init__(
+        self,
+        stage1: nn.Module,
+        second: SecondStage,
+        settings: Settings,
+        train_encoder: bool,
+        train_stage1: bool,
+        train_diffusion: bool = True,
+        scales: Sequence[float] = (),
+        train_shared: bool = True,
+    ) -> None:
+        super().__init__()
+        self.restoration = stage1
+        self.vae, self.diffusion = second.vae, second.diffusion
+        self.schedule, self.settings = second.schedule, settings
+        self.scales = tuple(scales)
+        self.train().requires_grad_(True)
+        cast(nn.Module, self.vae.encoder).requires_grad_(train_encoder)
+        self.diffusion.requires_grad_(train_diffusion)
+        self.restoration.requires_grad_(train_stage1)
+        self.train_stage1 = train_stage1
+        if isinstance(stage1, PlainNet) and stage1.last_detail is not None:
+            stage1.last_detail.requires_grad_(True)
+        if not train_shared:
+            for name, parameter in self.named_parameters():
+                learns = parameter.requires_grad and name.endswith(SUFFIXES)
+                parameter.requires_grad_(learns)
+
+    def forward(
+        self, lr: Tensor, noise: Tensor, scale: int, samples: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """The finished images, not clipped, and the restored ones.
+
+        Args:
+            lr: (B, 3, H / scale, W / scale) in [0, 1].
+            noise: (steps, samples B, C, h, w), standard normal.
+            scale: integer factor.
+            samples: images that are generated of each, one batch behind the other.
+
+        Returns:
+            (samples B, 3, H, W), (B, 3, H, W).
+        """
+        select(self, self.scales.index(scale) if self.scales else None)
+        net, features = self.restoration, None
+        with torch.set_grad_enabled(self.train_stage1 and torch.is_grad_enabled()):
+            resized = upsample(lr, scale).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+            if isinstance(net, PlainNet) and net.last_detail is not None:
+                features = net.features(resized)
+                restored = net.image_of(resized, features)
+            else:
+                restored = net(resized)
+            # colours and agreement need more than half precision, as at inference
+            with torch.autocast(lr.device.type, enabled=False):
+                restored = agree(restored.float().clamp(0, 1), lr).clamp(0, 1)
+        # its own loss alone says what the restored image should be
+        image = restored.detach()
+        detail = torch.zeros_like(image)
+        if features is not None:
+            detail = cast(PlainNet, net).detail_of(features)
+        start = starting_image(self.settings, image, detail)
+        start, image, lr = (repeat(each, samples) for each in (start, image, lr))
+        second = SecondStage(self.vae, self.diffusion, self.schedule)
+        generated = generate(second, self.settings, start, lambda step, _: noise[step])
+        if self.settings.residual:
+            generated = generated + repeat(detail, samples)
+        with torch.autocast(lr.device.type, enabled=False):
+            detailed = add_detail(self.settings, image, generated.float())
+            return agree(detailed, lr, limited=True), restored
+
+
+def repeat(batch: Tensor, samples: int) -> Tensor:
+    """A batch (B, ...) so many times, one behind the other: (samples B, ...)."""
+    return batch.repeat(samples, *(1,) * (batch.ndim - 1))
+
+
+def make_noise(
+    config: DistillConfig, shape: tuple[int, ...], iteration: int, device: torch.device
+) -> Tensor:
+    """Standard normal noise of an iteration; a GPU's differs from a CPU's."""
+    seed = int(batch_rng(config.loop.seed, iteration, 2**30 + part()).integers(2**62))
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(shape, generator=generator, device=device)
+
+
+def fit(config: DistillConfig, run: Run) -> None:
+    """Train, or go on training; each validation writes model/.
+
+    Raises:
+        ModelError: the teacher is broken or has no second stage.
+        UsageError: `guided` and the setting `residual` together.
+    """
+    tiles, val = run.splits()
+    torch.manual_seed(config.loop.seed)
+    accelerator = make_accelerator(config.loop)
+    device = accelerator.device
+    origin = Path(config.teacher)
+    teacher = from_pretrained(origin, settings=config.sampling, device=device)
+    second, settings = teacher.second, teacher.settings
+    if second is None:
+        raise ModelError(
+            f"{config.teacher}: has no second stage to distil at fidelity {settings.fidelity:g}; "
+            "set distill.teacher or distill.sampling"
+        )
+    if config.restoration:
+        teacher.restoration = load_stage1(Path(config.restoration), device)
+    if config.guided and type(second.vae) is AutoencoderTiny:
+        if settings.residual:
+            raise UsageError("distill.guided: not with `residual`, for such a decoder adds anyway")
+        second = replace(second, vae=GuidedAutoencoderTiny.of(second.vae))
+    stage1 = teacher.restoration
+    places = {
+        Path(config.restoration or origin / "restoration"): stage1,
+        origin / "vae": cast(nn.Module, second.vae),
+    }
+    scales = take_changes(config, read_card(origin).scales, places)
+    if not (scales or config.shared):
+        raise UsageError("distill.shared: without it and without `rank` nothing learns")
+    student = channels_last(
+        Student(
+            stage1,
+            second,
+            settings,
+            config.train_encoder,
+            config.stage1 > 0,
+            config.train_diffusion,
+            scales,
+            config.shared,
+        )
+    )
+    averaged = copy.deepcopy(student)
+    contest = Contest(config.loss)
+    feed = pair_feed(config, tiles, run.batch_workers)
+    latents = config.crop // latent_factor(second.vae)
+    steps = len(timesteps_of(settings.sampler, settings.steps, settings.first_timestep))
+    count = config.samples * config.batch
+    noise_shape = (steps, count, second.vae.config.latent_channels, latents, latents)
+
+    def step(module: nn.Module, iteration: int) -> Losses:
+        lr, hr, scale = feed(iteration)
+        lr, hr = (image.to(device, non_blocking=True) for image in (lr, hr))
+        noise = make_noise(config, noise_shape, iteration, device)
+        images, restored = module(lr, noise, scale, config.samples)
+        hrs, beside = (repeat(each, config.samples) for each in (hr, restored.detach()))
+        losses = contest.losses(images, hrs, beside, scale, iteration)
+        losses["restored"] = (restored - hr).abs().mean()
+        losses["spread"] = spread_l1(images, config.samples)
+        more = config.stage1 * losses["restored"] - config.spread * losses["spread"]
+        return {**losses, "loss": losses["loss"] + more}
+
+    def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
+        averaged.load_state_dict(state)
+        parts = {
+            "restoration": averaged.restoration,
+            "vae": averaged.vae,
+            "unet": averaged.diffusion.unet,
+            "controlnet": averaged.diffusion.controlnet,
+        }
+        folder = run.out / "model"
+        write_model(folder, Path(config.teacher), parts, averaged.diffusion.prompt, config.sampling)
+        return judge(folder, val, config.scales, config.judged, device)
+
+    # decay would move the changes of scales that are not trained, too
+    loop = config.loop if config.shared else replace(config.loop, weight_decay=0.0)
+    train(
+        loop,
+        student,
+        run.out,
+        step,
+        validate=validate,
+        minutes=run.minutes,
+        adversary=(contest.rival, contest.rival_loss),
+        accelerator=accelerator,
+        pictures=lambda: examples(run.out / "model", val, max(config.scales)),
+    )
+
+
+def take_changes(
+    config: DistillConfig, scales: Sequence[float], places: Mapping[Path, nn.Module]
+) -> Sequence[float]:
+    """Adapt networks to scales, with what the folders they come from hold of it.
+
+    Args:
+        config: the rank, and the scales that are trained.
+        scales: of the teacher.
+        places: folder -> network.
+
+    Returns:
+        `scales`, or none where nothing depends on them.
+
+    Raises:
+        UsageError: a scale is to be trained that the teacher does not know.
+        ModelError: what a folder holds does not fit its weights or the teacher's scales.
+    """
+    # an autoencoder that belongs to the base has no folder here
+    states = {place: load_state(place) if place.is_dir() else {} for place in places}
+    # in the order of `places`: what is drawn for one must not depend on how paths are hashed
+    told = [
+        place
+        for place, state in states.items()
+        if config.rank or any(key.endswith(SUFFIXES) for key in state)
+    ]
+    if not told:
+        return ()
+    if missing := sorted(set(config.scales) - set(scales)):
+        raise UsageError(f"distill.scales: {config.teacher} knows no scale {missing[0]}")
+    for place in told:
+        fold(states[place], len(scales), None, str(place))
+        adapt(places[place], len(scales), config.rank, states[place])
+    return scales
+
+
+def load_stage1(folder: Path, device: torch.device) -> nn.Module:
+    """A trained `restoration` part, frozen."""
+    module = channels_last(load_restoration(folder))
+    module.eval().requires_grad_(False).to(device)
+    return module
+
+
+def write_model(
+    folder: Path,
+    teacher: Path,
+    parts: Mapping[str, nn.Module],
+    prompt: Tensor,
+    sampling: Mapping[str, Any],
+) -> None:
+    """Write a model folder in half precision, for `wsisr upscale --model`."""
+    card = read_card(teacher)
+    classes = {name: type(module).__name__ for name, module in parts.items()}
+    # what suited the teacher's weights at some scales need not suit these
+    card = replace(card, parts=classes, sampling={**card.sampling, **sampling}, at={})
+    halves = {name: copy.deepcopy(module).half() for name, module in parts.items()}
+    save_pretrained(folder, card, halves, prompt)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stage; returns its exit code."""
+    return run_stage(__doc__, "distill", DistillConfig, fit, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+from .array import upscale_array as upscale_array
+from .blend import CellBlender as CellBlender
+from .executor import Runner as Runner
+from .executor import default_batch as default_batch
+from .job import Job as Job
+from .prepare import NOTICE as NOTICE
+from .prepare import find_resolution as find_resolution
+from .prepare import one_sample as one_sample
+from .prepare import plan_run as plan_run
+from .run import upscale as upscale
+from .windows import read_window as read_window
+from .windows import resize_glass as resize_glass

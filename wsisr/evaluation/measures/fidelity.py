@@ -1,0 +1,200 @@
+"""Pixel fidelity: PSNR, SSIM, MS-SSIM, and consistency with the low-resolution input.
+
+Conventions (they move results more than models do, so they are stated here once):
+
+* PSNR over all pixels and the three channels at once, peak 255, no border cut.
+* SSIM after Wang et al. 2004: Gaussian window 11, sigma 1.5, K1 = 0.01, K2 = 0.03, population
+  (not sample) covariance, each RGB channel alone, averaged over channels and over all pixels at
+  least 5 px from the border. Equal to scikit-image's `structural_similarity(channel_axis=2,
+  gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)`.
+* MS-SSIM after Wang et al. 2003: five scales with the published exponents, 2x2 averages between.
+* Downsampling is the area average by the scale; upsampling for the baseline is bicubic with
+  a = -0.75 (OpenCV and PyTorch), half-pixel centres, rounded and clipped to uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from wsisr.errors import UsageError
+from wsisr.evaluation.measures.pixels import Image, check_image, check_pair
+
+Channels = Sequence[npt.NDArray[np.uint8] | npt.NDArray[np.float64]]
+"""The planes of an image, each (rows, columns)."""
+
+
+class SsimMeans(NamedTuple):
+    """Means over all windows for each channel, (3,): SSIM, its contrast-structure factor."""
+
+    full: npt.NDArray[np.float64]
+    structure: npt.NDArray[np.float64]
+
+
+WINDOW_RADIUS = 5
+WINDOW_SIZE = 2 * WINDOW_RADIUS + 1
+WINDOW_SIGMA = 1.5
+_WEIGHTS = np.exp(-0.5 * (np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1) / WINDOW_SIGMA) ** 2)
+TAPS = tuple(float(weight) for weight in _WEIGHTS / _WEIGHTS.sum())
+"""Of the Gaussian window along one axis."""
+C1 = (0.01 * 255.0) ** 2
+C2 = (0.03 * 255.0) ** 2
+MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Wang, Simoncelli and Bovik 2003, finest scale first."""
+
+
+def psnr(sr: Image, hr: Image) -> float:
+    """Return the peak signal-to-noise ratio in dB; infinite for equal images.
+
+    `sr` and `hr` are (h, w, 3) uint8 RGB. Raises `UsageError` where they do not match.
+    """
+    check_pair(sr, hr)
+    # L2 of uint8 differences up to 2**53 is exact in double precision
+    mse = float(cv2.norm(sr, hr, cv2.NORM_L2SQR)) / sr.size
+    return float("inf") if mse == 0 else float(10.0 * np.log10(255.0**2 / mse))
+
+
+def ssim(sr: Image, hr: Image) -> float:
+    """Return the mean structural similarity of two (h, w, 3) uint8 RGB images, -1..1.
+
+    Both sides must be at least 11 px. Raises `UsageError` otherwise or where sizes differ.
+    """
+    return float(ssim_means(sr, hr).full.mean())
+
+
+def ssim_means(sr: Image, hr: Image) -> SsimMeans:
+    """Return the means that `ssim` and the finest scale of `ms_ssim` rest on; errors as `ssim`."""
+    check_pair(sr, hr)
+    if min(sr.shape[:2]) < WINDOW_SIZE:
+        raise UsageError("SSIM needs images of at least 11x11 px; leave smaller tiles out")
+    return _ssim_means(_channels(sr), _channels(hr))
+
+
+def ms_ssim(sr: Image, hr: Image, finest: SsimMeans | None = None) -> float:
+    """Return multi-scale SSIM of two (h, w, 3) uint8 RGB images, 0..1.
+
+    Per channel, then averaged; a negative contrast-structure mean counts as 0. Both sides must
+    be at least 176 px (11 px at the fifth scale). `finest` is `ssim_means` of the pair, where it
+    is known already. Raises `UsageError` otherwise.
+    """
+    check_pair(sr, hr)
+    if min(sr.shape[:2]) < WINDOW_SIZE * 16:
+        raise UsageError("MS-SSIM needs images of at least 176x176 px; leave smaller tiles out")
+    a, b = _channels(sr), _channels(hr)
+    product = np.ones(3)
+    for scale, exponent in enumerate(MS_SSIM_EXPONENTS):
+        full, structure = finest if finest and scale == 0 else _ssim_means(a, b)
+        coarsest = scale == len(MS_SSIM_EXPONENTS) - 1
+        product *= np.maximum(full if coarsest else structure, 0.0) ** exponent
+        if not coarsest:
+            a, b = ([_halve(plane) for plane in planes] for planes in (a, b))
+    return float(product.mean())
+
+
+def lr_rmse(sr: Image, lr: Image) -> float:
+    """Return the RMSE, in grey levels, of the area-averaged SR image against its LR input.
+
+    `sr` is (h * s, w * s, 3), `lr` (h, w, 3), both uint8 RGB, s an integer. The averages are not
+    rounded, so an ideal result measures the rounding of `lr` alone, 0.29. Raises `UsageError`
+    where the sizes are not an integer multiple.
+    """
+    check_image(sr, "the super-resolved image")
+    check_image(lr, "the low-resolution image")
+    scale = sr.shape[0] // lr.shape[0]
+    if scale < 1 or sr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale):
+        raise UsageError(
+            f"the super-resolved image ({sr.shape[1]}x{sr.shape[0]} px) is no integer multiple of "
+            f"the low-resolution one ({lr.shape[1]}x{lr.shape[0]} px)"
+        )
+    averaged = cv2.resize(
+        sr.astype(np.float32), (lr.shape[1], lr.shape[0]), interpolation=cv2.INTER_AREA
+    )
+    return float(np.sqrt(np.mean((averaged - lr.astype(np.float32)) ** 2, dtype=np.float64)))
+
+
+def area_downsample(image: Image, scale: int) -> Image:
+    """Return the area average by `scale`, rounded to uint8: how a test LR tile is made.
+
+    `image` is (h, w, 3) uint8 RGB with h and w multiples of `scale`; `UsageError` otherwise.
+    """
+    check_image(image, "the image")
+    rows, columns = image.shape[:2]
+    if scale < 1 or rows % scale or columns % scale:
+        raise UsageError(f"{columns}x{rows} px cannot be averaged by {scale}; crop to a multiple")
+    if scale == 1:
+        return image.copy()
+    size = (columns // scale, rows // scale)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def bicubic_upsample(image: Image, scale: int) -> Image:
+    """Return the bicubic enlargement (a = -0.75) of a (h, w, 3) uint8 image by `scale`."""
+    check_image(image, "the image")
+    size = (image.shape[1] * scale, image.shape[0] * scale)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+
+
+def _channels(image: Image) -> Channels:
+    return [np.asarray(plane, np.uint8) for plane in cv2.split(image)]
+
+
+def _ssim_means(a: Channels, b: Channels) -> SsimMeans:
+    sums = np.array([_ssim_sums(x, y) for x, y in zip(a, b, strict=True)])
+    count = (a[0].shape[0] - 2 * WINDOW_RADIUS) * (a[0].shape[1] - 2 * WINDOW_RADIUS)
+    return SsimMeans(sums[:, 0] / count, sums[:, 1] / count)
+
+
+# the taps are compile-time constants, so that the short loops unroll and the long ones vectorize;
+# NumPy's rule for division by zero leaves no branch in them
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _ssim_sums(a, b):  # type: ignore[no-untyped-def]
+    """Sum SSIM and contrast-structure over all windows inside; a window's lines of scratch."""
+    columns = a.shape[1] - WINDOW_SIZE + 1
+    products = np.empty((4, a.shape[1]))
+    lines = np.empty((WINDOW_SIZE, 4, columns))
+    local = np.empty((4, columns))
+    full = structure = 0.0
+    for y in range(a.shape[0]):
+        for x in range(a.shape[1]):
+            p, q = np.float64(a[y, x]), np.float64(b[y, x])
+            products[0, x] = p
+            products[1, x] = q
+            products[2, x] = p * p + q * q
+            products[3, x] = p * q
+        across = lines[y % WINDOW_SIZE]
+        for n in range(4):
+            for x in range(columns):
+                total = 0.0
+                for k in range(WINDOW_SIZE):
+                    total += TAPS[k] * products[n, x + k]
+                across[n, x] = total
+        if y < WINDOW_SIZE - 1:
+            continue
+        for n in range(4):
+            for x in range(columns):
+                total = 0.0
+                for k in range(WINDOW_SIZE):
+                    total += TAPS[k] * lines[(y + 1 + k) % WINDOW_SIZE, n, x]
+                local[n, x] = total
+        for x in range(columns):
+            squares = local[0, x] ** 2 + local[1, x] ** 2
+            product = local[0, x] * local[1, x]
+            cs = (2.0 * (local[3, x] - product) + C2) / (local[2, x] - squares + C2)
+            structure += cs
+            full += cs * (2.0 * product + C1) / (squares + C1)
+    return full, structure
+
+
+@numba.njit(cache=True, nogil=True)
+def _halve(plane):  # type: ignore[no-untyped-def]
+    halved = np.empty((plane.shape[0] // 2, plane.shape[1] // 2))
+    for y in range(halved.shape[0]):
+        for x in range(halved.shape[1]):
+            above = np.float64(plane[2 * y, 2 * x]) + plane[2 * y, 2 * x + 1]
+            halved[y, x] = (above + plane[2 * y + 1, 2 * x] + plane[2 * y + 1, 2 * x + 1]) / 4.0
+    return halved

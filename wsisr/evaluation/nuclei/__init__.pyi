@@ -1,0 +1,16 @@
+from .agreement import MATCH_IOU as MATCH_IOU
+from .agreement import OVERLAP_IOU as OVERLAP_IOU
+from .agreement import NucleiAgreement as NucleiAgreement
+from .agreement import compare_nuclei as compare_nuclei
+from .classical import ClassicalSegmenter as ClassicalSegmenter
+from .given import GivenNuclei as GivenNuclei
+from .learned import choose as choose
+from .segmenter import Labels as Labels
+from .segmenter import ReferenceNuclei as ReferenceNuclei
+from .segmenter import Segmenter as Segmenter
+from .unmatched import FOLDER as FOLDER
+from .unmatched import INVENTED as INVENTED
+from .unmatched import LOST as LOST
+from .unmatched import Unmatched as Unmatched
+from .unmatched import UnmatchedFiles as UnmatchedFiles
+from .unmatched import find_unmatched as find_unmatched

@@ -1,0 +1,178 @@
+"""TODO-DOC"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from skimage.draw import polygon
+
+from wsisr.errors import SlideError, UsageError
+from wsisr.evaluation.measures import Image, check_image, check_pair
+from wsisr.evaluation.nuclei.classical import keep_by_area
+from wsisr.evaluation.nuclei.segmenter import Labels, ReferenceNuclei
+
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+
+
+GEOJSON_SUFFIXES = (".geojson", ".json")
+
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GivenNuclei:
+    """Nuclei of HR from a folder of label images, or from GeoJSON as QuPath exports detections.
+
+    Label images carry the tiles' names (PNG, TIFF or NPY; 0 is background) and HR's pixels.
+    GeoJSON is in level-0 pixels of the HR slide. SR's nuclei are not given, so measures of
+    agreement do not run.
+    """
+
+    path: Path
+    searches = False
+    uses_torch = False
+
+    @property
+    def convention(self) -> str:
+        """Return where the nuclei come from."""
+        return f"nuclei of HR given by {self.path}"
+
+    def segment(self, image: Image, mpp: float) -> Labels:
+        """Raise `UsageError`: given nuclei belong to places, see `at`."""
+        raise UsageError(f"{self.path} gives the nuclei of HR's tiles and finds none in others")
+
+    def against(self, hr: Image, mpp: float) -> ReferenceNuclei:
+        """Raise `UsageError`, as `segment`."""
+        return ReferenceNuclei(self.segment(hr, mpp), lambda image: self.segment(image, mpp))
+
+    def at(self, name: str, x: int, y: int, matrix: Matrix | None) -> PlacedNuclei:
+        """Return the nuclei of the tile `name` at (x, y) in level-0 pixels of SR.
+
+        `matrix` maps those to HR's, None for tiles of folders.
+        """
+        return PlacedNuclei(self, name, x, y, matrix)
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Return {tile name: label image}; `UsageError` for a folder without any."""
+        found = {
+            path.relative_to(self.path).with_suffix("").as_posix(): path
+            for path in sorted(self.path.rglob("*"))
+            if path.suffix.lower() in LABEL_SUFFIXES
+        }
+        if not found:
+            raise UsageError(f"{self.path} holds no label images ({', '.join(LABEL_SUFFIXES)})")
+        return found
+
+    @cached_property
+    def outlines(self) -> list[Matrix]:
+        """Return the outline of each nucleus, (points, 2) x and y; `UsageError` for bad files."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            features = content["features"] if isinstance(content, dict) else content
+            outlines = [ring for feature in features for ring in _rings(feature)]
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise UsageError(f"{self.path} is no GeoJSON of polygons: {error!r}") from error
+        if not outlines:
+            raise UsageError(f"{self.path} holds no polygons; export the detections again")
+        return outlines
+
+
+@dataclass(frozen=True)
+class PlacedNuclei:
+    """The given nuclei of one tile."""
+
+    given: GivenNuclei
+    name: str
+    x: int
+    y: int
+    matrix: Matrix | None
+    searches = False
+    uses_torch = False
+
+    @property
+    def convention(self) -> str:
+        """Return where the nuclei come from."""
+        return self.given.convention
+
+    def segment(self, image: Image, mpp: float) -> Labels:
+        """Return the given nuclei, whatever the image shows; `image` gives the size."""
+        check_image(image, "the image")
+        if self.given.path.is_dir():
+            return self._read(image)
+        return self._drawn(image)
+
+    def against(self, hr: Image, mpp: float) -> ReferenceNuclei:
+        """Return HR's nuclei; nothing finds those of other images."""
+
+        def find(image: Image) -> Labels:
+            check_pair(image, hr)
+            raise UsageError(f"{self.given.path} gives HR's nuclei alone, none of other images")
+
+        return ReferenceNuclei(self.segment(hr, mpp), find)
+
+    def _read(self, image: Image) -> Labels:
+        path = self.given.files.get(self.name)
+        if path is None:
+            raise SlideError(f"{self.given.path} has no label image of tile {self.name}")
+        labels = read_labels(path)
+        if labels.shape != image.shape[:2]:
+            raise SlideError(
+                f"{path} is {labels.shape[1]}x{labels.shape[0]} px, its tile "
+                f"{image.shape[1]}x{image.shape[0]} px"
+            )
+        return labels
+
+    def _drawn(self, image: Image) -> Labels:
+        if self.matrix is None:
+            raise UsageError(
+                f"{self.given.path}: GeoJSON needs slides, whose pixels it is in; give a folder "
+                "of label images for tiles"
+            )
+        labels = np.zeros(image.shape[:2], np.int32)
+        back = np.linalg.inv(np.vstack([self.matrix, [0, 0, 1]]))
+        limit = np.array(labels.shape[::-1])
+        number = 0
+        for outline in self.given.outlines:
+            points = outline @ back[:2, :2].T + back[:2, 2] - (self.x, self.y)
+            if (points.max(axis=0) <= 0).any() or (points.min(axis=0) >= limit).any():
+                continue
+            # coordinates are of pixel corners, the drawing's of their centres
+            inside = polygon(points[:, 1] - 0.5, points[:, 0] - 0.5, labels.shape)
+            number += 1
+            labels[inside] = number
+        return keep_by_area(labels, 1, np.inf)
+
+
+def read_labels(path: Path) -> Labels:
+    """Return a label image, numbered 1..n without gaps; `SlideError` where it is none."""
+    try:
+        if path.suffix.lower() == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    except (OSError, ValueError) as error:
+        raise SlideError(f"{path} cannot be read as a label image: {error}") from error
+    if values is None or values.ndim != 2 or values.dtype.kind not in "iub" or values.min() < 0:
+        raise SlideError(f"{path} is no label image: one channel of whole numbers, 0 background")
+    _, numbered = np.unique(values, return_inverse=True)
+    # without background the lowest label would become it
+    shift = 0 if (values == 0).any() else 1
+    return np.asarray(numbered.reshape(values.shape) + shift, dtype=np.int32)
+
+
+def _rings(feature: dict[str, Any]) -> list[Matrix]:
+    """Return the outer rings of a feature: of a cell its nucleus."""
+    geometry = feature.get("nucleusGeometry") or feature["geometry"]
+    parts = {"Polygon": [geometry["coordinates"]], "MultiPolygon": geometry["coordinates"]}
+    return [
+        np.asarray(part[0], dtype=np.float64)[:, :2] for part in parts.get(geometry["type"], [])
+    ]

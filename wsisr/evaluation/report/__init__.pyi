@@ -1,0 +1,3 @@
+from .html import write_report as write_report
+from .results import Evaluation as Evaluation
+from .results import TileResult as TileResult

@@ -1,0 +1,2 @@
+from .store import find as find
+from .store import overview as overview

@@ -1,0 +1,133 @@
+"""Stage 2: the controllable diffusion module, on diffusers' own networks.
+
+A ControlNet (Zhang et al. 2023) sees the noisy latent beside the latent of the restored image and
+steers a frozen UNet by additions at its skips and middle block (Histo-Diffusion 2024, section
+3.2). The text prompt is blank, so its embedding is a constant stored with the model.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+
+class _NoConditioningEmbedding(nn.Module):
+    """Stands where ControlNet embeds its condition image; here the condition is in the input."""
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """Nothing to add: a zero of the right type."""
+        return torch.zeros((), dtype=condition.dtype, device=condition.device)
+
+
+class LatentControlNet(ControlNetModel):
+    """diffusers' ControlNet with input cat(z_t, c_RM) and no conditioning embedding.
+
+    `in_channels` counts both latents (8 for Stable Diffusion). All other arguments are those of
+    `ControlNetModel`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 8,
+        down_block_types: tuple[str, ...] = (
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "DownBlock2D",
+        ),
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        layers_per_block: int = 2,
+        norm_num_groups: int = 32,
+        cross_attention_dim: int = 1024,
+        attention_head_dim: int | tuple[int, ...] = (5, 10, 20, 20),
+        use_linear_projection: bool = True,
+    ) -> None:
+        super().__init__(
+            in_channels=in_channels,
+            down_block_types=down_block_types,
+            block_out_channels=block_out_channels,
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
+            cross_attention_dim=cross_attention_dim,
+            attention_head_dim=attention_head_dim,
+            use_linear_projection=use_linear_projection,
+            conditioning_embedding_out_channels=(16,),
+        )
+        self.controlnet_cond_embedding = _NoConditioningEmbedding()
+
+    @classmethod
+    def of_unet(cls, unet: UNet2DConditionModel) -> LatentControlNet:
+        """A trainable copy of a UNet's encoder and middle block.
+
+        The input convolution gets the condition's channels behind the latent's, at zero; the
+        convolutions into the UNet are zero too, so that at first the UNet is left as it is.
+        """
+        config = unet.config
+        net: LatentControlNet = cls(
+            in_channels=2 * config.in_channels,
+            down_block_types=tuple(config.down_block_types),
+            block_out_channels=tuple(config.block_out_channels),
+            layers_per_block=config.layers_per_block,
+            norm_num_groups=config.norm_num_groups,
+            cross_attention_dim=config.cross_attention_dim,
+            attention_head_dim=config.attention_head_dim,
+            use_linear_projection=config.use_linear_projection,
+        )
+        own = net.state_dict()
+        for key, value in unet.state_dict().items():
+            if key in own and own[key].shape == value.shape:
+                own[key] = value.clone()
+        weight = torch.zeros_like(net.conv_in.weight)
+        weight[:, : config.in_channels] = unet.conv_in.weight.detach()
+        own["conv_in.weight"] = weight
+        net.load_state_dict(own)
+        return net
+
+
+class ControllableDiffusion(nn.Module):
+    """The noise predictor epsilon(z_t, t, c_RM): ControlNet and UNet with a blank prompt.
+
+    Args:
+        unet: the generative prior, frozen in the paper.
+        controlnet: its steering copy.
+        prompt: (tokens, cross_attention_dim) embedding of the blank prompt.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, controlnet: LatentControlNet, prompt: Tensor
+    ) -> None:
+        super().__init__()
+        self.unet, self.controlnet = unet, controlnet
+        self.prompt: Tensor
+        self.register_buffer("prompt", prompt, persistent=False)
+
+    def forward(self, z: Tensor, timestep: Tensor | int, condition: Tensor) -> Tensor:
+        """Predict what the model was trained to predict (epsilon or v).
+
+        Args:
+            z: (B, C, h, w) noisy latents.
+            timestep: one number, or (B,) of them, in 0..999.
+            condition: (B, C, h, w) latents of the restored images.
+
+        Returns:
+            (B, C, h, w).
+        """
+        prompt = self.prompt.to(z.dtype)[None].expand(z.shape[0], -1, -1)
+        both = torch.cat((z, condition), 1)
+        skips, middle = self.controlnet(
+            both, timestep, prompt, controlnet_cond=both, return_dict=False
+        )
+        out = self.unet(
+            z,
+            timestep,
+            prompt,
+            down_block_additional_residuals=skips,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )
+        return cast(Tensor, out[0])

@@ -1,0 +1,69 @@
+"""TODO-DOC"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+CUBIC = -0.75
+"""The cubic kernel's slope at distance one, as in OpenCV and torch."""
+
+
+def reflect(position: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Mirror positions into 0..size-1 about the centres of the edge pixels."""
+    if size == 1:
+        return np.zeros_like(position)
+    folded = np.abs(position) % (2 * (size - 1))
+    mirrored: NDArray[np.int64] = np.minimum(folded, 2 * (size - 1) - folded)
+    return mirrored
+
+
+def _cubic_taps(
+    start: int, count: int, size: int, scale: float, view_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """View pixels (count, 4) and weights (count, 4) of output pixels start..start+count-1."""
+    inside = reflect(np.arange(start, start + count, dtype=np.int64), size)
+    centre = (inside + 0.5) / scale - 0.5
+    left = np.floor(centre).astype(np.int64)
+    distance = np.abs(centre[:, None] - (left[:, None] + np.arange(-1, 3)))
+    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
+    far = ((CUBIC * distance - 5 * CUBIC) * distance + 8 * CUBIC) * distance - 4 * CUBIC
+    weights = np.where(distance <= 1, near, far)
+    return np.clip(left[:, None] + np.arange(-1, 3), 0, view_size - 1), weights
+
+
+def cubic_span(start: int, count: int, size: int, scale: float, view_size: int) -> tuple[int, int]:
+    """First view pixel, and one behind the last, under output pixels start..start+count-1."""
+    taps, _ = _cubic_taps(start, count, size, scale, view_size)
+    return int(taps.min()), int(taps.max()) + 1
+
+
+def cubic_matrix(
+    start: int, count: int, size: int, scale: float, view_size: int, span: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Bicubic interpolation as weights (count, span), each row summing to one.
+
+    Output pixels beyond the slide's edge are mirrored, taps beyond the view's edge repeat its
+    border pixels (as OpenCV's and torch's bicubic do).
+    """
+    taps, weights = _cubic_taps(start, count, size, scale, view_size)
+    matrix = np.zeros((count, span[1] - span[0]), np.float64)
+    np.add.at(matrix, (np.arange(count)[:, None], taps - span[0]), weights)
+    return matrix.astype(np.float32)
+
+
+def area_matrix(
+    start: int, count: int, size: int, scale: float, span: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Area averaging as weights (span, count): each view pixel as the mean over its area.
+
+    The row of a view pixel whose area is not wholly inside both window and slide is zero.
+    """
+    edges = np.arange(span[0], span[1] + 1) * scale - start
+    low, high = edges[:-1, None], edges[1:, None]
+    pixels = np.arange(count)
+    cover = np.minimum(pixels + 1, high) - np.maximum(pixels, low)
+    matrix = np.clip(cover, 0, 1) / scale
+    end = min(count, size - start)
+    whole = (low >= -1e-9) & (high <= end + 1e-9)
+    return np.where(whole, matrix, 0).astype(np.float32)

@@ -1,0 +1,59 @@
+"""Resolution, magnification and the objective that a pixel size stands for: decided once, here.
+
+The field's rule of thumb: mpp (um/px) = 10 / magnification.
+"""
+
+from __future__ import annotations
+
+TARGET_MPP = 0.25
+"""um/px at 40x."""
+LARGEST_MAGNIFICATION = 80.0
+"""What a light microscope resolves at most."""
+OBJECTIVES = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0)
+OBJECTIVE_TOLERANCE = 0.15
+"""Scanners of one nominal magnification differ this much in pixel size (40x: 0.22 to 0.28)."""
+
+
+def nominal_magnification(mpp: float) -> float:
+    """Gives the objective that a pixel size stands for.
+
+    Args:
+        mpp: um/px, above 0.
+
+    Returns:
+        10 / mpp, or the standard objective within 15 % of it.
+    """
+    exact = 10 / mpp
+    nearest = min(OBJECTIVES, key=lambda standard: max(standard / exact, exact / standard))
+    ratio = max(nearest / exact, exact / nearest)
+    return nearest if ratio <= 1 + OBJECTIVE_TOLERANCE else round(exact, 2)
+
+
+def completed(mpp: float | None, magnification: float | None) -> tuple[float | None, float | None]:
+    """Works out the missing one of pixel size and magnification from the other.
+
+    Args:
+        mpp: um/px, or None where it is not known.
+        magnification: nominal magnification, or None where it is not known.
+
+    Returns:
+        Both; None for both where neither is known.
+    """
+    if mpp is None:
+        return (None if magnification is None else 10 / magnification), magnification
+    return mpp, nominal_magnification(mpp) if magnification is None else magnification
+
+
+def default_scale(mpp: float) -> float:
+    """Gives the factor that leads from a pixel size to 40x.
+
+    Scanners that call 0.263 um/px "40x" are met by a factor of 4 from 1.05 um/px, not by 4.2.
+
+    Args:
+        mpp: um/px of the input.
+
+    Returns:
+        The factor, a whole number where one is within 6 %.
+    """
+    exact = mpp / TARGET_MPP
+    return float(round(exact)) if abs(round(exact) / exact - 1) < 0.06 else exact

@@ -1,0 +1,3 @@
+from .layout import open_tiff as open_tiff
+from .ome_xml import parse_ome as parse_ome
+from .pieces import NotDirectError as NotDirectError

@@ -1,0 +1,163 @@
+"""The directories of a TIFF file (TIFF 6.0; BigTIFF), walked with nothing taken on trust.
+
+Every position is checked against the file's size and every directory is visited once, so a cycle
+in the chain, a count that lies or a cut file ends in a `SlideError`. At most `MAX_IFDS`
+directories of `MAX_TAGS` tags are walked, and values are read when they are asked for: memory is
+about 100 bytes a tag besides them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsisr.errors import SlideError
+from wsisr.slides.tiff.bytes_at import BytesAt
+
+MAX_IFDS = 4096
+MAX_TAGS = 4096
+MAX_TEXT = 64 << 20
+SUB_IFDS = 330
+
+# type number: numpy type of one value, or of its parts (TIFF 6.0 section 2, BigTIFF 16-18)
+TYPES = {
+    1: "u1", 2: "u1", 3: "u2", 4: "u4", 5: "u4,u4", 6: "i1", 7: "u1", 8: "i2", 9: "i4",
+    10: "i4,i4", 11: "f4", 12: "f8", 13: "u4", 16: "u8", 17: "i8", 18: "u8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tag:
+    """Where a tag's values lie: numpy type of one value, how many, position in the file."""
+
+    dtype: np.dtype
+    count: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Ifd:
+    """One directory. `children` are those its SubIFDs tag names."""
+
+    source: BytesAt
+    tags: Mapping[int, Tag]
+    children: tuple[Ifd, ...] = ()
+
+    def raw(self, tag: int) -> bytes:
+        """The bytes of a tag's value, empty where there is no such tag."""
+        found = self.tags.get(tag)
+        return b"" if found is None else read_value(self.source, found)
+
+    def text(self, tag: int) -> str:
+        """A text up to its first zero byte; empty where there is none."""
+        found = self.tags.get(tag)
+        if found is None or found.count * found.dtype.itemsize > MAX_TEXT:
+            return ""
+        return self.raw(tag).split(b"\0", 1)[0].decode("utf-8", "replace")
+
+    def integers(self, tag: int) -> NDArray[np.uint64]:
+        """Unsigned values; empty where there is no such tag, `SlideError` for other types."""
+        found = self.tags.get(tag)
+        if found is None:
+            return np.zeros(0, np.uint64)
+        if found.dtype.kind != "u":
+            raise SlideError(
+                f"{self.source.path} is damaged: tag {tag} does not hold whole numbers"
+            )
+        return np.frombuffer(self.raw(tag), found.dtype).astype(np.uint64)
+
+    def integer(self, tag: int, default: int) -> int:
+        """The first value, or `default` where there is none."""
+        values = self.integers(tag) if tag in self.tags else np.zeros(0, np.uint64)
+        return int(values[0]) if values.size else default
+
+    def number(self, tag: int) -> float | None:
+        """The first value of a tag as a float, rationals divided; None where there is none."""
+        found = self.tags.get(tag)
+        if found is None or not found.count:
+            return None
+        value = np.frombuffer(self.raw(tag), found.dtype)[0]
+        if found.dtype.fields is None:
+            return float(value)
+        return float(value[0]) / float(value[1]) if value[1] else None
+
+
+def read_value(source: BytesAt, tag: Tag) -> bytes:
+    """All bytes of a tag's value."""
+    return source.read(tag.offset, tag.count * tag.dtype.itemsize)
+
+
+def read_ifds(source: BytesAt) -> list[Ifd]:
+    """The directories of the main chain, each with its SubIFDs, in order."""
+    head = source.read(0, 8)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    version = struct.unpack(f"{order}H", head[2:4])[0] if order else 0
+    if order is None or version not in (42, 43):
+        raise SlideError(f"{source.path} is not a TIFF file; check the file")
+    if version == 42:
+        walk = _Walk(source, order, "H", "I", 4)
+        first = struct.unpack(f"{order}I", head[4:])[0]
+    else:
+        walk = _Walk(source, order, "Q", "Q", 8)
+        first = struct.unpack(f"{order}Q", source.read(8, 8))[0]
+    return walk.chain(first)
+
+
+class _Walk:
+    """The walk through one file; remembers the directories seen."""
+
+    def __init__(self, source: BytesAt, order: str, count: str, offset: str, inline: int) -> None:
+        self._source = source
+        self._byteorder: Literal["<", ">"] = "<" if order == "<" else ">"
+        self._count = struct.Struct(order + count)
+        self._offset = struct.Struct(order + offset)
+        self._entry = struct.Struct(f"{order}HH{offset}{inline}s")
+        self._inline = inline
+        self._seen: set[int] = set()
+
+    def chain(self, first: int) -> list[Ifd]:
+        """The directory at `first` and those that follow it."""
+        found = []
+        while first:
+            ifd, first = self._directory(first, nested=False)
+            found.append(ifd)
+        return found
+
+    def _directory(self, offset: int, *, nested: bool) -> tuple[Ifd, int]:
+        """The directory at `offset`, and where the next one lies (0: nowhere)."""
+        path = self._source.path
+        if offset in self._seen:
+            raise SlideError(f"{path} is damaged: its image directories form a cycle")
+        if len(self._seen) >= MAX_IFDS:
+            raise SlideError(f"{path} has more than {MAX_IFDS} image directories; it is no slide")
+        self._seen.add(offset)
+        (count,) = self._count.unpack(self._source.read(offset, self._count.size))
+        if not 0 < count <= MAX_TAGS:
+            raise SlideError(f"{path} is damaged: an image directory claims {count} entries")
+        start = offset + self._count.size
+        body = self._source.read(start, count * self._entry.size + self._offset.size)
+        tags = {}
+        for index in range(count):
+            number, kind, values, _ = self._entry.unpack_from(body, index * self._entry.size)
+            if kind not in TYPES:
+                continue
+            dtype = np.dtype(TYPES[kind]).newbyteorder(self._byteorder)
+            place = start + (index + 1) * self._entry.size - self._inline
+            if values * dtype.itemsize > self._inline:
+                (place,) = self._offset.unpack(self._source.read(place, self._offset.size))
+            tags[number] = Tag(dtype, values, place)
+        ifd = Ifd(self._source, tags)
+        if not nested and SUB_IFDS in tags and tags[SUB_IFDS].count <= MAX_IFDS:
+            children = [
+                self._directory(int(child), nested=True)[0]
+                for child in ifd.integers(SUB_IFDS)
+                if child
+            ]
+            ifd = Ifd(self._source, tags, tuple(children))
+        (following,) = self._offset.unpack_from(body, count * self._entry.size)
+        return ifd, following

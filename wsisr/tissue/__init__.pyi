@@ -1,0 +1,6 @@
+from .files import load_mask as load_mask
+from .find import BLACK as BLACK
+from .find import INK_LEAD as INK_LEAD
+from .find import INK_SATURATION as INK_SATURATION
+from .find import tissue_mask as tissue_mask
+from .mask import TissueMask as TissueMask

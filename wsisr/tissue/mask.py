@@ -1,0 +1,90 @@
+"""TODO-DOC"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsisr.errors import OutputError
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Tissue at a low resolution.
+
+    mask: bool (rows, columns). downsample: view px a mask px is wide. view_downsample: level-0 px
+    a view px is wide.
+    """
+
+    mask: Mask
+    downsample: float
+    view_downsample: float = 1.0
+
+    @property
+    def fraction(self) -> float:
+        """Part of the slide that is tissue, 0 to 1."""
+        return float(self.mask.mean())
+
+    def overlaps(self, x: int, y: int, width: int, height: int) -> bool:
+        """Whether tissue lies in a rectangle of view px, or within one mask px of it."""
+        left, top = math.floor(x / self.downsample) - 1, math.floor(y / self.downsample) - 1
+        right = math.ceil((x + width) / self.downsample) + 1
+        bottom = math.ceil((y + height) / self.downsample) + 1
+        return bool(self.mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)].any())
+
+    def to_geojson(self, path: Path) -> None:
+        """Write the outlines as QuPath annotations, in level-0 px (RFC 7946 geometry).
+
+        The outlines follow the edges of mask px. Raises `OutputError`.
+        """
+        scale = self.downsample * self.view_downsample
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {
+                    "type": "Polygon",
+                    "coordinates": [_closed(ring * scale) for ring in rings],
+                },
+                "properties": {
+                    "objectType": "annotation",
+                    "classification": {"name": "Tissue", "color": [0, 160, 80]},
+                },
+            }
+            for rings in _outlines(self.mask)
+        ]
+        try:
+            path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be written ({error.strerror}); choose another place"
+            ) from error
+
+
+def _outlines(mask: Mask) -> Iterator[list[NDArray[np.float64]]]:
+    """For each patch its outer ring and its holes, (n, 2) as x, y in mask px."""
+    # on a lattice of half px, a px covers its own edges: contours through lattice points are exact
+    lattice = np.zeros((2 * mask.shape[0] + 1, 2 * mask.shape[1] + 1), np.uint8)
+    for dy in (0, 1, 2):
+        for dx in (0, 1, 2):
+            lattice[dy : dy + 2 * mask.shape[0] : 2, dx : dx + 2 * mask.shape[1] : 2] |= mask
+    rings, tree = cv2.findContours(lattice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    points = [np.asarray(ring, np.float64).reshape(-1, 2) / 2 for ring in rings]
+    for index in range(len(rings)):
+        if tree[0][index][3] < 0:
+            yield [
+                points[index],
+                *(points[hole] for hole in range(len(rings)) if tree[0][hole][3] == index),
+            ]
+
+
+def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
+    return [*ring.tolist(), ring[0].tolist()]
