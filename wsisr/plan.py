@@ -12,18 +12,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wsisr.errors import UsageError
-from wsisr.resize import area_matrix, cubic_matrix, cubic_span
+from wsisr.errors import OptionError
 
 WINDOW_MULTIPLE = 64
+LATENT_PX = 8
+"""Windows start on this grid, that of the latents and of the noise."""
 
 
 @dataclass(frozen=True)
 class Rect:
-    """A rectangle: left, top, width and height in px."""
+    """A rectangle of pixels.
+
+    Attributes:
+        x: left column.
+        y: top row.
+        width: columns.
+        height: rows.
+    """
 
     x: int
     y: int
@@ -32,18 +37,25 @@ class Rect:
 
     @property
     def right(self) -> int:
-        """First column behind it."""
+        """Gives the first column behind the rectangle."""
         return self.x + self.width
 
     @property
     def bottom(self) -> int:
-        """First row below it."""
+        """Gives the first row below the rectangle."""
         return self.y + self.height
 
 
 @dataclass(frozen=True)
 class Window:
-    """One window of the grid: its row and column, and its top-left output pixel."""
+    """One window of the grid.
+
+    Attributes:
+        row: index of its row of windows.
+        column: index of its column of windows.
+        x: leftmost output pixel.
+        y: topmost output pixel.
+    """
 
     row: int
     column: int
@@ -57,36 +69,38 @@ class Axis:
 
     Attributes:
         size: output pixels of the whole slide along this axis.
-        window: side of a window.
-        overlap: pixels that neighbouring windows share.
+        window: side of a window in output pixels.
+        overlap: output pixels that neighbouring windows share.
+        view_size: view pixels of the whole slide along this axis.
     """
 
     size: int
     window: int
     overlap: int
+    view_size: int = 0
 
     @property
     def stride(self) -> int:
-        """Distance of neighbouring windows."""
+        """Gives the distance of neighbouring windows."""
         return self.window - self.overlap
 
     @property
     def count(self) -> int:
-        """Windows that cover the axis; the last reaches its end or beyond."""
+        """Counts the windows that cover the axis; the last reaches its end or beyond."""
         return max(1, math.ceil((self.size - self.window) / self.stride) + 1)
 
     def cell(self, index: int) -> tuple[int, int]:
-        """Start and end of the output pixels that are finished with window `index`."""
+        """Gives start and end of the output pixels that are finished with window `index`."""
         start = index * self.stride
         last = index == self.count - 1
         return start, self.size if last else start + self.stride
 
     def cell_at(self, position: int) -> int:
-        """Index of the cell that holds an output pixel."""
+        """Gives the index of the cell that holds an output pixel."""
         return min(position // self.stride, self.count - 1)
 
     def needed(self, start: int, end: int) -> tuple[int, int]:
-        """First and last window that pixels start..end-1 depend on."""
+        """Gives the first and the last window that output pixels start..end-1 depend on."""
         first, last = self.cell_at(start), self.cell_at(end - 1)
         # a cell's leading overlap blends with the window before it
         blends = first > 0 and start < first * self.stride + self.overlap
@@ -98,10 +112,12 @@ class Plan:
     """What is computed: a region of the upscaled slide as windows of the global grid.
 
     Attributes:
-        view_width, view_height: px of the resolution that is upscaled.
+        view_width: columns of the resolution that is upscaled.
+        view_height: rows of the resolution that is upscaled.
         scale: output px for each view px, > 1.
-        region: wanted part of the upscaled slide, output px.
-        window, overlap: side of the windows and what neighbours share, output px.
+        region: wanted part of the upscaled slide, in output px.
+        window: side of the windows in output px.
+        overlap: output px that neighbouring windows share.
     """
 
     view_width: int
@@ -113,28 +129,31 @@ class Plan:
 
     @cached_property
     def columns(self) -> Axis:
-        """The grid's horizontal axis."""
-        return Axis(target_size(self.view_width, self.scale), self.window, self.overlap)
+        """Gives the grid's horizontal axis."""
+        return self._axis(self.view_width)
 
     @cached_property
     def rows(self) -> Axis:
-        """The grid's vertical axis."""
-        return Axis(target_size(self.view_height, self.scale), self.window, self.overlap)
+        """Gives the grid's vertical axis."""
+        return self._axis(self.view_height)
+
+    def _axis(self, view_size: int) -> Axis:
+        return Axis(target_size(view_size, self.scale), self.window, self.overlap, view_size)
 
     @cached_property
     def window_rows(self) -> range:
-        """Rows of windows the region depends on."""
+        """Gives the rows of windows that the region depends on."""
         first, last = self.rows.needed(self.region.y, self.region.bottom)
         return range(first, last + 1)
 
     @cached_property
     def window_columns(self) -> range:
-        """Columns of windows the region depends on."""
+        """Gives the columns of windows that the region depends on."""
         first, last = self.columns.needed(self.region.x, self.region.right)
         return range(first, last + 1)
 
     def windows(self) -> Iterator[Window]:
-        """All windows, row by row from the top left."""
+        """Yields all windows, row by row from the top left."""
         for row in self.window_rows:
             for column in self.window_columns:
                 yield Window(row, column, column * self.columns.stride, row * self.rows.stride)
@@ -142,23 +161,9 @@ class Plan:
     def __len__(self) -> int:
         return len(self.window_rows) * len(self.window_columns)
 
-    def view_span(self, start: int, axis: Axis) -> tuple[int, int]:
-        """First view pixel, and one behind the last, that a window starting at `start` reads."""
-        return cubic_span(start, axis.window, axis.size, self.scale, self._view_size(axis))
-
-    def sampling(self, start: int, axis: Axis) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Bicubic (window, n) and area (n, window) weights between a window and its view span."""
-        n = self._view_size(axis)
-        span = self.view_span(start, axis)
-        up = cubic_matrix(start, axis.window, axis.size, self.scale, n, span)
-        return up, area_matrix(start, axis.window, axis.size, self.scale, span)
-
-    def _view_size(self, axis: Axis) -> int:
-        return self.view_width if axis is self.columns else self.view_height
-
 
 def target_size(size: int, scale: float) -> int:
-    """Output pixels of `size` view pixels; at least one."""
+    """Gives the output pixels of `size` view pixels; at least one."""
     return max(1, round(size * scale))
 
 
@@ -171,33 +176,31 @@ def make_plan(
     window: int = 512,
     overlap: int = 64,
 ) -> Plan:
-    """Check the numbers and lay out the windows.
+    """Checks the numbers and lays out the windows.
 
     Args:
-        view_width, view_height: px of the resolution that is upscaled.
-        scale: > 1.
-        region: part of the view to upscale, view px; the whole by default.
+        view_width: columns of the resolution that is upscaled.
+        view_height: rows of the resolution that is upscaled.
+        scale: output px for each view px, > 1.
+        region: part of the view to upscale, in view px; the whole by default.
         window: side of a window in output px, a multiple of 64.
         overlap: a multiple of 8, at most half the window: the latent grid has 8 px, and no pixel
             is shared by more than two windows along an axis.
 
     Raises:
-        UsageError: any of these does not hold, or the region lies outside.
+        OptionError: any of these does not hold, or the region lies outside.
     """
     if not (math.isfinite(scale) and scale > 1):
-        raise UsageError(f"--scale {scale:g}: must be greater than 1")
+        raise OptionError("scale", scale, "must be greater than 1")
     if window < WINDOW_MULTIPLE or window % WINDOW_MULTIPLE:
-        raise UsageError(f"--window {window}: must be a multiple of {WINDOW_MULTIPLE}")
-    if overlap < 0 or overlap % 8 or overlap > window // 2:
-        raise UsageError(f"--overlap {overlap}: must be a multiple of 8, at most {window // 2}")
+        raise OptionError("window", window, f"must be a multiple of {WINDOW_MULTIPLE}")
+    if overlap < 0 or overlap % LATENT_PX or overlap > window // 2:
+        raise OptionError(
+            "overlap", overlap, f"must be a multiple of {LATENT_PX}, at most {window // 2}"
+        )
     if region is None:
         region = Rect(0, 0, view_width, view_height)
-    if region.width < 1 or region.height < 1:
-        raise UsageError(f"--region: {region.width}x{region.height} px has no area")
-    if region.x < 0 or region.y < 0 or region.right > view_width or region.bottom > view_height:
-        raise UsageError(
-            f"--region: reaches outside the slide, which has {view_width}x{view_height} px there"
-        )
+    _check_region(region, view_width, view_height, "there")
     x, y = round(region.x * scale), round(region.y * scale)
     right = min(round(region.right * scale), target_size(view_width, scale))
     bottom = min(round(region.bottom * scale), target_size(view_height, scale))
@@ -206,21 +209,34 @@ def make_plan(
 
 
 def scaled_region(region: Rect, downsample: float, width: int, height: int) -> Rect:
-    """A region in level-0 px as one in the px of a view with that downsample and size.
+    """Turns a region in level-0 px into one in the px of a view.
+
+    Args:
+        region: a rectangle in level-0 px.
+        downsample: level-0 px for each view px.
+        width: columns of the view.
+        height: rows of the view.
+
+    Returns:
+        The view pixels that the region touches, at least one.
 
     Raises:
-        UsageError: no area, or outside the slide.
+        OptionError: the region has no area or reaches outside the slide.
     """
-    if region.width < 1 or region.height < 1:
-        raise UsageError(f"--region: {region.width}x{region.height} px has no area")
-    full_width, full_height = round(width * downsample), round(height * downsample)
-    if region.x < 0 or region.y < 0 or region.right > full_width or region.bottom > full_height:
-        raise UsageError(
-            f"--region: {region.x},{region.y},{region.width},{region.height} reaches outside "
-            f"the slide's {full_width}x{full_height} px"
-        )
+    _check_region(region, round(width * downsample), round(height * downsample), "at level 0")
     x, y = int(region.x / downsample), int(region.y / downsample)
     right = min(width, max(x + 1, math.ceil(region.right / downsample - 1e-9)))
     bottom = min(height, max(y + 1, math.ceil(region.bottom / downsample - 1e-9)))
     x, y = min(x, width - 1), min(y, height - 1)
     return Rect(x, y, right - x, bottom - y)
+
+
+def _check_region(region: Rect, width: int, height: int, where: str) -> None:
+    """Raises OptionError unless a region has an area inside width x height px."""
+    given = f"{region.x},{region.y},{region.width},{region.height}"
+    if region.width < 1 or region.height < 1:
+        raise OptionError("region", given, "has no area")
+    if region.x < 0 or region.y < 0 or region.right > width or region.bottom > height:
+        raise OptionError(
+            "region", given, f"reaches outside the slide, which has {width}x{height} px {where}"
+        )

@@ -17,16 +17,15 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests.engine.test_run import job, level0, tissue_like
-from tests.models.conftest import model_folder  # noqa: F401  (a fixture)
-from wsisr.engine.array import _InMemory
+from tests.engine.support import job, level0, tissue_like
 from wsisr.engine.blend import CellBlender
-from wsisr.engine.executor import Runner, run_model
+from wsisr.engine.executor import InProcess
 from wsisr.engine.job import Job
-from wsisr.engine.prepare import find_resolution, one_sample, plan_run
+from wsisr.engine.preparation import find_resolution, plan_run
 from wsisr.engine.run import upscale
+from wsisr.engine.runner import single_sample
 from wsisr.engine.stream import Stopwatch
-from wsisr.engine.windows import read_window
+from wsisr.engine.windows import InMemory, WindowReader
 from wsisr.models import load_upscaler
 from wsisr.plan import Rect
 from wsisr.slides import open_slide, select_view
@@ -37,7 +36,7 @@ HALVES = ((0, 41), (41, 59)), ((0, 33), (33, 37))
 
 
 @pytest.fixture(params=[False, True], ids=["windows", "joint"])
-def wanted(request: pytest.FixtureRequest, tmp_path: Path, model_folder: Path) -> Job:  # noqa: F811
+def wanted(request: pytest.FixtureRequest, tmp_path: Path, model_folder: Path) -> Job:
     path = tmp_path / "in.tif"
     tifffile.imwrite(path, tissue_like(100, 70), photometric="rgb", tile=(64, 64))
     wanted = job(path, model=str(model_folder), tissue="off", input_mpp=1.0)
@@ -49,14 +48,15 @@ def in_order(wanted: Job, order: Sequence[int], batch: int) -> str:
     with open_slide(wanted.source) as slide:
         view = select_view(slide, input_mpp=wanted.input_mpp)
         plan = plan_run(wanted, view, find_resolution(wanted, view).scale)
-    source = _InMemory(tifffile.imread(wanted.source))
+    source = InMemory(tifffile.imread(wanted.source))
     settings = {"joint": (wanted.window, wanted.overlap)} if wanted.joint else {}
     model = load_upscaler(wanted.model, settings=settings, scale=plan.scale)
     windows = list(plan.windows())
     places = [index % len(windows) for index in order if index < len(windows)]
-    reading = (read_window(plan, source, None, windows[i]) for i in places)
-    with Runner(one_sample(model), model.device, batch) as runner:
-        images = dict(zip(places, run_model(reading, runner, Stopwatch()), strict=True))
+    reader = WindowReader(plan, source, None)
+    reading = (reader.read(windows[i]) for i in places)
+    with InProcess(single_sample(model), model.device, batch, Stopwatch()) as executor:
+        images = dict(zip(places, executor.map(reading), strict=True))
     blender = CellBlender(plan)
     out = np.zeros((plan.region.height, plan.region.width, 3), np.uint8)
     for index, window in enumerate(windows):

@@ -9,9 +9,8 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.test_run import job, level0, slide, tissue_like  # noqa: F401  (a fixture)
-from tests.models.conftest import model_folder  # noqa: F401  (a fixture)
-from wsisr.engine.array import upscale_array
+from tests.engine.support import job, level0, tissue_like
+from wsisr.engine.array import upscale_image
 from wsisr.engine.exact import aligned_overlap, check_exact
 from wsisr.engine.run import upscale
 from wsisr.errors import UsageError
@@ -23,8 +22,8 @@ EXACT = {"consistency": "exact"}
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 5, 8])
 def test_the_average_of_the_output_is_the_input(
-    slide: Path,  # noqa: F811
-    model_folder: Path,  # noqa: F811
+    slide: Path,
+    model_folder: Path,
     scale: int,
 ) -> None:
     """Over glass and tissue, windows and tiles, with random weights that know nothing."""
@@ -34,12 +33,12 @@ def test_the_average_of_the_output_is_the_input(
     tifffile.imwrite(slide, image, photometric="rgb", tile=(64, 64))
     options = {"scale": scale, "model": str(model_folder), "settings": EXACT, "force": True}
     result = upscale(job(slide, **options))
-    assert result.tissue_tiles < result.tiles or scale < 8
+    assert result.tissue_windows < result.windows or scale < 8
     pixels = level0(Path(result.output))
     np.testing.assert_array_equal(block_means(pixels, scale), image)
 
 
-def test_a_region_agrees_and_is_a_crop_of_the_whole(slide: Path, model_folder: Path) -> None:  # noqa: F811
+def test_a_region_agrees_and_is_a_crop_of_the_whole(slide: Path, model_folder: Path) -> None:
     options = {"scale": 3, "model": str(model_folder), "settings": EXACT, "tissue": "off"}
     whole = level0(Path(upscale(job(slide, **options)).output))
     region = Rect(37, 29, 50, 41)
@@ -50,23 +49,23 @@ def test_a_region_agrees_and_is_a_crop_of_the_whole(slide: Path, model_folder: P
 
 
 @pytest.mark.parametrize("fidelity", [0.0, 0.3, 1.0])
-def test_every_fidelity_agrees(model_folder: Path, fidelity: float) -> None:  # noqa: F811
+def test_every_fidelity_agrees(model_folder: Path, fidelity: float) -> None:
     lr = tissue_like(40, 37)
-    out = upscale_array(
+    out = upscale_image(
         lr, 4, model=str(model_folder), window=128, overlap=32, fidelity=fidelity, **EXACT
     )
     np.testing.assert_array_equal(block_means(out, 4), lr)
 
 
 @pytest.mark.parametrize("fidelity", [0.0, 0.3, 1.0])
-def test_soft_stays_within_the_inputs_quantisation(model_folder: Path, fidelity: float) -> None:  # noqa: F811
+def test_soft_stays_within_the_inputs_quantisation(model_folder: Path, fidelity: float) -> None:
     lr = tissue_like(40, 37).clip(20, 235)
-    out = upscale_array(lr, 4, model=str(model_folder), window=128, overlap=32, fidelity=fidelity)
+    out = upscale_image(lr, 4, model=str(model_folder), window=128, overlap=32, fidelity=fidelity)
     assert np.abs(block_means(out, 4).astype(int) - lr).mean() < 0.5
 
 
 def test_an_interrupted_run_goes_on_between_input_pixels(
-    slide: Path,  # noqa: F811
+    slide: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     image = tissue_like(60, 700)
@@ -89,14 +88,14 @@ def test_an_interrupted_run_goes_on_between_input_pixels(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scale": 2.5}, "whole scale.*--scale 2"),
-        ({"compression": "jpeg"}, "lossy.*--compression deflate"),
+        ({"scale": 2.5}, "whole scale.*scale 2"),
+        ({"compression": "jpeg"}, "lossy.*compression deflate"),
         ({"compression": "jpeg2000", "quality": 90}, "lossy"),
-        ({"scale": 97, "force": True}, "larger --tile"),
+        ({"scale": 97, "force": True}, "larger window"),
     ],
 )
 def test_what_cannot_be_exact_is_said(
-    slide: Path,  # noqa: F811
+    slide: Path,
     changes: dict[str, object],
     message: str,
 ) -> None:

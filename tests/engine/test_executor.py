@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsisr.engine.executor import Runner, default_batch, is_out_of_memory
+from wsisr.engine.runner import Runner, default_batch, is_out_of_memory
 from wsisr.errors import ModelError
 from wsisr.models import WindowInput
 from wsisr.models.consistency import Sampling
@@ -51,7 +51,7 @@ def test_too_large_a_batch_is_halved_and_said(
     assert [round(float(image.pixels[0, 0, 0])) for image in images] == list(range(7))
     # the shape stays fixed: the last batch is filled up
     assert set(model.shapes) == {2}
-    assert "--batch 2" in caplog.text
+    assert "a batch of 2" in caplog.text
 
 
 def test_a_cpu_computes_each_window_alone_whatever_the_batch() -> None:

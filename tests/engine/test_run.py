@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,42 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.models.conftest import model_folder  # noqa: F401  (a fixture)
-from wsisr.engine import run as engine
+from tests.engine.support import job, level0, tissue_like
+from wsisr.engine.array import upscale_image
+from wsisr.engine.blend import CellBlender
+from wsisr.engine.executor import InProcess
 from wsisr.engine.job import Job
-from wsisr.engine.resume import Missing
+from wsisr.engine.preparation import prepare
+from wsisr.engine.resume import Missing, fingerprint
 from wsisr.engine.run import upscale
 from wsisr.errors import ModelError, OutputError, SlideError, UsageError
-from wsisr.plan import Rect, Window
-from wsisr.pyramid import PyramidSpec
-
-
-def tissue_like(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """Smooth purple blobs on near-white glass."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.random((height // 8 + 2, width // 8 + 2, 3)) * (90, 160, 60) + (120, 60, 140)
-    image = np.asarray(
-        Image.fromarray(coarse.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-    )
-    return image + rng.integers(0, 8, image.shape, np.uint8)
-
-
-@pytest.fixture
-def slide(tmp_path: Path) -> Path:
-    path = tmp_path / "in.tif"
-    tifffile.imwrite(path, tissue_like(150, 110), photometric="rgb", tile=(64, 64))
-    return path
-
-
-def job(slide: Path, **changes: object) -> Job:
-    base = Job(
-        slide, slide.with_name("out.ome.tif"), scale=4, model="bicubic", window=128, overlap=32
-    )
-    return replace(base, **{"compression": "deflate", "input_mpp": 1.0, **changes})
-
-
-def level0(path: Path) -> np.ndarray:
-    return tifffile.imread(path)
+from wsisr.models import Upscaler, load_upscaler
+from wsisr.plan import Plan, Rect, Window
 
 
 def bicubic(image: np.ndarray, scale: int) -> np.ndarray:
@@ -98,7 +73,7 @@ def test_hash_is_over_the_pixels_before_coding(slide: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_region_is_a_crop_of_the_whole(slide: Path, model_folder: Path, batch: int) -> None:  # noqa: F811
+def test_a_region_is_a_crop_of_the_whole(slide: Path, model_folder: Path, batch: int) -> None:
     options = {"model": str(model_folder), "tissue": "off", "batch": batch}
     whole = level0(Path(upscale(job(slide, **options)).output))
     region = Rect(37, 29, 50, 41)
@@ -107,7 +82,7 @@ def test_a_region_is_a_crop_of_the_whole(slide: Path, model_folder: Path, batch:
     np.testing.assert_array_equal(level0(Path(part.output)), crop)
 
 
-def test_same_pixels_whatever_the_queue_does(slide: Path, model_folder: Path) -> None:  # noqa: F811
+def test_same_pixels_whatever_the_queue_does(slide: Path, model_folder: Path) -> None:
     options = {"model": str(model_folder), "tissue": "off", "overwrite": True}
     hashes = {upscale(job(slide, batch=2, **options)).sha256_pixels for _ in range(3)}
     assert len(hashes) == 1
@@ -115,7 +90,7 @@ def test_same_pixels_whatever_the_queue_does(slide: Path, model_folder: Path) ->
 
 def test_seed_matters_and_fidelity_one_does_not_see_it(
     slide: Path,
-    model_folder: Path,  # noqa: F811
+    model_folder: Path,
 ) -> None:
     def run(**changes: object) -> str:
         options = {"model": str(model_folder), "tissue": "off", "overwrite": True}
@@ -144,7 +119,7 @@ def test_glass_never_meets_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
     image[100:180, 100:180] = tissue_like(80, 80)
     Image.fromarray(image).save(tmp_path / "in.png")
     seen = []
-    load = engine.load_upscaler
+    load = load_upscaler
 
     def spy(*args: object, **kwargs: object) -> object:
         model = load(*args, **kwargs)
@@ -157,10 +132,10 @@ def test_glass_never_meets_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         return Spy()
 
-    monkeypatch.setattr(engine, "load_upscaler", spy)
+    monkeypatch.setattr("wsisr.engine.preparation.load_upscaler", spy)
     result = upscale(job(tmp_path / "in.png", tissue="auto"))
-    assert sum(seen) == result.tissue_tiles
-    assert 0 < result.tissue_tiles < result.tiles / 2
+    assert sum(seen) == result.tissue_windows
+    assert 0 < result.tissue_windows < result.windows / 2
     pixels = level0(Path(result.output))
     assert (pixels[1200:, 1200:] == 243).all()
     assert np.abs(pixels.astype(int) - bicubic(image, 4)).max() <= 1
@@ -218,7 +193,7 @@ def broken_model(folder: Path, name: str) -> Path:
 )
 def test_broken_models_leave_nothing(
     slide: Path,
-    model_folder: Path,  # noqa: F811
+    model_folder: Path,
     name: str,
     message: str,
 ) -> None:
@@ -233,19 +208,19 @@ def test_broken_models_leave_nothing(
     [
         ({"scale": 1.0}, UsageError, "greater than 1"),
         ({"scale": 0.5}, UsageError, "greater than 1"),
-        ({"scale": 16.0}, UsageError, "--force"),
+        ({"scale": 16.0}, UsageError, "force"),
         ({"scale": None, "input_mpp": 0.25}, UsageError, "40x"),
-        ({"input_mpp": None}, SlideError, "--input-mpp"),
+        ({"input_mpp": None}, SlideError, "input_mpp"),
         ({"region": Rect(0, 0, 0, 4)}, UsageError, "no area"),
         ({"region": Rect(100, 0, 80, 4)}, UsageError, "outside"),
         ({"model": "nonesuch"}, ModelError, "nonesuch"),
         ({"model": "weights.pth"}, ModelError, "weights.pth"),
         ({"window": 100}, UsageError, "window"),
-        ({"settings": {"steps": 0}}, UsageError, "--steps"),
-        ({"settings": {"fidelity": 2.0}}, UsageError, "--fidelity"),
-        ({"settings": {"sampler": "x"}}, UsageError, "--sampler"),
-        ({"settings": {"seed": -1}}, UsageError, "--seed"),
-        ({"device": "cuda:99"}, UsageError, "--device"),
+        ({"settings": {"steps": 0}}, UsageError, "steps"),
+        ({"settings": {"fidelity": 2.0}}, UsageError, "fidelity"),
+        ({"settings": {"sampler": "x"}}, UsageError, "sampler"),
+        ({"settings": {"seed": -1}}, UsageError, "seed"),
+        ({"device": "cuda:99"}, UsageError, "device"),
         ({"tissue": "nonesuch.geojson"}, (UsageError, SlideError), "nonesuch"),
     ],
 )
@@ -260,7 +235,7 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(
 
 
 def test_a_failing_model_leaves_nothing(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing(engine.Upscaler):
+    class Failing(Upscaler):
         device = torch.device("cpu")
         calls = 0
 
@@ -273,7 +248,7 @@ def test_a_failing_model_leaves_nothing(slide: Path, monkeypatch: pytest.MonkeyP
         def describe(self) -> dict[str, object]:
             return {"model": "failing"}
 
-    monkeypatch.setattr(engine, "load_upscaler", lambda *a, **k: Failing())
+    monkeypatch.setattr("wsisr.engine.preparation.load_upscaler", lambda *a, **k: Failing())
     before = sorted(slide.parent.iterdir())
     with pytest.raises(ModelError, match="not finite"):
         upscale(job(slide, tissue="off"))
@@ -295,11 +270,11 @@ def test_existing_output_is_kept(slide: Path) -> None:
     assert tifffile.TiffFile(out).is_ome
 
 
-def test_an_image_in_memory_takes_the_same_way(slide: Path, model_folder: Path) -> None:  # noqa: F811
+def test_an_image_in_memory_takes_the_same_way(slide: Path, model_folder: Path) -> None:
     model = str(model_folder)
     run = upscale(job(slide, model=model, tissue="off"))
     image = tifffile.imread(slide)
-    array = engine.upscale_array(image, 4, model=model, window=128, overlap=32)
+    array = upscale_image(image, 4, model=model, window=128, overlap=32)
     np.testing.assert_array_equal(array, level0(Path(run.output)))
 
 
@@ -316,10 +291,10 @@ def test_damaged_tiles_stop_the_run_or_are_listed(tmp_path: Path) -> None:
     for left in tmp_path.glob("out*"):
         left.unlink()
     result = upscale(job(path, tissue="off", on_tile_error="blank"))
-    assert result.unreadable_tiles == 1
+    assert result.damaged_source_tiles == 1
     xml = tifffile.TiffFile(result.output).ome_metadata
     assert xml is not None
-    assert '"unreadable_tiles": [["level 0", 1, 1]]' in xml.replace("&quot;", '"')
+    assert '"damaged_source_tiles": [["level 0", 1, 1]]' in xml.replace("&quot;", '"')
 
 
 class StoppedError(Exception):
@@ -340,33 +315,31 @@ def interrupted(run: Job, after: int) -> None:
 @pytest.mark.parametrize("after", [3, 9, 16, 24])
 def test_a_resumed_run_computes_only_what_is_missing(
     slide: Path,
-    model_folder: Path,  # noqa: F811
+    model_folder: Path,
     after: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Windows over finished tiles are not computed again, and the pixels are those of one run."""
     # the output's tiles are as small as the windows, so that rows of tiles are begun and not done
-    monkeypatch.setattr(engine, "PyramidSpec", partial(PyramidSpec, tile=128))
-    settings = {"model": str(model_folder), "tissue": "off"}
+    settings = {"model": str(model_folder), "tissue": "off", "tile": 128}
     whole = upscale(job(slide, output=slide.with_name("whole.ome.tif"), **settings))
     interrupted(job(slide, **settings), after)
     rest = upscale(job(slide, **settings))
     np.testing.assert_array_equal(level0(Path(rest.output)), level0(Path(whole.output)))
     assert rest.sha256_pixels is None or not rest.resumed_tiles
     # a window is done when the tiles it completes are given; those it shares are made anew
-    assert rest.tissue_tiles <= whole.tissue_tiles
+    assert rest.tissue_windows <= whole.tissue_windows
     if after >= 9:
         assert rest.resumed_tiles > 0
-        assert rest.tissue_tiles <= whole.tissue_tiles - rest.resumed_tiles // 2
+        assert rest.tissue_windows <= whole.tissue_windows - rest.resumed_tiles // 2
 
 
 def test_a_run_that_blends_otherwise_is_not_gone_on_from(
     slide: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "PyramidSpec", partial(PyramidSpec, tile=128))
-    run = job(slide, tissue="off")
+    run = job(slide, tissue="off", tile=128)
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "blend_margin", lambda overlap: 0)
+        patched.setattr("wsisr.engine.preparation.blend_margin", lambda overlap: 0)
         interrupted(run, 9)
     with pytest.raises(UsageError, match="blend_margin 0, now 8"):
         upscale(run)
@@ -374,15 +347,15 @@ def test_a_run_that_blends_otherwise_is_not_gone_on_from(
 
 def test_a_run_compiled_otherwise_is_not_gone_on_from(
     slide: Path,
-    model_folder: Path,  # noqa: F811
+    model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Compiled pixels differ in the last bits."""
-    monkeypatch.setattr(engine, "PyramidSpec", partial(PyramidSpec, tile=128))
     monkeypatch.setattr("wsisr.models.dualstage.compile_blocks", lambda model: None)
-    interrupted(job(slide, tissue="off", model=str(model_folder)), 9)
+    run = job(slide, tissue="off", model=str(model_folder), tile=128)
+    interrupted(run, 9)
     with pytest.raises(UsageError, match=r"compile"):
-        upscale(job(slide, tissue="off", model=str(model_folder), settings={"compile": True}))
+        upscale(replace(run, settings={"compile": True}))
 
 
 def test_damage_is_listed_whole_after_an_interruption(tmp_path: Path) -> None:
@@ -397,7 +370,7 @@ def test_damage_is_listed_whole_after_an_interruption(tmp_path: Path) -> None:
     interrupted(run, 80)
     result = upscale(run)
     assert result.resumed_tiles > 0
-    assert result.unreadable_tiles == 1
+    assert result.damaged_source_tiles == 1
 
 
 @given(
@@ -423,3 +396,40 @@ def test_the_mask_is_written_for_qupath(slide: Path) -> None:
     out = slide.with_name("mask.geojson")
     upscale(job(slide, tissue_out=out))
     assert json.loads(out.read_text())["type"] == "FeatureCollection"
+
+
+def test_a_run_is_plain_data_that_any_process_can_take_up(slide: Path) -> None:
+    run = prepare(job(slide, uncertainty=None))
+    again = pickle.loads(pickle.dumps(run))
+    assert (again.job, again.plan, again.image) == (run.job, run.plan, run.image)
+    assert again.image.provenance == run.image.provenance
+    assert fingerprint(again.image) == fingerprint(run.image)
+    np.testing.assert_array_equal(again.tissue.mask, run.tissue.mask)
+    assert not list(slide.parent.glob("out*"))
+
+
+def test_preparing_writes_nothing_and_the_mask_comes_with_the_run(slide: Path) -> None:
+    mask = slide.with_name("mask.geojson")
+    prepare(job(slide, tissue_out=mask))
+    assert not mask.exists()
+    upscale(job(slide, tissue_out=mask))
+    assert mask.exists()
+
+
+def test_blending_runs_where_the_images_are(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+
+    class Blender(CellBlender):
+        def __init__(self, plan: Plan, device: torch.device) -> None:
+            devices.append(device)
+            super().__init__(plan, device)
+
+    class Elsewhere(InProcess):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]
+            self.device = torch.device("cpu", 0)
+
+    monkeypatch.setattr("wsisr.engine.output.CellBlender", Blender)
+    monkeypatch.setattr("wsisr.engine.executor.InProcess", Elsewhere)
+    upscale(job(slide))
+    assert devices == [torch.device("cpu", 0)]

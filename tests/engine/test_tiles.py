@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsisr.engine.tiles import Band
+from wsisr.engine.tiles import TileCutter
 from wsisr.plan import Axis, Rect
 
 
@@ -31,7 +31,7 @@ def test_cells_become_the_tiles_and_the_hash_of_the_region(
     region = Rect(x, y, max(1, right - x), max(1, bottom - y))
     wanted = image[region.y : region.bottom, region.x : region.right]
     columns, rows = Axis(width, *stride), Axis(height, *stride)
-    band = Band(region, tile)
+    band = TileCutter(region, tile)
     tiles = {}
     for i in range(rows.count):
         for j in range(columns.count):
@@ -47,7 +47,7 @@ def test_cells_become_the_tiles_and_the_hash_of_the_region(
 
 
 def test_rows_are_let_go() -> None:
-    band = Band(Rect(0, 0, 64, 64 * 200), 64)
+    band = TileCutter(Rect(0, 0, 64, 64 * 200), 64)
     held = []
     for i in range(200):
         for _ in band.put(0, 64 * i, np.zeros((64, 64, 3), np.uint8)):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests.engine.test_run import job, level0, slide, tissue_like  # noqa: F401  (a fixture)
-from tests.models.conftest import model_folder  # noqa: F401  (a fixture)
-from wsisr.engine.array import upscale_array
+from tests.engine.support import job, level0, tissue_like
+from wsisr.engine.array import upscale_image
 from wsisr.engine.job import Job
 from wsisr.engine.run import upscale
 from wsisr.engine.uncertainty import COUNTS_PER_LEVEL, companion_path
@@ -19,7 +18,7 @@ SETTINGS = {"fidelity": 0.0, "precision": "fp32"}
 
 
 @pytest.fixture
-def wanted(slide: Path, model_folder: Path) -> Job:  # noqa: F811
+def wanted(slide: Path, model_folder: Path) -> Job:
     image = tifffile.imread(slide)
     image[:, 60:] = 243
     tifffile.imwrite(slide, image, photometric="rgb", tile=(64, 64))
@@ -31,7 +30,7 @@ def test_the_map_is_the_spread_of_the_outputs_of_each_seed(wanted: Job) -> None:
     image = tifffile.imread(wanted.source)
     outputs = np.stack(
         [
-            upscale_array(
+            upscale_image(
                 image, 4, model=wanted.model, window=128, overlap=32, **{**SETTINGS, "seed": seed}
             )
             for seed in range(3)
@@ -61,7 +60,7 @@ def test_the_output_is_the_first_sample_or_the_mean(wanted: Job) -> None:
     mean = upscale(replace(wanted, overwrite=True, output_sample="mean"))
     image = tifffile.imread(wanted.source)
     outputs = [
-        upscale_array(
+        upscale_image(
             image, 4, model=wanted.model, window=128, overlap=32, **{**SETTINGS, "seed": seed}
         ).astype(float)
         for seed in range(3)
@@ -114,7 +113,7 @@ def test_an_interrupted_run_goes_on_in_both(wanted: Job, tmp_path: Path) -> None
         ({"uncertainty": 1}, "at least 2"),
         ({"uncertainty": 3, "model": "bicubic"}, "same image from every seed"),
         ({"uncertainty": 3, "settings": {"fidelity": 1.0}}, "same image from every seed"),
-        ({"uncertainty": 3, "output_sample": "median"}, "--output-sample"),
+        ({"uncertainty": 3, "output_sample": "median"}, "output_sample"),
     ],
 )
 def test_what_has_no_spread_is_said(wanted: Job, changes: dict[str, object], message: str) -> None:
@@ -131,3 +130,19 @@ def test_an_existing_map_is_kept(wanted: Job) -> None:
     assert companion_path(wanted.output).read_bytes() == b"precious"
     assert not wanted.output.exists()
     assert not list(wanted.output.parent.glob("*.partial"))
+
+
+def test_the_map_lists_the_damaged_tiles_of_the_input(wanted: Job) -> None:
+    tifffile.imwrite(
+        wanted.source, tissue_like(256, 192), photometric="rgb", tile=(64, 64), compression=8
+    )
+    with tifffile.TiffFile(wanted.source) as tiff:
+        offset = tiff.pages[0].dataoffsets[5]
+    with wanted.source.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\0" * 40)
+    upscale(replace(wanted, on_tile_error="blank", tissue="off", uncertainty=2))
+    for output in (wanted.output, companion_path(wanted.output)):
+        xml = tifffile.TiffFile(output).ome_metadata
+        assert xml is not None
+        assert '"damaged_source_tiles": [["level 0", 1, 1]]' in xml.replace("&quot;", '"')

@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""The stream of a run: prepare, read, compute, blend, write; see `upscale` in `run.py`."""
 
 import lazy_loader
 

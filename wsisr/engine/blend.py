@@ -18,7 +18,8 @@ class Cell:
     """Finished output pixels.
 
     Attributes:
-        x, y: top-left pixel, in the pixels of the whole output slide.
+        x: left column, in the pixels of the whole output slide.
+        y: top row, likewise.
         pixels: uint8 (h, w, 3), the caller's to keep.
     """
 
@@ -57,10 +58,11 @@ class CellBlender:
         self._spare: list[torch.Tensor] = []
 
     def push(self, row: int, column: int, window: NDArray | torch.Tensor) -> Cell | None:
-        """Add the next window of the plan.
+        """Adds the next window of the plan.
 
         Args:
-            row, column: which window of the grid it is.
+            row: row of the window on the grid.
+            column: column of the window on the grid.
             window: (window, window, 3) in 0..255, float32, or uint8 as it is for glass. It is not
                 kept and may be overwritten afterwards.
 
@@ -89,7 +91,7 @@ class CellBlender:
         if not blend_cell(tensor, self._left, above, self._ramp, out, below):
             raise ModelError(
                 f"window ({row}, {column}) at output pixel {expected.x},{expected.y}: the model "
-                "gave values that are not finite; try --precision fp32"
+                "gave values that are not finite; try <precision> fp32"
             )
         if above is not None:
             self._spare.append(above)

@@ -15,55 +15,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.engine.blend import Cell
-from wsisr.errors import UsageError
+from wsisr.errors import OptionError
+from wsisr.plan import LATENT_PX
 from wsisr_kernels import fit_blocks
-
-LATENT_PX = 8
-"""Windows start on this grid, that of the noise."""
 
 
 def check_exact(scale: float, lossless: bool) -> int:
-    """The scale as a whole number.
+    """Checks that exact consistency can be kept.
+
+    Args:
+        scale: output px for each input px.
+        lossless: whether the output's coding keeps every byte.
+
+    Returns:
+        The scale as a whole number.
 
     Raises:
-        UsageError: it is none, or the output's coding would change the bytes.
+        OptionError: the scale is not whole, or the output's coding would change the bytes.
     """
     if scale != round(scale):
-        raise UsageError(
-            f"--consistency exact: needs a whole scale, not {scale:g}; give --scale "
-            f"{max(2, round(scale))}, or --consistency soft"
+        raise OptionError(
+            "consistency",
+            "exact",
+            f"needs a whole scale, not {scale:g}; give <scale> {max(2, round(scale))}, or "
+            "<consistency> soft",
         )
     if not lossless:
-        raise UsageError(
-            "--consistency exact: a lossy output would undo it; give --compression deflate or "
-            "zstd, or an .ome.zarr"
+        raise OptionError(
+            "consistency",
+            "exact",
+            "a lossy output would undo it; give <compression> deflate or zstd, or an .ome.zarr",
         )
     return round(scale)
 
 
 def aligned_overlap(window: int, overlap: int, scale: int) -> int:
-    """The least overlap, from `overlap` on, with which windows are whole input pixels apart.
+    """Finds the least overlap with which windows are whole input pixels apart.
+
+    Args:
+        window: side of the windows in output px.
+        overlap: the least that is wanted, in output px.
+        scale: output px for each input px.
 
     Raises:
-        UsageError: more than half the window would be shared.
+        OptionError: more than half the window would be shared.
     """
     unit = math.lcm(LATENT_PX, scale)
     stride = (window - overlap) // unit * unit
     if stride < (window + 1) // 2:
-        raise UsageError(
-            f"--consistency exact: no windows of --window {window} lie a multiple of {unit} px apart "
-            f"with at least {overlap} and at most {window // 2} px shared; give a larger --window"
+        raise OptionError(
+            "consistency",
+            "exact",
+            f"no windows of <window> {window} lie a multiple of {unit} px apart with at least "
+            f"{overlap} and at most {window // 2} px shared; give a larger <window>",
         )
     return window - stride
 
 
 def fit_cell(cell: Cell, lr: NDArray[np.uint8], left: int, top: int, scale: int) -> None:
-    """Bring a finished cell into agreement with the input, in place.
+    """Brings a finished cell into agreement with the input, in place.
 
     Args:
         cell: uint8, starting and ending on input pixels.
         lr: uint8 (n, m, 3) of the input, at least what lies under the cell.
-        left, top: its first pixel.
+        left: input column of the first of them.
+        top: input row of the first of them.
         scale: output px for each input px.
     """
     column, row = cell.x // scale, cell.y // scale

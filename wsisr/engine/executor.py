@@ -1,112 +1,91 @@
-"""Running the model on windows: in which shapes, in how many threads, and when memory is short.
-
-On a CPU every window is computed alone and in one thread, several windows beside each other:
-libraries sum in another order for another batch or thread count, and this way neither the batch
-nor the number of cores changes a bit. It is also the faster way, for threads that share one
-window wait for each other at every layer. On a GPU windows are computed in batches of one fixed
-shape, the last filled up by repetition.
-"""
+"""From windows to images in order: the protocol, and the executor of one process."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from wsisr.engine.preparation import Run
+from wsisr.engine.runner import Computed, Runner, WindowModel, default_batch, single_sample
 from wsisr.engine.stream import Stopwatch
+from wsisr.engine.uncertainty import sample_statistics
 from wsisr.engine.windows import ReadWindow
-from wsisr.errors import ModelError
-from wsisr.models import WindowInput
-
-LARGEST_CPU_BATCH = 8
-
-log = logging.getLogger(__name__)
-
-Predict = Callable[[Sequence[WindowInput]], tuple[Tensor, Tensor | None]]
-"""Windows -> images (B, 3, tile, tile) in [0, 1], and a map (B, 1, tile, tile) of them or None."""
+from wsisr.models import Upscaler, WindowInput
 
 
-@dataclass(frozen=True)
-class Computed:
-    """What the model made of a window.
+class Executor(Protocol):
+    """Computes windows somewhere: in this process, on several devices, on a cluster."""
 
-    Attributes:
-        pixels: float32 (window, window, 3) in [0, 255]; uint8 where it was not computed but glass.
-        deviation: float32 (window, window, 1), standard deviation in grey levels, or None.
+    @property
+    def device(self) -> torch.device:
+        """Gives the device that images are handed over on, and blended on."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Gives how many windows are computed at once, for the length of queues."""
+        ...
+
+    def map(self, windows: Iterable[ReadWindow]) -> Iterator[tuple[ReadWindow, Computed]]:
+        """Yields every window with its image, in the order they came."""
+        ...
+
+
+class InProcess:
+    """The executor of one process and one device.
+
+    Memory: the windows of a batch, and up to `4 * batch + 16` that wait for it.
+
+    Args:
+        model: computes the images of some windows.
+        device: where the model is.
+        batch: windows computed at once; None picks by the device.
+        clock: counts the time as `model`.
     """
 
-    pixels: NDArray[Any]
-    deviation: NDArray[np.float32] | None = None
+    def __init__(
+        self, model: WindowModel, device: torch.device, batch: int | None, clock: Stopwatch
+    ) -> None:
+        self.device = device if device.type == "cuda" else torch.device("cpu")
+        self._runner = Runner(model, device, batch or default_batch(device))
+        self._clock = clock
 
+    @property
+    def batch(self) -> int:
+        """See `Executor`."""
+        return self._runner.batch
 
-class Runner:
-    """Computes windows, at most `batch` at once; that number is halved when memory runs out.
+    def map(self, windows: Iterable[ReadWindow]) -> Iterator[tuple[ReadWindow, Computed]]:
+        """See `Executor`; glass has its image already and is passed on as it is."""
+        waiting: list[ReadWindow] = []
+        gathered: list[WindowInput] = []
+        for item in windows:
+            waiting.append(item)
+            if item.tissue is not None:
+                gathered.append(item.tissue)
+            # glass alone is passed on at once; behind tissue it waits for its turn, within bounds
+            full = len(gathered) >= self.batch or len(waiting) >= 4 * self.batch + 16
+            if full or not gathered:
+                yield from self._computed(waiting, gathered)
+                waiting, gathered = [], []
+        yield from self._computed(waiting, gathered)
 
-    On a CPU the pixels stay the same then. On a GPU another batch can round differently in the
-    last bit, which the warning says.
-
-    Memory: that of `batch` windows in the model.
-    """
-
-    def __init__(self, predict: Predict, device: torch.device, batch: int) -> None:
-        self._predict, self._device = predict, device
-        self.batch = batch
-        self._threads: ThreadPoolExecutor | None = None
-        if device.type == "cpu":
-            self._threads = ThreadPoolExecutor(
-                min(batch, torch.get_num_threads()), "wsisr-window", torch.set_num_threads, (1,)
-            )
-
-    def __call__(self, windows: Sequence[WindowInput]) -> list[Computed]:
-        """The windows computed, in their order. Raises ModelError where one alone is too much."""
-        done: list[Computed] = []
-        while len(done) < len(windows):
-            part = windows[len(done) : len(done) + self.batch]
-            try:
-                done += self._compute(part)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._halve()
-        return done
-
-    def _compute(self, windows: Sequence[WindowInput]) -> list[Computed]:
-        if self._threads is not None:
-            return list(self._threads.map(lambda window: self._batch([window])[0], windows))
-        filled = [*windows, *[windows[-1]] * (self.batch - len(windows))]
-        return self._batch(filled)[: len(windows)]
-
-    def _batch(self, windows: Sequence[WindowInput]) -> list[Computed]:
-        images, deviations = self._predict(windows)
-        pixels = to_pixels(images)
-        if deviations is None:
-            return [Computed(image) for image in pixels]
-        maps = (deviations * 255).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return [Computed(image, deviation) for image, deviation in zip(pixels, maps, strict=True)]
-
-    def _halve(self) -> None:
-        if self.batch == 1:
-            raise ModelError("not enough memory for a single window; give a smaller <window>")
-        self.batch //= 2
-        same = "the pixels stay the same"
-        if self._threads is None:
-            same = "another batch can round differently in the last bit"
-        log.warning("out of memory: going on with --batch %d; %s", self.batch, same)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _computed(
+        self, waiting: list[ReadWindow], gathered: list[WindowInput]
+    ) -> Iterator[tuple[ReadWindow, Computed]]:
+        images: Iterator[Computed] = iter(())
+        if gathered:
+            with self._clock("model"):
+                images = iter(self._runner(gathered))
+        for item in waiting:
+            yield item, next(images) if item.glass is None else Computed(item.glass)
 
     def close(self) -> None:
-        """End the threads."""
-        if self._threads is not None:
-            self._threads.shutdown()
+        """Ends the threads that compute."""
+        self._runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -120,53 +99,21 @@ class Runner:
         self.close()
 
 
-def to_pixels(images: Tensor) -> NDArray[np.float32]:
-    """(B, 3, H, W) in [0, 1] on any device -> (B, H, W, 3) float32 in [0, 255]."""
-    levels = (images.clamp(0, 1) * 255).permute(0, 2, 3, 1).contiguous().cpu()
-    pixels: NDArray[np.float32] = levels.numpy()
-    return pixels
+def open_executor(run: Run, clock: Stopwatch) -> InProcess:
+    """Loads the model of a run into this process.
 
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of the model says that memory ran out, on a GPU or a CPU."""
-    known: tuple[Any, ...] = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, known) or "can't allocate memory" in str(error)
-
-
-def default_batch(device: torch.device) -> int:
-    """Windows computed at once: on a CPU one a thread, on a GPU what a quarter of its memory holds.
-
-    A Stable Diffusion-sized model needs about 1.5 GiB a window of 512 px in bf16.
+    Raises:
+        ModelError: the model is missing or broken.
+        UsageError: a setting or a device does not do.
     """
-    if device.type != "cuda":
-        return min(torch.get_num_threads(), LARGEST_CPU_BATCH)
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return int(max(1, min(32, memory // 4 // int(1.5 * 2**30))))
+    model = run.model.load()
+    return InProcess(window_model(run, model), model.device, run.job.batch, clock)
 
 
-def run_model(
-    windows: Iterable[ReadWindow], runner: Runner, clock: Stopwatch
-) -> Iterator[tuple[ReadWindow, Computed]]:
-    """The image of every window, in the order they came; glass has one already."""
-    waiting: list[ReadWindow] = []
-    gathered: list[WindowInput] = []
-
-    def flush() -> Iterator[tuple[ReadWindow, Computed]]:
-        images: Iterator[Computed] = iter(())
-        if gathered:
-            with clock("model"):
-                images = iter(runner(gathered))
-        for item in waiting:
-            yield item, next(images) if item.glass is None else Computed(item.glass)
-        waiting.clear()
-        gathered.clear()
-
-    for item in windows:
-        waiting.append(item)
-        if item.tissue is not None:
-            gathered.append(item.tissue)
-        # glass alone is passed on at once; behind tissue it waits for its turn, within bounds
-        full = len(gathered) >= runner.batch
-        if full or not gathered or len(waiting) >= 4 * runner.batch + 16:
-            yield from flush()
-    yield from flush()
+def window_model(run: Run, model: Upscaler) -> WindowModel:
+    """Gives one sample a window, or several with their spread where the job asks for them."""
+    job = run.job
+    if job.uncertainty is None:
+        return single_sample(model)
+    seed = model.describe()["settings"]["seed"]
+    return sample_statistics(model, seed, job.uncertainty, job.output_sample)

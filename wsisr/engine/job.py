@@ -1,16 +1,18 @@
-"""TODO-DOC"""
+"""What a run is asked to do, and what came of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wsisr.plan import Rect
 
 Progress = Callable[[int, int], None]
-"""(windows done, windows in all), called after each window."""
+"""Called with (windows done, windows in all) after each window."""
+TileErrors = Literal["fail", "blank"]
+Sample = Literal["first", "mean"]
 
 
 @dataclass(frozen=True)
@@ -18,27 +20,37 @@ class Job:
     """What `wsisr upscale` is asked to do; the fields are the options of the command line.
 
     Attributes:
-        source, output: input slide; output path, whose suffix picks the format.
+        source: the input slide.
+        output: the output; its suffix (`.ome.tif`, `.ome.tiff`, `.ome.zarr`) picks the format.
         scale: output px for each input px; None leads to 40x.
-        input_mag, input_mpp, level: which resolution of the input to upscale.
-        region: x, y, width, height in level-0 px of the input; None is the whole slide.
-        model: name or folder. settings: overrides of the model's own settings.
+        input_mag: magnification of the input to upscale, or what it is where none is recorded.
+        input_mpp: the same in um/px.
+        level: stored level of the input to upscale.
+        region: part to upscale, in level-0 px of the input; None is the whole slide.
+        model: name, folder or weight file.
         base: where a model without UNet and autoencoder takes them from; None is its own base.
-        window, overlap: window side and overlap in output px.
-        joint: sample blocks of windows together, see `wsisr.models.joint`.
-        uncertainty: samples whose spread is written beside the output; None takes one alone.
-        output_sample: with several, the output is the `first` or their `mean`.
+        settings: what is set of the model's `Settings`; the rest is the model's own.
+        window: side of the windows that the model sees, in output px.
+        overlap: output px that neighbouring windows share.
+        joint: whether blocks of windows are sampled together, see `wsisr.models.joint`.
+        uncertainty: how many samples' spread is written beside the output; None takes one alone.
+        output_sample: which image the output is with several samples.
         batch: windows computed at once; None picks by the device.
-        device: torch device; None is the first GPU and else the CPU.
+        device: torch device; None is the first GPU, and else the CPU.
         tissue: `auto`, `off` (the model runs everywhere) or a mask file.
-        tissue_out: write the mask there as GeoJSON for QuPath.
-        on_tile_error: `fail`, or `blank`: damaged tiles of the input count as glass and are listed
-            in the provenance.
-        compression, quality, subsampling, layout, zarr_version: see `PyramidSpec`.
-        associated: carry label, macro and thumbnail, which may hold patient data.
-        overwrite: replace an existing output and discard an unfinished run.
-        resume: go on from an unfinished run of the same job; None does so if there is one.
-        force: allow more than 80x.
+        tissue_out: where the mask is written as GeoJSON for QuPath; None writes none.
+        on_tile_error: whether damaged tiles of the input stop the run, or are treated as
+            background and listed in the provenance.
+        tile: side of the tiles that the output stores, in px, a multiple of 16.
+        compression: see `PyramidSpec`, as those that follow.
+        quality: quality of lossy compression, 1 to 100.
+        subsampling: chroma subsampling of JPEG.
+        layout: layout of an OME-TIFF.
+        zarr_version: NGFF version of an OME-Zarr.
+        associated: whether label, macro and thumbnail are carried; they may hold patient data.
+        overwrite: whether an existing output is replaced and an unfinished run discarded.
+        resume: whether an unfinished run of the same job goes on; None does so if there is one.
+        force: whether more than 80x is allowed.
     """
 
     source: Path
@@ -55,12 +67,13 @@ class Job:
     overlap: int = 64
     joint: bool = False
     uncertainty: int | None = None
-    output_sample: str = "first"
+    output_sample: Sample = "first"
     batch: int | None = None
     device: str | None = None
     tissue: str = "auto"
     tissue_out: Path | None = None
-    on_tile_error: str = "fail"
+    on_tile_error: TileErrors = "fail"
+    tile: int = 512
     compression: str = "jpeg"
     quality: int = 90
     subsampling: str = "420"
@@ -73,7 +86,7 @@ class Job:
 
     @property
     def exact(self) -> bool:
-        """Whether the finished bytes, averaged again, are to be those of the input."""
+        """Tells whether the finished bytes, averaged again, are to be those of the input."""
         return self.settings.get("consistency") == "exact"
 
 
@@ -81,12 +94,28 @@ class Job:
 class Result:
     """What came of a run; `wsisr upscale --json` prints these fields.
 
-    `seconds_by_stage` counts how long each stage was busy; stages overlap, so the sum can exceed
-    `seconds`. `sha256_pixels` is over the level-0 pixels before lossy coding, top to bottom; None
-    where a run was resumed, since the pixels of the tiles written before are gone. `resumed_rows`:
-    rows of tiles taken over whole from the interrupted run; `resumed_tiles`: tiles in all.
-    `uncertainty`: the map's path, samples, and mean, 95th percentile and largest deviation in grey
-    levels, over the tissue computed in this run; None without --uncertainty.
+    Attributes:
+        output: path of the output.
+        width: columns of level 0.
+        height: rows of level 0.
+        mpp: um/px of level 0.
+        magnification: nominal magnification of level 0.
+        levels: levels of the pyramid.
+        windows: windows of this run.
+        tissue_windows: those of them that the model was run on.
+        model: as the job names it.
+        steps: denoising steps; None where the model has none.
+        seed: seed of the noise field; None where the model has none.
+        seconds: duration of the run.
+        seconds_by_stage: how long each stage was busy; stages overlap, so the sum can exceed
+            `seconds`.
+        peak_rss_mb: largest resident set of the process, in MB.
+        sha256_pixels: digest of the level-0 pixels before coding, rows top to bottom; None for a
+            resumed run, whose first pixels are gone.
+        resumed_rows: rows of tiles that were written whole before this run.
+        resumed_tiles: tiles that were written before this run.
+        damaged_source_tiles: damaged tiles of the input that were treated as background.
+        uncertainty: path and figures of the uncertainty map; None without one.
     """
 
     output: str
@@ -95,8 +124,8 @@ class Result:
     mpp: float
     magnification: float
     levels: int
-    tiles: int
-    tissue_tiles: int
+    windows: int
+    tissue_windows: int
     model: str
     steps: int | None
     seed: int | None
@@ -106,5 +135,5 @@ class Result:
     sha256_pixels: str | None
     resumed_rows: int = 0
     resumed_tiles: int = 0
-    unreadable_tiles: int = 0
+    damaged_source_tiles: int = 0
     uncertainty: Mapping[str, Any] | None = None

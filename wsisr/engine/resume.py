@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Going on from an interrupted run: what is missing, and whether it is the same run."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.errors import ModelError, UsageError
 from wsisr.plan import Plan, Rect, Window
 from wsisr.pyramid import PyramidSpec, PyramidWriter
 
@@ -21,10 +19,11 @@ class Missing:
     """What of a pyramid an interrupted run has left to do.
 
     Attributes:
-        region: the pyramid's place on the window grid, output px.
-        tile: side of the pyramid's tiles.
-        done: bool (rows, columns) of tiles.
-        block: side of blocks of pixels that must be made in one run; 1 where there are none.
+        region: the pyramid's place on the window grid, in output px.
+        tile: side of the pyramid's tiles in px.
+        done: bool (rows, columns), the tiles that are written.
+        block: side in px of the blocks of pixels that must be made in one run; 1 where there are
+            none.
     """
 
     region: Rect
@@ -34,15 +33,23 @@ class Missing:
 
     @property
     def rows_done(self) -> int:
-        """Rows of tiles, from the top, that are written whole; never the last, nor half a block."""
-        whole = np.all(self.done[:-1], axis=1, keepdims=True)
-        rows = int(np.argmin(whole)) if not whole.all() else len(whole)
+        """Counts the rows of tiles, from the top, that are written whole.
+
+        The last row never counts, nor does half a block.
+        """
+        complete = np.all(self.done[:-1], axis=1, keepdims=True)
+        rows = int(np.argmin(complete)) if not complete.all() else len(complete)
         while rows * self.tile % self.block:
             rows -= 1
         return rows
 
+    @property
+    def tiles_done(self) -> int:
+        """Counts the tiles that are written."""
+        return int(np.count_nonzero(self.done))
+
     def needs(self, window: Window, side: int) -> bool:
-        """Whether a window of that side, or a block on it, reaches into a tile not written."""
+        """Tells whether a window, or a block on it, reaches into a tile that is not written."""
         rim = self.block - 1
         rows, columns = (
             slice(max(0, (start - rim) // self.tile), max(0, -(-(start + side + rim) // self.tile)))
@@ -50,38 +57,27 @@ class Missing:
         )
         return not self.done[rows, columns].all()
 
-
-def fingerprint(spec: PyramidSpec) -> str:
-    """What makes the pixels, as a short text: an unfinished run goes on only if it is the same."""
-    made_by = json.dumps(dict(spec.provenance), sort_keys=True)
-    return hashlib.sha256(made_by.encode()).hexdigest()
-
-
-def discard_after_mistake(
-    writer: PyramidWriter,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-) -> None:
-    """Leave nothing of a run that would only fail again."""
-    if isinstance(error, (ModelError, UsageError)):
-        writer.abort(keep=False)
+    def remaining(self, plan: Plan) -> Plan:
+        """Gives a plan without the rows of output pixels that are written whole."""
+        region, rows = plan.region, self.rows_done * self.tile
+        rest = Rect(region.x, region.y + rows, region.width, region.height - rows)
+        return replace(plan, region=rest)
 
 
 def find_missing(writers: Sequence[PyramidWriter], plan: Plan, block: int) -> Missing:
-    """What writers of one grid, which may go on from an interrupted run, lack; see `Missing`."""
-    done = np.logical_and.reduce([done_tiles(writer) for writer in writers])
+    """Finds what writers of one grid, which may go on from an interrupted run, lack."""
+    done = np.logical_and.reduce([written_tiles(writer) for writer in writers])
     return Missing(plan.region, writers[0].spec.tile, done, block)
 
 
-def done_tiles(writer: PyramidWriter) -> NDArray[np.bool_]:
-    """Bool (rows, columns): the tiles that an interrupted run has written."""
+def written_tiles(writer: PyramidWriter) -> NDArray[np.bool_]:
+    """Gives bool (rows, columns): the tiles that an interrupted run has written."""
     rows, columns = writer.spec.grid(0)
     done = [[writer.done(row, column) for column in range(columns)] for row in range(rows)]
     return np.array(done, bool)
 
 
-def remaining(plan: Plan, rows: int) -> Plan:
-    """The plan without the first `rows` rows of output pixels."""
-    region = plan.region
-    return replace(plan, region=Rect(region.x, region.y + rows, region.width, region.height - rows))
+def fingerprint(spec: PyramidSpec) -> str:
+    """Gives a digest of what makes the pixels: an unfinished run goes on only if it is the same."""
+    made_by = json.dumps(dict(spec.provenance), sort_keys=True)
+    return hashlib.sha256(made_by.encode()).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import resource
 import sys
 import threading
 import time
@@ -12,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Generic, Self, TypeVar
+
+import psutil
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
@@ -25,6 +26,11 @@ class Prefetch(Generic[T]):
     leaving their contexts from the consumer's end.
 
     Memory: `depth` items in the queue and one in the hands of either side.
+
+    Args:
+        source: what is run.
+        depth: items that wait at most.
+        name: of the thread.
     """
 
     def __init__(self, source: Iterable[T], depth: int, name: str) -> None:
@@ -69,7 +75,7 @@ class Prefetch(Generic[T]):
                 raise item  # type: ignore[misc]
 
     def close(self) -> None:
-        """Stop the thread and wait for the item it is working on."""
+        """Stops the thread and waits for the item it is working on."""
         self._stop.set()
         self._thread.join()
 
@@ -86,14 +92,20 @@ class Prefetch(Generic[T]):
 
 
 class Stopwatch:
-    """Seconds that each named stage was busy; stages may run in different threads."""
+    """Seconds that each named stage was busy; stages may run in different threads.
+
+    Attributes:
+        started: when the stopwatch was made, by `time.monotonic`.
+        seconds: stage -> seconds.
+    """
 
     def __init__(self) -> None:
+        self.started = time.monotonic()
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count the time of the block under `stage`; one thread a stage."""
+        """Counts the time of the block under `stage`; one thread a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -102,7 +114,12 @@ class Stopwatch:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident set of this process so far, MB."""
+    """Gives the largest resident set of this process so far, in MB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        memory = psutil.Process().memory_info()
+        return round(float(getattr(memory, "peak_wset", memory.rss)) / 1e6, 1)
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # macOS counts bytes, Linux kilobytes
     return round(usage / (1e6 if sys.platform == "darwin" else 1e3), 1)

@@ -13,8 +13,8 @@ from wsisr.plan import Rect
 Pixels = NDArray[np.uint8]
 
 
-class Band:
-    """The rows of the output that are not yet handed on.
+class TileCutter:
+    """Cuts finished cells into the pyramid's tiles; holds the rows that are not yet handed on.
 
     Cells come row by row of the window grid, left to right; tiles leave as soon as all their
     pixels are there. Rows are hashed from top to bottom when a row of cells is complete.
@@ -23,7 +23,7 @@ class Band:
 
     Args:
         region: the part of the grid's pixels that is the output.
-        tile: side of the pyramid's tiles.
+        tile: side of the pyramid's tiles in px.
         samples: values a pixel.
     """
 
@@ -37,10 +37,11 @@ class Band:
         self._digest = hashlib.sha256()
 
     def put(self, x: int, y: int, pixels: Pixels) -> Iterator[tuple[int, int, Pixels]]:
-        """Add a cell; yield (tile row, tile column, pixels) of each tile it completes.
+        """Adds a cell and yields (tile row, tile column, pixels) of each tile it completes.
 
         Args:
-            x, y: the cell's top-left pixel on the grid.
+            x: the cell's left column on the grid.
+            y: the cell's top row on the grid.
             pixels: uint8 (h, w, samples); parts outside the region are dropped.
         """
         left, top = max(x - self._region.x, 0), max(y - self._region.y, 0)
@@ -58,7 +59,7 @@ class Band:
             self._finish_rows(bottom)
 
     def sha256(self) -> str:
-        """Digest of all rows put so far, top to bottom."""
+        """Gives the digest of all rows put so far, top to bottom."""
         return self._digest.hexdigest()
 
     def _grow(self, bottom: int) -> None:

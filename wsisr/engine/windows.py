@@ -1,9 +1,13 @@
-"""TODO-DOC"""
+"""Reading the low-resolution pixels under the windows: glass is resized, tissue made ready.
+
+Glass costs no model call; where it is one colour it costs no arithmetic either.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -13,19 +17,26 @@ from numpy.typing import NDArray
 from wsisr.engine.resume import Missing
 from wsisr.engine.stream import Stopwatch
 from wsisr.models import Sampling, WindowInput
-from wsisr.plan import Plan, Window
-from wsisr.slides import View
+from wsisr.plan import Axis, Plan, Window
+from wsisr.resize import AxisWeights, axis_weights
 from wsisr.tissue import TissueMask
 
 Pixels = NDArray[np.uint8]
+CACHED_COLUMNS = 64
+"""Columns of windows whose weights are kept: half a megabyte each for windows of 512 px."""
 
 
 @dataclass(frozen=True)
 class ReadWindow:
-    """A window with its pixels read: glass is resized already, tissue is ready for the model.
+    """A window with its pixels read.
 
-    lr: uint8 (n, m, 3), the view's pixels under the window, from view pixel (left, top) on; None
-    where nothing is made of it.
+    Attributes:
+        window: its place.
+        lr: uint8 (n, m, 3), the view's pixels under the window; None where nothing is made of it.
+        left: view column of the first of them.
+        top: view row of the first of them.
+        glass: uint8 (window, window, 3), the finished pixels where there is no tissue, else None.
+        tissue: what the model needs where there is tissue, else None.
     """
 
     window: Window
@@ -37,64 +48,115 @@ class ReadWindow:
 
 
 class Readable(Protocol):
-    """Anything low-resolution pixels can be read from."""
+    """Anything that low-resolution pixels can be read from."""
 
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
-        """uint8 RGB (height, width, 3)."""
+        """Reads a region as uint8 RGB (height, width, 3)."""
         ...
 
 
+@dataclass(frozen=True)
+class InMemory:
+    """An image in memory as something to read from.
+
+    Attributes:
+        pixels: uint8 (h, w, 3).
+    """
+
+    pixels: Pixels
+
+    def read(self, x: int, y: int, width: int, height: int) -> Pixels:
+        """Gives a region, which must lie inside the image."""
+        return self.pixels[y : y + height, x : x + width]
+
+
+class WindowReader:
+    """Reads the windows of a plan from a source.
+
+    The weights between a window and the pixels under it are those of its row and its column; they
+    are worked out once a row and, for up to 64 columns, once a column.
+
+    Memory: the weights of 64 columns and one row, each `8 * window**2 / scale` bytes.
+
+    Args:
+        plan: the windows.
+        source: the view, or an image in memory.
+        tissue: where the model runs; None is everywhere.
+    """
+
+    def __init__(self, plan: Plan, source: Readable, tissue: TissueMask | None) -> None:
+        self._source, self._tissue = source, tissue
+
+        def weights(axis: Axis, start: int) -> AxisWeights:
+            return axis_weights(start, axis.window, axis.size, plan.scale, axis.view_size)
+
+        rows, columns = plan.rows, plan.columns
+        self._rows = lru_cache(1)(lambda y: weights(rows, y))
+        self._columns = lru_cache(CACHED_COLUMNS)(lambda x: weights(columns, x))
+
+    def read(self, window: Window) -> ReadWindow:
+        """Reads one window."""
+        rows, columns = self._rows(window.y), self._columns(window.x)
+        left, top = columns.start, rows.start
+        width, height = columns.stop - left, rows.stop - top
+        pixels = self._source.read(left, top, width, height)
+        if self._tissue is not None and not self._tissue.overlaps(left, top, width, height):
+            return ReadWindow(window, pixels, left, top, resize_glass(pixels, rows, columns), None)
+        lr = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
+        tissue = WindowInput(window.x, window.y, lr, as_sampling(rows), as_sampling(columns))
+        return ReadWindow(window, pixels, left, top, None, tissue)
+
+
+def as_sampling(weights: AxisWeights) -> Sampling:
+    """Gives the weights of an axis as the model takes them."""
+    return Sampling(torch.from_numpy(weights.up), torch.from_numpy(weights.down))
+
+
 def read_windows(
-    plan: Plan, view: View, tissue: TissueMask | None, missing: Missing, clock: Stopwatch
+    plan: Plan, reader: WindowReader, missing: Missing, clock: Stopwatch
 ) -> Iterator[ReadWindow]:
-    """Read the low-resolution pixels under each window, in the plan's order.
+    """Reads each window of a plan, in its order.
 
     A window that reaches into finished tiles alone is black: nothing is made of its pixels.
+
+    Args:
+        plan: the windows.
+        reader: reads them.
+        missing: what of the output is not written yet.
+        clock: counts the time as `reading`.
     """
     unused = np.broadcast_to(np.uint8(0), (plan.window, plan.window, 3))
     for window in plan.windows():
         if missing.needs(window, plan.window):
             with clock("reading"):
-                item = read_window(plan, view, tissue, window)
+                item = reader.read(window)
             yield item
         else:
             yield ReadWindow(window, None, 0, 0, unused, None)
 
 
-def find_damage(plan: Plan, view: View, missing: Missing) -> None:
-    """Read what this run had no need of, so that the slide notes the damaged tiles there too."""
+def find_damage(plan: Plan, reader: WindowReader, missing: Missing) -> None:
+    """Reads what a run had no need of, so that the slide notes the damaged tiles there too."""
     for window in plan.windows():
         if not missing.needs(window, plan.window):
-            left, right = plan.view_span(window.x, plan.columns)
-            top, bottom = plan.view_span(window.y, plan.rows)
-            view.read(left, top, right - left, bottom - top)
+            reader.read(window)
 
 
-def read_window(
-    plan: Plan, view: Readable, tissue: TissueMask | None, window: Window
-) -> ReadWindow:
-    """One window: resized at once where there is only glass, else made ready for the model."""
-    left, right = plan.view_span(window.x, plan.columns)
-    top, bottom = plan.view_span(window.y, plan.rows)
-    pixels = view.read(left, top, right - left, bottom - top)
-    up_rows, down_rows = plan.sampling(window.y, plan.rows)
-    up_columns, down_columns = plan.sampling(window.x, plan.columns)
-    if tissue is not None and not tissue.overlaps(left, top, right - left, bottom - top):
-        glass = resize_glass(pixels, up_rows, up_columns)
-        return ReadWindow(window, pixels, left, top, glass, None)
-    lr = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
-    rows = Sampling(torch.from_numpy(up_rows), torch.from_numpy(down_rows))
-    columns = Sampling(torch.from_numpy(up_columns), torch.from_numpy(down_columns))
-    tissue_input = WindowInput(window.x, window.y, lr, rows, columns)
-    return ReadWindow(window, pixels, left, top, None, tissue_input)
+def resize_glass(pixels: Pixels, rows: AxisWeights, columns: AxisWeights) -> Pixels:
+    """Resizes a window without tissue by bicubic interpolation.
 
+    Args:
+        pixels: uint8 (h, w, 3).
+        rows: weights of the window's rows, (H, h).
+        columns: weights of the window's columns, (W, w).
 
-def resize_glass(pixels: Pixels, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Pixels:
-    """Bicubic with the weights (H, h) and (W, w): uint8 (h, w, 3) -> uint8 (H, W, 3)."""
+    Returns:
+        uint8 (H, W, 3); a read-only view of one pixel where all pixels are alike.
+    """
     first = pixels[0, 0]
     if (pixels == first).all():
-        return np.broadcast_to(first, (len(rows), len(columns), 3))
+        return np.broadcast_to(first, (len(rows.up), len(columns.up), 3))
     planes = pixels.transpose(2, 0, 1).astype(np.float32)
-    resized = rows @ planes @ columns.T
+    resized = rows.up @ planes @ columns.up.T
     glass: Pixels = np.rint(resized.clip(0, 255)).astype(np.uint8).transpose(1, 2, 0)
     return glass

@@ -1,6 +1,8 @@
-"""TODO-DOC"""
+"""Weights of bicubic interpolation and of area averaging between two pixel grids."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,3 +69,36 @@ def area_matrix(
     end = min(count, size - start)
     whole = (low >= -1e-9) & (high <= end + 1e-9)
     return np.where(whole, matrix, 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class AxisWeights:
+    """How a stretch of output pixels and the input pixels under it lead to each other.
+
+    Attributes:
+        start: first input pixel under the stretch.
+        stop: one behind the last.
+        up: float32 (count, stop - start), bicubic interpolation from input to output.
+        down: float32 (stop - start, count), area averaging from output to input; the row of an
+            input pixel that the stretch does not cover whole is zero.
+    """
+
+    start: int
+    stop: int
+    up: NDArray[np.float32]
+    down: NDArray[np.float32]
+
+
+def axis_weights(start: int, count: int, size: int, scale: float, source_size: int) -> AxisWeights:
+    """Works out the weights of a stretch of pixels along one axis.
+
+    Args:
+        start: first output pixel of the stretch.
+        count: its length in px; what lies beyond `size` is mirrored.
+        size: output pixels of the whole axis.
+        scale: output px for each input px, > 1.
+        source_size: input pixels of the whole axis.
+    """
+    span = cubic_span(start, count, size, scale, source_size)
+    up = cubic_matrix(start, count, size, scale, source_size, span)
+    return AxisWeights(*span, up, area_matrix(start, count, size, scale, span))

@@ -1,0 +1,276 @@
+"""From a job to a run: everything that is decided before a pixel is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wsisr.engine.exact import aligned_overlap, check_exact
+from wsisr.engine.job import Job
+from wsisr.engine.uncertainty import check_uncertainty, describe_map
+from wsisr.errors import OptionError, SlideError
+from wsisr.files import file_sha256
+from wsisr.models import Upscaler, block_side, load_upscaler, pick_device
+from wsisr.plan import Plan, make_plan, scaled_region
+from wsisr.pyramid import PyramidSpec
+from wsisr.resolution import LARGEST_MAGNIFICATION, default_scale, nominal_magnification
+from wsisr.slides import View, open_slide, select_view
+from wsisr.tissue import TissueMask, load_mask, tissue_mask
+from wsisr.version import VERSION
+from wsisr_kernels import blend_margin
+
+NOTICE = "Computer-generated pixels: not for primary diagnosis."
+
+DamagedTiles = set[tuple[str, int, int]]
+"""(`level N`, column, row) of each tile of the input that could not be decoded."""
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Scale of a run and the resolution it leads to.
+
+    Attributes:
+        scale: output px for each input px.
+        mpp: um/px of the output.
+        magnification: nominal magnification of the output.
+    """
+
+    scale: float
+    mpp: float
+    magnification: float
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model computes a run, and how it is set; any process can load it.
+
+    Attributes:
+        name: name, folder or weight file.
+        device: where it is put.
+        settings: overrides of the model's own settings.
+        base: where a model without UNet and autoencoder takes them from.
+        scale: factor it is used at.
+    """
+
+    name: str
+    device: torch.device
+    settings: Mapping[str, Any]
+    base: str | None
+    scale: float
+
+    def load(self) -> Upscaler:
+        """Loads the model.
+
+        Raises:
+            ModelError: it is missing or broken.
+            UsageError: a setting is out of range.
+        """
+        return load_upscaler(
+            self.name,
+            device=self.device,
+            settings=self.settings,
+            base=self.base,
+            scale=self.scale,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job worked out: plain, picklable data that any process can take up.
+
+    Attributes:
+        job: what was asked for.
+        resolution: scale and resolution of the output.
+        plan: the windows.
+        tissue: where the model runs; None is everywhere.
+        model: which model computes the windows.
+        image: the pyramid of the output. Its provenance says all that makes the pixels, so its
+            digest is the run's fingerprint.
+        map: the pyramid of the uncertainty map; None without one.
+        damaged: damaged tiles of the input that were met so far; None where they stop the run.
+    """
+
+    job: Job
+    resolution: Resolution
+    plan: Plan
+    tissue: TissueMask | None
+    model: ModelChoice
+    image: PyramidSpec
+    map: PyramidSpec | None
+    damaged: frozenset[tuple[str, int, int]] | None
+
+
+def prepare(job: Job) -> Run:
+    """Works out a job, without writing anything.
+
+    Raises:
+        WsisrError: what is wrong with which file or option, and what to do.
+    """
+    damaged: DamagedTiles | None = set() if job.on_tile_error == "blank" else None
+    with open_view(job, damaged) as view:
+        resolution = find_resolution(job, view)
+        plan = plan_run(job, view, resolution.scale)
+        choice = ModelChoice(
+            job.model, pick_device(job.device), settings_of(job), job.base, plan.scale
+        )
+        model = choice.load()
+        check_uncertainty(job, getattr(model, "stochastic", False))
+        provenance = describe_run(job, view, plan, resolution, model.describe())
+        image = describe_output(job, view, plan, resolution, provenance)
+        return Run(
+            job,
+            resolution,
+            plan,
+            find_tissue(job, view),
+            choice,
+            image,
+            None if job.uncertainty is None else describe_map(image),
+            None if damaged is None else frozenset(damaged),
+        )
+
+
+@contextmanager
+def open_view(job: Job, damaged: DamagedTiles | None = None) -> Iterator[View]:
+    """Opens the slide of a job at the resolution that is upscaled.
+
+    Args:
+        job: names both.
+        damaged: gets the damaged tiles that are met, which are then background; None lets them
+            raise.
+
+    Raises:
+        SlideError: the slide cannot be read.
+        UsageError: it has no such resolution.
+    """
+    with open_slide(job.source, unreadable=damaged) as slide:
+        yield select_view(slide, input_mag=job.input_mag, input_mpp=job.input_mpp, level=job.level)
+
+
+def find_resolution(job: Job, view: View) -> Resolution:
+    """Decides scale, mpp and magnification of the output.
+
+    Raises:
+        SlideError: the input records no resolution and none is given.
+        OptionError: a scale that is not greater than 1, or that leads past 80x unforced.
+    """
+    if view.mpp is None:
+        raise SlideError(
+            f"{job.source}: records no resolution; give it as <input_mpp> X (um/px) or "
+            "<input_mag> M"
+        )
+    scale = default_scale(view.mpp) if job.scale is None else job.scale
+    if not scale > 1:
+        remedy = "give <scale> N, or <input_mag> M to start from a lower resolution"
+        if job.scale is None:
+            has = f"{job.source} has 40x ({view.mpp:.4g} um/px) already; {remedy}"
+            raise OptionError("scale", None, has)
+        raise OptionError("scale", scale, "must be greater than 1")
+    mpp = view.mpp / scale
+    magnification = nominal_magnification(mpp)
+    if magnification > LARGEST_MAGNIFICATION and not job.force:
+        raise OptionError(
+            "scale",
+            scale,
+            f"leads to {magnification:g}x ({mpp:.3g} um/px), past what a light microscope "
+            f"resolves; at most {LARGEST_MAGNIFICATION:g}x without <force>",
+        )
+    return Resolution(scale, mpp, magnification)
+
+
+def plan_run(job: Job, view: View, scale: float) -> Plan:
+    """Lays out the windows of a run, or blocks of windows where they are sampled together.
+
+    Raises:
+        OptionError: a size, an overlap, a region or exact consistency that does not do.
+    """
+    region = job.region
+    if region is not None:
+        region = scaled_region(region, view.downsample, view.width, view.height)
+    window, overlap = job.window, job.overlap
+    if job.joint:
+        window = block_side(window, overlap)
+    if job.exact:
+        overlap = aligned_overlap(window, overlap, check_exact(scale, is_lossless(job)))
+    return make_plan(view.width, view.height, scale, region=region, window=window, overlap=overlap)
+
+
+def is_lossless(job: Job) -> bool:
+    """Tells whether the output's coding keeps every byte."""
+    return (
+        job.compression in ("deflate", "zstd")
+        or job.output.suffix == ".zarr"
+        or (job.compression == "jpeg2000" and job.quality == 100)
+    )
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """Gives the model's settings that a job overrides."""
+    return {**job.settings} | ({"joint": (job.window, job.overlap)} if job.joint else {})
+
+
+def find_tissue(job: Job, view: View) -> TissueMask | None:
+    """Finds or reads where the model runs; None is everywhere.
+
+    Raises:
+        UsageError: the mask file is missing or no mask.
+        SlideError: the slide cannot be read.
+    """
+    if job.tissue == "off":
+        return None
+    return tissue_mask(view) if job.tissue == "auto" else load_mask(Path(job.tissue), view)
+
+
+def describe_run(
+    job: Job, view: View, plan: Plan, resolution: Resolution, model: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Says what makes the pixels, in plain JSON values: input, model, weights, seed, settings."""
+    return {
+        "software": f"wsisr {VERSION}",
+        "notice": NOTICE,
+        "input": {
+            "name": job.source.name,
+            "sha256": file_sha256(job.source),
+            "mpp": view.mpp,
+            "magnification": view.magnification,
+        },
+        "region": [plan.region.x, plan.region.y, plan.region.width, plan.region.height],
+        "scale": resolution.scale,
+        "window": plan.window,
+        "overlap": plan.overlap,
+        "blend_margin": blend_margin(plan.overlap),
+        "tissue": job.tissue,
+        **({"samples": [job.uncertainty, job.output_sample]} if job.uncertainty else {}),
+        **model,
+    }
+
+
+def describe_output(
+    job: Job, view: View, plan: Plan, resolution: Resolution, provenance: Mapping[str, Any]
+) -> PyramidSpec:
+    """Describes geometry, codec and metadata of the output.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+    return PyramidSpec(
+        width=plan.region.width,
+        height=plan.region.height,
+        mpp=resolution.mpp,
+        magnification=resolution.magnification,
+        tile=job.tile,
+        compression=job.compression,
+        quality=job.quality,
+        subsampling=job.subsampling,
+        layout=job.layout,
+        zarr_version=job.zarr_version,
+        associated=dict(view.slide.associated) if job.associated else {},
+        icc_profile=view.icc_profile,
+        background=view.background,
+        name=job.source.stem,
+        provenance=provenance,
+    )
