@@ -45,6 +45,9 @@ class OptionError(UsageError):
         super().__init__(f"<{option}>{given}: {rule}")
         self.option, self.value, self.rule = option, value, rule
 
+    def __reduce__(self) -> tuple[type[OptionError], tuple[str, object, str]]:
+        return type(self), (self.option, self.value, self.rule)
+
 
 class SlideError(WsisrError):
     """A slide that cannot be opened, read or understood."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -14,6 +15,7 @@ from wsisr.engine.stream import Stopwatch
 from wsisr.engine.uncertainty import sample_statistics
 from wsisr.engine.windows import ReadWindow
 from wsisr.models import Upscaler, WindowInput
+from wsisr.plan import Plan
 
 
 class Executor(Protocol):
@@ -32,6 +34,10 @@ class Executor(Protocol):
     def map(self, windows: Iterable[ReadWindow]) -> Iterator[tuple[ReadWindow, Computed]]:
         """Yields every window with its image, in the order they came."""
         ...
+
+
+OpenExecutor = Callable[[Run, Plan, Stopwatch], AbstractContextManager[Executor]]
+"""Starts what computes the windows of a plan, which may be a part of the run's."""
 
 
 class InProcess:
@@ -99,8 +105,8 @@ class InProcess:
         self.close()
 
 
-def open_executor(run: Run, clock: Stopwatch) -> InProcess:
-    """Loads the model of a run into this process.
+def open_executor(run: Run, plan: Plan, clock: Stopwatch) -> InProcess:
+    """Loads the model of a run into this process; an `OpenExecutor`.
 
     Raises:
         ModelError: the model is missing or broken.

@@ -37,6 +37,8 @@ class Job:
         output_sample: which image the output is with several samples.
         batch: windows computed at once; None picks by the device.
         device: torch device; None is the first GPU, and else the CPU.
+        gpus: several GPUs that share the windows: their numbers as `0,1`, or `all`.
+        workers: processes that share the windows, on the GPUs in turn or, on the CPU, the cores.
         tissue: `auto`, `off` (the model runs everywhere) or a mask file.
         tissue_out: where the mask is written as GeoJSON for QuPath; None writes none.
         on_tile_error: whether damaged tiles of the input stop the run, or are treated as
@@ -70,6 +72,8 @@ class Job:
     output_sample: Sample = "first"
     batch: int | None = None
     device: str | None = None
+    gpus: str | None = None
+    workers: int | None = None
     tissue: str = "auto"
     tissue_out: Path | None = None
     on_tile_error: TileErrors = "fail"

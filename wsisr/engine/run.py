@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from wsisr.engine.executor import open_executor
+from wsisr.engine.executor import OpenExecutor, open_executor
 from wsisr.engine.job import Job, Progress, Result
 from wsisr.engine.output import MapOutput, Output, open_outputs
 from wsisr.engine.preparation import DamagedTiles, Run, open_view, prepare
@@ -22,7 +22,9 @@ from wsisr.engine.windows import WindowReader, find_damage, read_windows
 QUEUED_BATCHES = 2
 
 
-def upscale(job: Job, progress: Progress | None = None) -> Result:
+def upscale(
+    job: Job, progress: Progress | None = None, *, open_executor: OpenExecutor = open_executor
+) -> Result:
     """Upscales a slide into a pyramid.
 
     The output appears under its name when it is complete. After an interruption, a full disk or a
@@ -32,6 +34,7 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
     Args:
         job: what is asked for.
         progress: called after each window.
+        open_executor: starts what computes the windows; by default this process does.
 
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
@@ -41,11 +44,11 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
     damaged = None if run.damaged is None else set(run.damaged)
     with ExitStack() as stack:
         view = stack.enter_context(open_view(job, damaged))
-        executor = stack.enter_context(open_executor(run, clock))
         outputs = open_outputs(run, stack, clock)
         write_mask(run)
         missing = find_missing([each.writer for each in outputs], run.plan, smallest_block(run))
         plan = missing.remaining(run.plan)
+        executor = stack.enter_context(open_executor(run, plan, clock))
         for output in outputs:
             output.begin(plan, missing.rows_done, executor.device)
         reader = WindowReader(plan, view, run.tissue)

@@ -70,13 +70,41 @@ class InMemory:
         return self.pixels[y : y + height, x : x + width]
 
 
-class WindowReader:
-    """Reads the windows of a plan from a source.
+class WindowGeometry:
+    """The weights between the windows of a plan and the pixels under them.
 
-    The weights between a window and the pixels under it are those of its row and its column; they
-    are worked out once a row and, for up to 64 columns, once a column.
+    They are those of a window's row and of its column, worked out once a row and, for up to 64
+    columns, once a column.
 
     Memory: the weights of 64 columns and one row, each `8 * window**2 / scale` bytes.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        def weights(axis: Axis, start: int) -> AxisWeights:
+            return axis_weights(start, axis.window, axis.size, plan.scale, axis.view_size)
+
+        rows, columns = plan.rows, plan.columns
+        self._rows = lru_cache(1)(lambda y: weights(rows, y))
+        self._columns = lru_cache(CACHED_COLUMNS)(lambda x: weights(columns, x))
+
+    def weights(self, window: Window) -> tuple[AxisWeights, AxisWeights]:
+        """Gives the weights of a window's rows and of its columns."""
+        return self._rows(window.y), self._columns(window.x)
+
+    def model_input(self, window: Window, pixels: Pixels) -> WindowInput:
+        """Makes a window ready for the model.
+
+        Args:
+            window: its place.
+            pixels: uint8 (n, m, 3), the view's pixels under it.
+        """
+        rows, columns = self.weights(window)
+        lr = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
+        return WindowInput(window.x, window.y, lr, as_sampling(rows), as_sampling(columns))
+
+
+class WindowReader:
+    """Reads the windows of a plan from a source.
 
     Args:
         plan: the windows.
@@ -85,25 +113,17 @@ class WindowReader:
     """
 
     def __init__(self, plan: Plan, source: Readable, tissue: TissueMask | None) -> None:
-        self._source, self._tissue = source, tissue
-
-        def weights(axis: Axis, start: int) -> AxisWeights:
-            return axis_weights(start, axis.window, axis.size, plan.scale, axis.view_size)
-
-        rows, columns = plan.rows, plan.columns
-        self._rows = lru_cache(1)(lambda y: weights(rows, y))
-        self._columns = lru_cache(CACHED_COLUMNS)(lambda x: weights(columns, x))
+        self._geometry, self._source, self._tissue = WindowGeometry(plan), source, tissue
 
     def read(self, window: Window) -> ReadWindow:
         """Reads one window."""
-        rows, columns = self._rows(window.y), self._columns(window.x)
+        rows, columns = self._geometry.weights(window)
         left, top = columns.start, rows.start
         width, height = columns.stop - left, rows.stop - top
         pixels = self._source.read(left, top, width, height)
         if self._tissue is not None and not self._tissue.overlaps(left, top, width, height):
             return ReadWindow(window, pixels, left, top, resize_glass(pixels, rows, columns), None)
-        lr = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
-        tissue = WindowInput(window.x, window.y, lr, as_sampling(rows), as_sampling(columns))
+        tissue = self._geometry.model_input(window, pixels)
         return ReadWindow(window, pixels, left, top, None, tissue)
 
 

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from tests.engine.support import job
+from wsisr.engine.executor import open_executor
+from wsisr.engine.preparation import Run, open_view, prepare
+from wsisr.engine.stream import Stopwatch
+from wsisr.engine.windows import ReadWindow, WindowReader
+from wsisr.errors import ModelError, OptionError, UsageError
+from wsisr.scaleout import WorkerPool, choose_devices, upscale, usable_cores
+from wsisr.scaleout.slots import SlotLayout, Slots
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(slide: Path, model_folder: Path) -> Run:
+    return prepare(job(slide, model=str(model_folder), tissue="off", uncertainty=2))
+
+
+@contextmanager
+def pool_of(run: Run, workers: int, **options: float) -> Iterator[WorkerPool]:
+    before = set(psutil.Process().children(recursive=True))
+    memory = shared_memory()
+    with WorkerPool(run, run.plan, [CPU] * workers, Stopwatch(), **options) as pool:  # type: ignore[arg-type]
+        yield pool
+    assert shared_memory() == memory
+    left = [p for p in psutil.Process().children(recursive=True) if p not in before]
+    assert not [p for p in left if "resource_tracker" not in " ".join(p.cmdline())]
+
+
+def shared_memory() -> set[str]:
+    folder = Path("/dev/shm")
+    return {p.name for p in folder.glob("psm_*")} if folder.is_dir() else set()
+
+
+@contextmanager
+def windows_of(run: Run) -> Iterator[Iterator[ReadWindow]]:
+    with open_view(run.job) as view:
+        reader = WindowReader(run.plan, view, run.tissue)
+        yield map(reader.read, run.plan.windows())
+
+
+def images_of(executor: object, run: Run) -> list[np.ndarray]:
+    with windows_of(run) as windows:
+        found = list(executor.map(windows))  # type: ignore[attr-defined]
+    assert [item.window for item, _ in found] == list(run.plan.windows())
+    images = [np.asarray(computed.pixels) for _, computed in found]
+    return images + [computed.deviation for _, computed in found]
+
+
+@pytest.fixture
+def expected(run: Run) -> list[np.ndarray]:
+    with open_executor(run, run.plan, Stopwatch()) as executor:
+        return images_of(executor, run)
+
+
+def equal(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_make_the_images_of_one_process(
+    run: Run, expected: list[np.ndarray], workers: int
+) -> None:
+    with pool_of(run, workers, batch=1 + workers % 2) as pool:
+        assert equal(images_of(pool, run), expected)
+
+
+def test_glass_is_passed_on_in_its_place(slide: Path) -> None:
+    run = prepare(job(slide))
+    assert run.tissue is not None
+    half = run.tissue.mask.copy()
+    half[:, : half.shape[1] // 2] = False
+    run = replace(run, tissue=replace(run.tissue, mask=half))
+    with windows_of(run) as windows:
+        assert {item.glass is None for item in windows} == {True, False}
+    with open_executor(run, run.plan, Stopwatch()) as executor, windows_of(run) as windows:
+        expected = [np.array(c.pixels) for _, c in executor.map(windows)]
+    with pool_of(run, 2) as pool, windows_of(run) as windows:
+        assert equal([np.array(c.pixels) for _, c in pool.map(windows)], expected)
+
+
+def test_a_killed_worker_is_replaced_once(
+    run: Run, expected: list[np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pool_of(run, 2) as pool, windows_of(run) as windows:
+        found = []
+        for number, pair in enumerate(pool.map(windows)):
+            found.append(pair[1])
+            if number in (3, 8):
+                os.kill(pool._workers[-1].process.pid, signal.SIGKILL)
+        assert len(pool._workers) == 1
+    images = [np.asarray(c.pixels) for c in found] + [c.deviation for c in found]
+    assert equal(images, expected)
+    assert "exit code -9" in caplog.text
+    assert "not replaced again" in caplog.text
+
+
+def test_without_workers_the_run_ends(run: Run) -> None:
+    with (
+        pool_of(run, 1) as pool,
+        windows_of(run) as windows,
+        pytest.raises(ModelError, match="all workers have died"),
+    ):
+        for _ in pool.map(windows):
+            os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+
+
+def test_a_silent_worker_counts_as_dead(
+    run: Run, expected: list[np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pool_of(run, 2) as pool, windows_of(run) as windows:
+        found = []
+        for number, pair in enumerate(pool.map(windows)):
+            found.append(pair[1])
+            if number == 3:
+                assert all(worker.batch for worker in pool._workers)
+                pool._patience_s = 5.0
+                os.kill(pool._workers[0].process.pid, signal.SIGSTOP)
+            if number == 4:
+                pool._patience_s = 60.0 if "said nothing" in caplog.text else 5.0
+    images = [np.asarray(c.pixels) for c in found] + [c.deviation for c in found]
+    assert equal(images, expected)
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run(run: Run, model_folder: Path) -> None:
+    next((model_folder / "unet").glob("*.safetensors")).unlink()
+    with (
+        pool_of(run, 2) as pool,
+        windows_of(run) as windows,
+        pytest.raises(ModelError, match="safetensors"),
+    ):
+        list(pool.map(windows))
+
+
+def test_workers_end_when_their_parent_is_gone(run: Run) -> None:
+    with pool_of(run, 1) as pool:
+        worker = pool._workers[0]
+        deadline = time.monotonic() + 60
+        while not worker.batch and time.monotonic() < deadline:
+            pool._listen()
+        worker.connection.close()
+        worker.process.join(20)
+        assert worker.process.exitcode == 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "device", "option"),
+    [
+        ("0", None, None, "gpus"),
+        ("0", None, "cpu", "gpus"),
+        (None, 0, "cpu", "workers"),
+        (None, 4096, "cpu", "workers"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(
+    gpus: str | None,
+    workers: int | None,
+    device: str | None,
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(OptionError) as raised:
+        choose_devices(gpus, workers, device)
+    assert raised.value.option == option
+
+
+def test_gpus_are_chosen_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert choose_devices("all", None, None) == tuple(torch.device("cuda", n) for n in range(4))
+    assert choose_devices("2,0", None, None) == (torch.device("cuda", 2), torch.device("cuda", 0))
+    assert choose_devices("1", 2, None) == (torch.device("cuda", 1),) * 2
+    for wrong in ("4", "0,9", "x", "-1", ""):
+        with pytest.raises(OptionError, match="gpus"):
+            choose_devices(wrong, None, None)
+
+
+def test_cores_are_those_that_slurm_allots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert usable_cores() == 1
+
+
+def test_slots_do_not_overlap() -> None:
+    layout = SlotLayout(64, 3 * 24 * 24 + 64, 12 * 64 * 64, 4 * 64 * 64)
+    slots = Slots(layout, 3)
+    try:
+        other = Slots(layout, 3, slots.name)
+        for slot in range(3):
+            slots.input(slot, 24, 20)[...] = slot
+            slots.image(slot)[...] = 10 + slot
+            slots.deviation(slot)[...] = 20 + slot
+        for slot in range(3):
+            assert (other.input(slot, 24, 20) == slot).all()
+            assert (other.image(slot) == 10 + slot).all()
+            assert (other.deviation(slot) == 20 + slot).all()
+        other.close()
+    finally:
+        slots.close()
+
+
+def test_a_slide_has_the_same_bytes_whatever_the_workers(slide: Path, model_folder: Path) -> None:
+    wanted = job(slide, model=str(model_folder), tissue="off", device="cpu")
+    whole = upscale(wanted)
+    assert whole.sha256_pixels is not None
+    shared = upscale(replace(wanted, workers=2, overwrite=True))
+    assert shared.sha256_pixels == whole.sha256_pixels
+    with pytest.raises(UsageError, match="workers"):
+        upscale(replace(wanted, workers=4096, overwrite=True))
+
+
+def test_an_interrupted_run_leaves_no_process(slide: Path, model_folder: Path) -> None:
+    wanted = job(slide, model=str(model_folder), tissue="off", device="cpu", workers=2)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise StoppedError
+
+    memory = shared_memory()
+    with pytest.raises(StoppedError):
+        upscale(wanted, stop)
+    assert shared_memory() == memory
+    assert not [t for t in threading.enumerate() if t.name in ("read", "model")]
+    alone = upscale(replace(wanted, workers=None))
+    assert alone.width == 600

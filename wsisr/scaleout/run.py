@@ -1,0 +1,59 @@
+"""A job on the devices it asks for: in this process, or in several that share its windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from wsisr.engine import (
+    Executor,
+    Job,
+    OpenExecutor,
+    Progress,
+    Result,
+    Run,
+    Stopwatch,
+    default_batch,
+)
+from wsisr.engine import upscale as upscale_here
+from wsisr.plan import Plan
+from wsisr.scaleout.devices import choose_devices, usable_cores
+from wsisr.scaleout.pool import PATIENCE_S, WorkerPool
+
+
+def upscale(job: Job, progress: Progress | None = None) -> Result:
+    """Upscales a slide on the devices that the job asks for.
+
+    Args:
+        job: what is asked for; with `gpus` or `workers` its windows are shared.
+        progress: called after each window.
+
+    Raises:
+        WsisrError: what is wrong with which file or option, and what to do.
+    """
+    if job.gpus is None and job.workers in (None, 1):
+        return upscale_here(job, progress)
+    devices = choose_devices(job.gpus, job.workers, job.device)
+    return upscale_here(job, progress, open_executor=pool_opener(devices))
+
+
+def pool_opener(devices: Sequence[torch.device], patience_s: float = PATIENCE_S) -> OpenExecutor:
+    """Gives what opens a pool with a worker on each device.
+
+    Args:
+        devices: one a worker; a device may stand there twice.
+        patience_s: how long a worker may be silent.
+    """
+    threads = max(1, usable_cores() // len(devices))
+
+    def open_pool(run: Run, plan: Plan, clock: Stopwatch) -> AbstractContextManager[Executor]:
+        # a GPU's batch is known by its worker alone, for asking would touch CUDA here
+        on_cpu = devices[0].type == "cpu"
+        batch = run.job.batch or (min(threads, default_batch(devices[0])) if on_cpu else 8)
+        return WorkerPool(
+            run, plan, devices, clock, threads=threads, batch=batch, patience_s=patience_s
+        )
+
+    return open_pool
