@@ -223,8 +223,9 @@ def tables(page: Path) -> set[str]:
     return set(re.findall(r"(?:^\|.*\n)+", page.read_text(encoding="utf-8"), flags=re.M))
 
 
-def test_figures_that_stand_twice_agree() -> None:
-    shared = tables(ROOT / "README.md") & tables(ROOT / "docs/experiments.md")
+@pytest.mark.parametrize("page", ["README.md", "wsisr/models/weights/tiny/README.md"])
+def test_figures_that_stand_twice_agree(page: str) -> None:
+    shared = tables(ROOT / page) & tables(ROOT / "docs/experiments.md")
     assert any("| tiny x4 |" in table for table in shared)
 
 
