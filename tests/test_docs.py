@@ -127,10 +127,10 @@ def unknown_of_module(words: list[str]) -> list[str]:
         return []
     program = [name]
     if name in ("train", "bench.quality", "bench.speed"):
-        stage = rest[0] if rest and not rest[0].startswith("-") else "table"
-        if stage.isupper():  # stands for any of them
+        named = [word for word in rest[:1] if not word.startswith("-")]
+        if named and named[0].isupper():  # stands for any of them
             return []
-        program.append(stage)
+        program += named or (["table"] if rest else [])
     try:
         text = help_of(tuple(program))
     except (ImportError, OSError) as error:
