@@ -1,4 +1,4 @@
-"""Whatever stands in a model.json, loading it is a model or one named error."""
+"""Whatever a model.json holds, loading it gives a model or one named error."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ anything = st.recursive(
 )
 
 
-def paths(value: object, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+def paths(value: object, start: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Gives the keys that lead to each value of nested objects, `start` before them."""
     inner = value.items() if isinstance(value, dict) else ()
-    return [at] * bool(at) + [path for key, item in inner for path in paths(item, (*at, key))]
+    deeper = [path for key, item in inner for path in paths(item, (*start, key))]
+    return [start, *deeper] if start else deeper
 
 
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(place=st.sampled_from(paths(CARD)), value=anything)
-@example(place=("sampling",), value={"\n": None})
-def test_any_value_anywhere(tmp_path: Path, place: tuple[str, ...], value: object) -> None:
+@given(path=st.sampled_from(paths(CARD)), value=anything)
+@example(path=("sampling",), value={"\n": None})
+def test_any_value_anywhere(tmp_path: Path, path: tuple[str, ...], value: object) -> None:
     """The folder holds no weights, so that a sound card ends in an error that names a part."""
     card = json.loads(json.dumps(CARD))
     inner = card
-    for key in place[:-1]:
+    for key in path[:-1]:
         inner = inner[key]
-    inner[place[-1]] = value
+    inner[path[-1]] = value
     (tmp_path / "model.json").write_text(json.dumps(card))
     with pytest.raises((ModelError, UsageError)) as raised:
         from_pretrained(tmp_path)
