@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsisr.errors import SlideError, UsageError
-from wsisr.evaluation.measures import Image, area_downsample, bicubic_upsample
+from wsisr.evaluation.measures import Image
 from wsisr.evaluation.pairing.registration import overview, read_aligned
+from wsisr.resize import area_downsample, bicubic_upsample
 from wsisr.slides import Slide
 
 TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
