@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from wsisr.errors import UsageError
 from wsisr.plan import Axis, Rect, make_plan, scaled_region, target_size
 from wsisr.resize.weights import area_matrix, cubic_matrix, cubic_span, reflect
-from wsisr.resolution import default_scale, nominal_magnification
 
 TILES = st.sampled_from([(64, 0), (64, 8), (64, 32), (128, 24), (512, 64), (512, 256)])
 SIZES = st.integers(1, 3000)
@@ -196,18 +195,3 @@ def test_scaled_region_covers_what_was_asked() -> None:
     assert scaled_region(Rect(5, 5, 2, 2), 4.0, 100, 100) == Rect(1, 1, 1, 1)
     assert scaled_region(Rect(3, 3, 2, 2), 4.0, 100, 100) == Rect(0, 0, 2, 2)
     assert scaled_region(Rect(403, 399, 1, 5), 4.0, 101, 101) == Rect(100, 99, 1, 2)
-
-
-@pytest.mark.parametrize(
-    ("mpp", "magnification"),
-    [(0.25, 40), (0.263, 40), (0.2528, 40), (0.499, 20), (1.0112, 10), (2.104, 5), (0.18, 55.56)],
-)
-def test_nominal_magnification(mpp: float, magnification: float) -> None:
-    assert nominal_magnification(mpp) == magnification
-
-
-@pytest.mark.parametrize(
-    ("mpp", "scale"), [(0.499, 2), (1.0112, 4), (2.104, 8), (1.052, 4), (0.7, 2.8)]
-)
-def test_default_scale_leads_to_40x(mpp: float, scale: float) -> None:
-    assert default_scale(mpp) == pytest.approx(scale)

@@ -56,7 +56,7 @@ def find_resolution(job: Job, view: View) -> Resolution:
             raise UsageError(f"{job.source}: has 40x ({view.mpp:.4g} um/px) already; {remedy}")
         raise UsageError(f"--scale {scale:g}: must be greater than 1")
     mpp = view.mpp / scale
-    magnification = nominal_magnification(mpp)
+    magnification = round(nominal_magnification(mpp), 2)
     if magnification > LARGEST_MAGNIFICATION and not job.force:
         raise UsageError(
             f"--scale {scale:g}: leads to {magnification:g}x ({mpp:.3g} um/px), past what a light "
