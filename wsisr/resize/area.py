@@ -1,8 +1,8 @@
-"""Area averaging of images: in windows of a slide by any factor, and whole images by whole ones.
+"""Averages images over areas: regions of a slide by any factor, whole images by whole ones.
 
 The grid is anchored at the slide's origin. Pixel k of the reduced image covers
-[k * factor, (k + 1) * factor) of the source in both directions, wherever a window starts, so
-every window has the pixels of the whole. At the right and bottom edge a pixel is the mean of the
+[k * factor, (k + 1) * factor) of the source in both directions, wherever a region starts, so
+every region has the pixels of the whole. At the right and bottom edge a pixel is the mean of the
 part that lies inside.
 """
 
@@ -59,7 +59,7 @@ def reduce_area(
     count: tuple[int, int],
     size: tuple[int, int],
 ) -> RGB:
-    """Averages a window of a slide over the areas of its reduced pixels.
+    """Averages a region of a slide over the areas of its reduced pixels.
 
     Whole factors give the box mean in integer arithmetic; others weigh each source pixel with the
     exact area covered, in double precision. Both round halves up.
@@ -138,7 +138,7 @@ def _checked(image: RGB, scale: int) -> RGB:
 
 
 def _edges(start: int, count: int, factor: float, size: int) -> NDArray[np.float64]:
-    """Gives the edges of the reduced pixels in the coordinates of the source window."""
+    """Gives the edges of the reduced pixels in the coordinates of the source region."""
     edges = np.arange(start, start + count + 1, dtype=np.float64) * factor
     first = math.floor(start * factor)
     return np.minimum(edges, size) - first

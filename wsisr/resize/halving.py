@@ -1,4 +1,4 @@
-"""The 2x2 means: of bytes, for the levels of a pyramid, and of float planes, for measures."""
+"""Averages boxes of 2x2: bytes for the levels of a pyramid, planes for measures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kind of image that is resized as a whole."""
+"""Names the kind of image that is resized as a whole."""
 
 from __future__ import annotations
 

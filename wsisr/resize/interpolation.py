@@ -1,4 +1,4 @@
-"""Resizing of whole uint8 images to a size, by OpenCV.
+"""Resizes whole uint8 images to a size, by OpenCV.
 
 OpenCV's bicubic works in fixed point and its area mean of uneven factors in single precision.
 Published figures rest on both, so they are called here rather than written anew. The image is

@@ -1,4 +1,4 @@
-"""Resizing as matrices of weights, for windows on the grid of a slide.
+"""Writes resizing as matrices of weights, for windows on the grid of a slide.
 
 Pixel k of an image enlarged by `scale` has its centre at (k + 0.5) / scale - 0.5 of the image it
 is made from (half-pixel centres), whatever the window. Rows and columns are resized one after the

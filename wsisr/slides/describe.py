@@ -1,4 +1,4 @@
-"""What `wsisr info` tells of a slide."""
+"""Describes a slide, for `wsisr info`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which resolution of a slide the options ask for."""
+"""Selects the resolution of a slide that the options ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One resolution of a slide, stored or made from the next finer level, and its overview."""
+"""Reads one resolution of a slide, stored or made from the next finer level."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BAND_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class View:
-    """One resolution of a slide, read in its own pixels.
+    """Stands for one resolution of a slide, read in its own pixels.
 
     Attributes:
         slide: the open slide.
