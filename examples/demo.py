@@ -14,6 +14,8 @@ from pathlib import Path
 from PIL import Image
 from skimage.data import immunohistochemistry
 
+from wsisr.resize import area_downsample
+
 
 def main() -> None:
     """Run `wsisr upscale` and say where the result lies."""
@@ -26,7 +28,7 @@ def main() -> None:
     source = args.slide
     if source is None:
         source = args.out / "ihc_10x.png"
-        Image.fromarray(immunohistochemistry()).reduce(2).save(source)
+        Image.fromarray(area_downsample(immunohistochemistry(), 2)).save(source)
         options = ["--input-mag", "10"]
     output = args.out / f"{source.stem.removesuffix('_10x')}_40x.ome.tif"
     command = [

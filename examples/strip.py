@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from wsisr.engine import upscale_array
+from wsisr.resize import area_downsample
 
 
 def main() -> None:
@@ -26,8 +27,7 @@ def main() -> None:
     real = np.asarray(Image.open(args.tile).convert("RGB"))
     height, width = (side // args.scale for side in real.shape[:2])
     real = real[: height * args.scale, : width * args.scale]
-    boxes = real.reshape(height, args.scale, width, args.scale, 3).mean((1, 3))
-    lr = np.rint(boxes).astype(np.uint8)
+    lr = area_downsample(real, args.scale)
     pictures = {"low resolution": np.repeat(np.repeat(lr, args.scale, 0), args.scale, 1)}
     pictures |= {name: upscale_array(lr, args.scale, model=name) for name in args.models}
     pictures["real 40x"] = real

@@ -1,32 +1,32 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import strategies as st
 
-from wsisr.resolution import default_scale, nominal_magnification
-
-TILES = st.sampled_from([(64, 0), (64, 8), (64, 32), (128, 24), (512, 64), (512, 256)])
-SIZES = st.integers(1, 3000)
-SCALES = st.one_of(
-    st.sampled_from([2.0, 3.0, 4.0, 8.0, 2.5, 1.5]), st.floats(1.001, 16, allow_nan=False)
-)
+from wsisr.resolution import completed, default_scale, nominal_magnification
 
 
 @pytest.mark.parametrize(
     ("mpp", "magnification"),
     [
         (0.25, 40),
-        (0.263, 40),
+        (0.263018, 40),
         (0.2528, 40),
         (0.499, 20),
         (1.0112, 10),
         (2.104, 5),
         (0.17, 60),
-        (0.4, 25),
+        (0.3, 10 / 0.3),
     ],
 )
-def test_nominal_magnification(mpp: float, magnification: float) -> None:
+def test_a_pixel_size_stands_for_an_objective(mpp: float, magnification: float) -> None:
     assert nominal_magnification(mpp) == magnification
+
+
+def test_the_missing_one_follows_from_the_other() -> None:
+    assert completed(None, None) == (None, None)
+    assert completed(None, 20) == (0.5, 20)
+    assert completed(0.263, None) == (0.263, 40)
+    assert completed(0.263, 20) == (0.263, 20)
 
 
 @pytest.mark.parametrize(

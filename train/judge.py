@@ -66,8 +66,9 @@ def judge(
         raise UsageError(f"judged {count}: must be 1 or more validation tiles")
     try:
         from wsisr.engine import upscale_array
-        from wsisr.evaluation.measures import NIQE_BLOCK, Sample, Scan, bicubic_upsample
+        from wsisr.evaluation.measures import NIQE_BLOCK, Sample, Scan
         from wsisr.evaluation.measures import table as metrics
+        from wsisr.resize import bicubic_upsample
     except ModuleNotFoundError as error:
         log.info("not judged: the package %s is missing", error.name)
         return {}
@@ -128,7 +129,7 @@ def _pair(
     tiles: TileSet, index: int, scale: int, most: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The top-left part of a tile, at most `most` px a side, and its box means."""
-    from wsisr.evaluation.measures import area_downsample
+    from wsisr.resize import area_downsample
 
     tile = tiles.pixels[index]
     side = min(most, *tile.shape[:2]) // (2 * scale) * 2 * scale

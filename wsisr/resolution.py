@@ -21,12 +21,13 @@ def nominal_magnification(mpp: float) -> float:
         mpp: um/px, above 0.
 
     Returns:
-        10 / mpp, or the standard objective within 15 % of it.
+        The standard objective within 15 % of 10 / mpp, else 10 / mpp itself, not rounded: views
+        are derived from it.
     """
     exact = 10 / mpp
     nearest = min(OBJECTIVES, key=lambda standard: max(standard / exact, exact / standard))
     ratio = max(nearest / exact, exact / nearest)
-    return nearest if ratio <= 1 + OBJECTIVE_TOLERANCE else round(exact, 2)
+    return nearest if ratio <= 1 + OBJECTIVE_TOLERANCE else exact
 
 
 def completed(mpp: float | None, magnification: float | None) -> tuple[float | None, float | None]:

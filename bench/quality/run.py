@@ -30,20 +30,13 @@ from tqdm import tqdm
 from bench.quality.table import PLAIN, SHAPES, Quality, Row
 from wsisr.errors import OutputError, UsageError, WsisrError
 from wsisr.evaluation import BOOTSTRAP_DRAWS, bootstrap, draw_means, interval
-from wsisr.evaluation.measures import (
-    Image,
-    Measurement,
-    Metric,
-    Sample,
-    Scan,
-    area_downsample,
-    bicubic_upsample,
-)
+from wsisr.evaluation.measures import Image, Measurement, Metric, Sample, Scan
 from wsisr.evaluation.measures import table as metrics
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Segmenter
 from wsisr.evaluation.nuclei import learned as segmenters
 from wsisr.evaluation.pairing import Place, read_image
 from wsisr.evaluation.report import TileResult
+from wsisr.resize import area_downsample, bicubic_upsample
 
 TILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MPP = 0.25

@@ -24,19 +24,11 @@ from tqdm import tqdm
 from bench.quality.run import list_tiles
 from bench.quality.table import cell, markdown_table
 from wsisr.errors import WsisrError
-from wsisr.evaluation.measures import (
-    RGB_FROM_HED,
-    Image,
-    Measurement,
-    Sample,
-    Scan,
-    area_downsample,
-    bicubic_upsample,
-    hed,
-)
+from wsisr.evaluation.measures import RGB_FROM_HED, Image, Measurement, Sample, Scan, hed
 from wsisr.evaluation.measures import table as metrics
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Labels
 from wsisr.evaluation.pairing import read_image
+from wsisr.resize import area_downsample, bicubic_upsample
 
 SCALE = 4
 SHARE = 0.1

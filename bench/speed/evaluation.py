@@ -42,14 +42,13 @@ from wsisr.evaluation.measures import (
     Image,
     Sample,
     Scan,
-    area_downsample,
-    bicubic_upsample,
     grey_levels,
     nuclear_features,
 )
 from wsisr.evaluation.measures import table as metrics
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Labels
 from wsisr.evaluation.pairing import FolderSource, Source, pixel_size, read_image, register
+from wsisr.resize import area_downsample, bicubic_upsample
 from wsisr.slides import open_slide
 
 SCALE = 4

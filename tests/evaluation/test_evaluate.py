@@ -24,7 +24,7 @@ from wsisr.evaluation.evaluate import (
     evaluate_slides,
     evaluate_tiles,
 )
-from wsisr.evaluation.measures.fidelity import area_downsample, bicubic_upsample, psnr
+from wsisr.evaluation.measures.fidelity import psnr
 from wsisr.evaluation.measures.pixels import Image
 from wsisr.evaluation.measures.sample import Measurement
 from wsisr.evaluation.measures.table import available, summarize
@@ -32,6 +32,7 @@ from wsisr.evaluation.pairing.sources import Place
 from wsisr.evaluation.report.results import TileResult
 from wsisr.evaluation.statistics import bootstrap
 from wsisr.evaluation.weights import store as weights
+from wsisr.resize import area_downsample, bicubic_upsample
 from wsisr.slides import open_slide
 
 FAST = ("psnr", "ssim", "nuclei_pq", "hf_db", "lr_rmse")

@@ -6,10 +6,11 @@ import numpy as np
 from PIL import Image
 
 from wsisr.engine.array import upscale_array
-from wsisr.evaluation.measures.fidelity import area_downsample, psnr
+from wsisr.evaluation.measures.fidelity import psnr
 from wsisr.evaluation.measures.spectrum import hf_db
 from wsisr.models import SHIPPED
 from wsisr.models.files.card import read_card
+from wsisr.resize import area_downsample
 
 
 def test_they_are_small_and_described() -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 
 from wsisr.errors import SlideError
 from wsisr.slides import open_slide
+from wsisr.slides.cache import TileCache
 from wsisr.slides.tiff.bytes_at import BytesAt
-from wsisr.slides.tiff.cache import TileCache
 from wsisr.slides.tiff.ifd import read_ifds
 from wsisr.slides.tiff.layout import open_tiff
 from wsisr.slides.tiff.ome_xml import parse_ome

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsisr.errors import UsageError
+from wsisr.errors import OptionError, UsageError
 from wsisr.resize.area import reduced_size
-from wsisr.resolution import nominal_magnification
 from wsisr.slides import open_slide, select_view
 from wsisr.slides.base import SlideInfo, StoredSlide
-from wsisr.slides.view import coarser_view
+from wsisr.slides.view import coarser_view, overview
 
 
 class ArrayLevel:
@@ -125,19 +124,12 @@ def test_views_of_real_slides(data_dir: Path) -> None:
         assert (stored.width, stored.magnification) == (512, 2.5)
         with pytest.raises(UsageError, match="finest"):
             select_view(slide, input_mpp=0.1)
-        with pytest.raises(UsageError, match="--level 3"):
+        with pytest.raises(UsageError, match="level 3: "):
             select_view(slide, level=3)
     with open_slide(data_dir / "slides" / "cmu-1-small-region.svs") as slide:
         view = select_view(slide, input_mag=5)
         assert (view.width, view.height, view.factor) == (555, 742, 4.0)
         assert view.mpp == pytest.approx(4 * 0.499)
-
-
-def test_nominal_magnification_of_scanners() -> None:
-    assert nominal_magnification(0.263018) == 40
-    assert nominal_magnification(0.2528) == 40
-    assert nominal_magnification(0.499) == 20
-    assert nominal_magnification(0.3) == pytest.approx(33.333, abs=0.001)
 
 
 def test_a_stated_resolution_stands_for_a_slide_without_one(
@@ -161,3 +153,33 @@ def test_a_coarser_view_lies_on_the_same_grid() -> None:
     view = select_view(slide_of(100, 80, mpp=0.5), input_mpp=1.0)
     coarse = coarser_view(view, 4)
     assert (coarse.downsample, coarse.factor, coarse.width, coarse.mpp) == (8.0, 8.0, 13, 4.0)
+
+
+@pytest.mark.parametrize("factor", [1, 2.5, 8])
+def test_an_overview_is_the_whole_slide_averaged(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = slide_of(203, 150)
+    expected = exact_means(slide.read(0, 0, 0, 203, 150), factor)
+    np.testing.assert_array_equal(overview(slide, factor), expected)
+    monkeypatch.setattr("wsisr.slides.view.BAND_BYTES", 1000)
+    np.testing.assert_array_equal(overview(slide, factor), expected)
+    half = select_view(slide_of(203, 150, mpp=0.25), input_mpp=0.5)
+    whole = coarser_view(half, factor)
+    np.testing.assert_array_equal(
+        overview(half, factor), whole.read(0, 0, whole.width, whole.height)
+    )
+
+
+def test_options_are_named_as_arguments() -> None:
+    slide = slide_of(40, 30, mpp=0.25)
+    for options, name in (
+        ({"input_mpp": -1.0}, "input_mpp"),
+        ({"input_mag": 0.0}, "input_mag"),
+        ({"level": 3}, "level"),
+    ):
+        with pytest.raises(OptionError, match=f"^{name} ") as caught:
+            select_view(slide, **options)
+        assert caught.value.option == name
+    with pytest.raises(UsageError, match="coarser input_mpp or a smaller input_mag"):
+        select_view(slide, input_mpp=0.1)

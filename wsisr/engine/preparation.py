@@ -171,7 +171,7 @@ def find_resolution(job: Job, view: View) -> Resolution:
             raise OptionError("scale", None, has)
         raise OptionError("scale", scale, "must be greater than 1")
     mpp = view.mpp / scale
-    magnification = nominal_magnification(mpp)
+    magnification = round(nominal_magnification(mpp), 2)
     if magnification > LARGEST_MAGNIFICATION and not job.force:
         raise OptionError(
             "scale",

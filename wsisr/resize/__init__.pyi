@@ -1,7 +1,13 @@
+from .area import area_downsample as area_downsample
+from .area import area_mean as area_mean
 from .area import area_span as area_span
 from .area import reduce_area as reduce_area
 from .area import reduced_size as reduced_size
 from .halving import halve as halve
+from .halving import halve_plane as halve_plane
+from .interpolation import bicubic_upsample as bicubic_upsample
+from .interpolation import resize_to as resize_to
+from .interpolation import shrink_within as shrink_within
 from .weights import AxisWeights as AxisWeights
 from .weights import area_matrix as area_matrix
 from .weights import axis_weights as axis_weights

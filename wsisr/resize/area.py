@@ -1,10 +1,9 @@
-"""Reduction by area averaging, on a grid anchored at the slide's origin.
+"""Averages images over areas: regions of a slide by any factor, whole images by whole ones.
 
-Pixel k of the reduced image covers [k * factor, (k + 1) * factor) of the source in both
-directions, wherever a window starts, so every window has the pixels of the whole. At the right
-and bottom edge a pixel is the mean of the part that lies inside. Integer factors give the plain
-box mean rounded half up, in integer arithmetic; others weigh each source pixel with the exact
-area covered, in double precision, rounded half up.
+The grid is anchored at the slide's origin. Pixel k of the reduced image covers
+[k * factor, (k + 1) * factor) of the source in both directions, wherever a region starts, so
+every region has the pixels of the whole. At the right and bottom edge a pixel is the mean of the
+part that lies inside.
 """
 
 from __future__ import annotations
@@ -15,19 +14,39 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-RGB = NDArray[np.uint8]
+from wsisr.errors import UsageError
+from wsisr.resize.halving import halve
+from wsisr.resize.images import RGB, check_rgb
 
 SLIVER = 1e-3
 """A last pixel narrower than this share of a pixel is arithmetic noise, and dropped."""
 
 
 def reduced_size(size: int, factor: float) -> int:
-    """How many reduced pixels cover `size` source pixels (1 or more)."""
+    """Gives the number of reduced pixels that cover a side of an image.
+
+    Args:
+        size: the side, in source pixels, 1 or more.
+        factor: source pixels that a reduced pixel is wide, 1 or more.
+
+    Returns:
+        The count, 1 or more; a last pixel that lies inside only in part counts.
+    """
     return max(1, math.ceil(size / factor - SLIVER))
 
 
 def area_span(start: int, count: int, factor: float, size: int) -> tuple[int, int]:
-    """First and one past the last source pixel under `count` reduced pixels from `start`."""
+    """Gives the source pixels that lie under a run of reduced pixels.
+
+    Args:
+        start: the first reduced pixel.
+        count: how many there are.
+        factor: source pixels that a reduced pixel is wide.
+        size: the side of the whole source image, in px.
+
+    Returns:
+        The first source pixel, and the one behind the last.
+    """
     first = math.floor(start * factor)
     return first, min(size, max(first + 1, math.ceil((start + count) * factor)))
 
@@ -40,10 +59,20 @@ def reduce_area(
     count: tuple[int, int],
     size: tuple[int, int],
 ) -> RGB:
-    """The reduced pixels `start` (x, y) to `start + count`, from the source pixels under them.
+    """Averages a region of a slide over the areas of its reduced pixels.
 
-    source: uint8 (h, w, 3), exactly the pixels of `area_span` in x and y. size: width and height
-    of the whole source image. Returns uint8 (count y, count x, 3).
+    Whole factors give the box mean in integer arithmetic; others weigh each source pixel with the
+    exact area covered, in double precision. Both round halves up.
+
+    Args:
+        source: uint8 (h, w, 3), C-contiguous, exactly the pixels of `area_span` in x and y.
+        factor: source pixels that a reduced pixel is wide, 1 or more.
+        start: x and y of the first reduced pixel, on the grid of the slide.
+        count: reduced pixels across and down.
+        size: width and height of the whole source image, in px.
+
+    Returns:
+        uint8 (count[1], count[0], 3).
     """
     out: RGB = np.empty((count[1], count[0], 3), np.uint8)
     if factor.is_integer():
@@ -54,11 +83,83 @@ def reduce_area(
     return out
 
 
+def area_mean(image: RGB, scale: int) -> NDArray[np.float32]:
+    """Averages an image over boxes of whole pixels, without rounding to bytes.
+
+    The sums are exact; their product with 1 / scale**2 is rounded once, to single precision.
+
+    Args:
+        image: uint8 (h, w, 3) with h and w multiples of `scale`.
+        scale: side of a box in px, 1 or more.
+
+    Returns:
+        float32 (h / scale, w / scale, 3), 0 to 255.
+
+    Raises:
+        UsageError: an image of another kind, or one that the boxes do not fill.
+    """
+    image = _checked(image, scale)
+    rows, columns = image.shape[:2]
+    out: NDArray[np.float32] = np.empty((rows // scale, columns // scale, 3), np.float32)
+    _box_mean_unrounded(image, scale, out)
+    return out
+
+
+def area_downsample(image: RGB, scale: int) -> RGB:
+    """Averages an image over boxes of whole pixels, as low-resolution test images are made.
+
+    Rounds as OpenCV's INTER_AREA does: halves up for boxes of 2x2, to the even neighbour for
+    others. All published figures rest on inputs made so, which is why this differs from
+    `reduce_area`, that always rounds halves up.
+
+    Args:
+        image: uint8 (h, w, 3) with h and w multiples of `scale`.
+        scale: side of a box in px, 1 or more.
+
+    Returns:
+        uint8 (h / scale, w / scale, 3).
+
+    Raises:
+        UsageError: an image of another kind, or one that the boxes do not fill.
+    """
+    if scale == 2:
+        return halve(_checked(image, scale))
+    mean = area_mean(image, scale)
+    return np.rint(mean, out=mean).astype(np.uint8)
+
+
+def _checked(image: RGB, scale: int) -> RGB:
+    """Gives the image, C-contiguous, once it is known to consist of whole boxes."""
+    check_rgb(image)
+    rows, columns = image.shape[:2]
+    if scale < 1 or rows % scale or columns % scale:
+        raise UsageError(f"{columns}x{rows} px cannot be averaged by {scale}; crop to a multiple")
+    return np.ascontiguousarray(image)
+
+
 def _edges(start: int, count: int, factor: float, size: int) -> NDArray[np.float64]:
-    """Edges of the reduced pixels in the coordinates of the source window."""
+    """Gives the edges of the reduced pixels in the coordinates of the source region."""
     edges = np.arange(start, start + count + 1, dtype=np.float64) * factor
     first = math.floor(start * factor)
     return np.minimum(edges, size) - first
+
+
+@numba.njit(inline="always")
+def _sum_rows(flat: NDArray[np.uint8], top: int, bottom: int, column: NDArray[np.uint32]) -> None:
+    """Adds up each column of bytes over some rows."""
+    column[:] = 0
+    for r in range(top, bottom):
+        for c in range(flat.shape[1]):
+            column[c] += flat[r, c]
+
+
+@numba.njit(inline="always")
+def _sum_columns(column: NDArray[np.uint32], left: int, right: int, channel: int) -> np.uint64:
+    """Adds up one channel of the columns of a box."""
+    total = np.uint64(0)
+    for c in range(left, right):
+        total += column[c * 3 + channel]
+    return total
 
 
 @numba.njit(nogil=True, cache=True)
@@ -68,18 +169,27 @@ def _box_mean(source: RGB, factor: int, out: RGB) -> None:
     column = np.empty(cols * 3, np.uint32)
     for i in range(out.shape[0]):
         top, bottom = i * factor, min((i + 1) * factor, rows)
-        column[:] = 0
-        for r in range(top, bottom):
-            for c in range(cols * 3):
-                column[c] += flat[r, c]
+        _sum_rows(flat, top, bottom, column)
         for j in range(out.shape[1]):
             left, right = j * factor, min((j + 1) * factor, cols)
             area = (bottom - top) * (right - left)
             for k in range(3):
-                total = np.uint64(0)
-                for c in range(left, right):
-                    total += column[c * 3 + k]
+                total = _sum_columns(column, left, right, k)
                 out[i, j, k] = (2 * total + area) // (2 * area)
+
+
+@numba.njit(nogil=True, cache=True)
+def _box_mean_unrounded(source: RGB, scale: int, out: NDArray[np.float32]) -> None:
+    rows, cols = source.shape[:2]
+    flat = source.reshape(rows, cols * 3)
+    column = np.empty(cols * 3, np.uint32)
+    share = np.float32(1) / np.float32(scale * scale)
+    for i in range(out.shape[0]):
+        _sum_rows(flat, i * scale, (i + 1) * scale, column)
+        for j in range(out.shape[1]):
+            for k in range(3):
+                total = _sum_columns(column, j * scale, (j + 1) * scale, k)
+                out[i, j, k] = np.float32(total) * share
 
 
 @numba.njit(nogil=True, cache=True)

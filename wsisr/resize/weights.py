@@ -1,4 +1,9 @@
-"""Weights of bicubic interpolation and of area averaging between two pixel grids."""
+"""Resizing as matrices of weights, for windows on the grid of a slide.
+
+Pixel k of an image enlarged by `scale` has its centre at (k + 0.5) / scale - 0.5 of the image it
+is made from (half-pixel centres), whatever the window. Rows and columns are resized one after the
+other, so two small matrices describe a window, on any device and with gradients.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ CUBIC = -0.75
 
 
 def reflect(position: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Mirror positions into 0..size-1 about the centres of the edge pixels."""
+    """Mirrors positions into 0..size-1 about the centres of the edge pixels."""
     if size == 1:
         return np.zeros_like(position)
     folded = np.abs(position) % (2 * (size - 1))
@@ -23,7 +28,7 @@ def reflect(position: NDArray[np.int64], size: int) -> NDArray[np.int64]:
 def _cubic_taps(
     start: int, count: int, size: int, scale: float, view_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """View pixels (count, 4) and weights (count, 4) of output pixels start..start+count-1."""
+    """Gives the pixels and weights that make a run of output pixels, (count, 4) each."""
     inside = reflect(np.arange(start, start + count, dtype=np.int64), size)
     centre = (inside + 0.5) / scale - 0.5
     left = np.floor(centre).astype(np.int64)
@@ -35,7 +40,18 @@ def _cubic_taps(
 
 
 def cubic_span(start: int, count: int, size: int, scale: float, view_size: int) -> tuple[int, int]:
-    """First view pixel, and one behind the last, under output pixels start..start+count-1."""
+    """Gives the pixels that bicubic interpolation reads for a run of output pixels.
+
+    Args:
+        start: the first output pixel.
+        count: how many there are.
+        size: side of the whole output, in px.
+        scale: output pixels for each pixel of the view.
+        view_size: side of the whole view, in px.
+
+    Returns:
+        The first pixel of the view, and the one behind the last.
+    """
     taps, _ = _cubic_taps(start, count, size, scale, view_size)
     return int(taps.min()), int(taps.max()) + 1
 
@@ -43,10 +59,21 @@ def cubic_span(start: int, count: int, size: int, scale: float, view_size: int) 
 def cubic_matrix(
     start: int, count: int, size: int, scale: float, view_size: int, span: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Bicubic interpolation as weights (count, span), each row summing to one.
+    """Writes bicubic interpolation as a matrix (Keys 1981, a = -0.75).
 
     Output pixels beyond the slide's edge are mirrored, taps beyond the view's edge repeat its
     border pixels (as OpenCV's and torch's bicubic do).
+
+    Args:
+        start: the first output pixel.
+        count: how many there are.
+        size: side of the whole output, in px.
+        scale: output pixels for each pixel of the view.
+        view_size: side of the whole view, in px.
+        span: the pixels of the view, as `cubic_span` gives them.
+
+    Returns:
+        float32 (count, pixels in the span); each row sums to one.
     """
     taps, weights = _cubic_taps(start, count, size, scale, view_size)
     matrix = np.zeros((count, span[1] - span[0]), np.float64)
@@ -57,9 +84,18 @@ def cubic_matrix(
 def area_matrix(
     start: int, count: int, size: int, scale: float, span: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Area averaging as weights (span, count): each view pixel as the mean over its area.
+    """Writes area averaging as a matrix: each pixel of the view is the mean over its area.
 
-    The row of a view pixel whose area is not wholly inside both window and slide is zero.
+    Args:
+        start: the first output pixel.
+        count: how many there are.
+        size: side of the whole output, in px.
+        scale: output pixels for each pixel of the view.
+        span: the first pixel of the view, and the one behind the last.
+
+    Returns:
+        float32 (pixels in the span, count). The row of a pixel whose area is not wholly inside
+        both window and slide is zero, the others sum to one.
     """
     edges = np.arange(span[0], span[1] + 1) * scale - start
     low, high = edges[:-1, None], edges[1:, None]

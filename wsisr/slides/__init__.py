@@ -1,4 +1,4 @@
-"""Slides in: one way to open any whole-slide image and to read any resolution of it."""
+"""Opens any whole-slide image and reads any resolution of it, in one way."""
 
 import lazy_loader
 

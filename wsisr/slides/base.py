@@ -1,4 +1,4 @@
-"""What every slide offers, and the one class behind which the formats stand.
+"""Defines what every slide offers, and the one class behind which the formats stand.
 
 A format module describes a file as a `SlideInfo` and one `LevelPixels` for each stored level;
 `StoredSlide` adds what all of them share: levels, clipping, the background outside, errors.
@@ -22,7 +22,7 @@ from wsisr.errors import SlideError, UsageError
 log = logging.getLogger(__name__)
 
 RGB = NDArray[np.uint8]
-"""Pixels (height, width, 3), red, green, blue, 0 to 255."""
+"""Pixels (height, width, 3), uint8, red, green, blue, 0 to 255."""
 
 WHITE = (255, 255, 255)
 ASSOCIATED = ("label", "macro", "thumbnail")
@@ -30,10 +30,13 @@ ASSOCIATED = ("label", "macro", "thumbnail")
 
 @dataclass(frozen=True)
 class Level:
-    """A stored resolution: size in px, and how many level-0 px one of its px is wide.
+    """Describes a stored resolution.
 
-    The downsample is the integer that explains the size (rounded down or up) where there is one,
-    else the mean of the two ratios of sizes.
+    Attributes:
+        width: in px of the level.
+        height: in px of the level.
+        downsample: level-0 px that a px of the level is wide: the integer that explains the size
+            (rounded down or up) where there is one, else the mean of the two ratios of sizes.
     """
 
     width: int
@@ -42,7 +45,7 @@ class Level:
 
 
 class Slide(Protocol):
-    """An open whole-slide image. `read` may be called from several threads at once."""
+    """Stands for an open whole-slide image; several threads may read from it at once."""
 
     @property
     def path(self) -> Path:
@@ -62,41 +65,52 @@ class Slide(Protocol):
 
     @property
     def mpp(self) -> float | None:
-        """Size of a level-0 pixel in um (mean of x and y), None where the file does not say."""
+        """Size of a level-0 pixel in um, mean of x and y; None where the file does not say."""
 
     @property
     def magnification(self) -> float | None:
-        """Nominal magnification of the objective, None where the file does not say."""
+        """Nominal magnification of the objective; None where the file does not say."""
 
     @property
     def icc_profile(self) -> bytes | None:
-        """The ICC profile of the pixels as stored in the file."""
+        """The ICC profile of the pixels as stored in the file; None where there is none."""
 
     @property
     def associated(self) -> Mapping[str, RGB]:
-        """Those of `label`, `macro` and `thumbnail` there are, decoded when asked for."""
+        """The images `label`, `macro` and `thumbnail` that there are, decoded when asked for."""
 
     @property
     def background(self) -> tuple[int, int, int]:
-        """Colour of what was not scanned, RGB, 0 to 255."""
+        """The colour of what was not scanned, RGB, 0 to 255."""
 
     @property
     def properties(self) -> Mapping[str, str]:
-        """The file's own metadata, keys as openslide writes them where it knows the format."""
+        """The file's own metadata; keys as openslide writes them where it knows the format."""
 
     @property
     def vendor(self) -> str:
-        """Which kind of file it is, e.g. `aperio`, `hamamatsu`, `ome-tiff`, `ome-zarr`, `png`."""
+        """The kind of file, e.g. `aperio`, `hamamatsu`, `ome-tiff`, `ome-zarr`, `png`."""
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
-        """A window of a level, x, y, width and height in px of that level.
+        """Reads a region of a level.
 
-        Returns uint8 (height, width, 3); what lies outside the slide has the background colour.
-        Raises `UsageError` for a level or a size that cannot be, `SlideError` for broken data.
+        Args:
+            level: a stored level, 0 the finest.
+            x: left edge, in px of the level; it may lie outside.
+            y: top edge, in px of the level; it may lie outside.
+            width: in px of the level, 1 or more.
+            height: in px of the level, 1 or more.
+
+        Returns:
+            uint8 (height, width, 3); what lies outside the slide has the background colour.
+
+        Raises:
+            UsageError: a level that does not exist, or a region without pixels.
+            SlideError: broken data, or a closed slide.
         """
 
     def close(self) -> None:
-        """Give back files and caches; reading after it is a `SlideError`."""
+        """Gives back files and caches; reading afterwards is a `SlideError`."""
 
     def __enter__(self) -> Self: ...
 
@@ -109,7 +123,7 @@ class Slide(Protocol):
 
 
 class LevelPixels(Protocol):
-    """Where the pixels of one level come from."""
+    """Reads the pixels of one level; several threads may do so at once."""
 
     @property
     def width(self) -> int:
@@ -120,12 +134,21 @@ class LevelPixels(Protocol):
         """Height in px."""
 
     def read(self, x: int, y: int, width: int, height: int) -> RGB:
-        """A window that lies inside; uint8 (height, width, 3). Thread-safe."""
+        """Reads a region that lies inside the level, in its px: uint8 (height, width, 3)."""
 
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """What is known of a slide besides its pixels; the fields are those of `Slide`."""
+    """Holds what is known of a slide besides its pixels.
+
+    Attributes:
+        vendor: see `Slide.vendor`.
+        mpp: um/px of level 0, None where the file does not say.
+        magnification: nominal magnification, None where the file does not say.
+        icc_profile: the ICC profile, None where there is none.
+        background: colour of what was not scanned, RGB, 0 to 255.
+        properties: the file's own metadata.
+    """
 
     vendor: str
     mpp: float | None = None
@@ -136,7 +159,7 @@ class SlideInfo:
 
 
 class AssociatedImages(Mapping[str, RGB]):
-    """Images by name, each decoded at every look: they are small and seldom wanted."""
+    """Maps names to images, each decoded at every look: they are small and seldom wanted."""
 
     def __init__(self, loaders: Mapping[str, Callable[[], RGB]]) -> None:
         self._loaders = dict(loaders)
@@ -152,7 +175,7 @@ class AssociatedImages(Mapping[str, RGB]):
 
 
 class StoredSlide:
-    """A `Slide` made of the levels a format module found; see there for the members."""
+    """Makes a `Slide` of the levels that a format module found; see there for the members."""
 
     def __init__(
         self,
@@ -183,23 +206,23 @@ class StoredSlide:
 
     @property
     def width(self) -> int:
-        """Width of level 0 in px."""
+        """The width of level 0 in px."""
         return self.levels[0].width
 
     @property
     def height(self) -> int:
-        """Height of level 0 in px."""
+        """The height of level 0 in px."""
         return self.levels[0].height
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
-        """See `Slide.read`."""
+        """Reads a region of a level, see `Slide.read`."""
         if self._closed:
             raise SlideError(f"{self.path} is closed; open it again to read from it")
         if not 0 <= level < len(self.levels):
             raise UsageError(
                 f"{self.path} has no level {level}; choose one of 0 to {len(self.levels) - 1}"
             )
-        check_window(width, height)
+        check_region(width, height)
         source = self._pixels[level]
         left, top = max(x, 0), max(y, 0)
         right, bottom = min(x + width, source.width), min(y + height, source.height)
@@ -212,7 +235,7 @@ class StoredSlide:
         return out
 
     def close(self) -> None:
-        """See `Slide.close`."""
+        """Closes the file, see `Slide.close`."""
         if not self._closed:
             self._closed = True
             self._close()
@@ -229,14 +252,22 @@ class StoredSlide:
         self.close()
 
 
-def check_window(width: int, height: int) -> None:
-    """Raise `UsageError` for a window without pixels."""
+def check_region(width: int, height: int) -> None:
+    """Makes sure that a region has pixels.
+
+    Args:
+        width: in px.
+        height: in px.
+
+    Raises:
+        UsageError: it has none.
+    """
     if width < 1 or height < 1:
-        raise UsageError(f"a window of {width}x{height} pixels cannot be read; ask for 1x1 or more")
+        raise UsageError(f"a region of {width}x{height} pixels cannot be read; ask for 1x1 or more")
 
 
 def filled(width: int, height: int, colour: tuple[int, int, int]) -> RGB:
-    """Pixels (height, width, 3) of one colour."""
+    """Makes pixels (height, width, 3) of one colour."""
     if len(set(colour)) == 1:
         return np.full((height, width, 3), colour[0], np.uint8)
     out = np.empty((height, width, 3), np.uint8)
@@ -245,18 +276,18 @@ def filled(width: int, height: int, colour: tuple[int, int, int]) -> RGB:
 
 
 def level_downsample(base: LevelPixels, level: LevelPixels) -> float:
-    """See `Level`."""
+    """Works out the downsample of a level from the sizes, see `Level`."""
     ratios = base.width / level.width, base.height / level.height
-    whole = round(sum(ratios) / 2)
+    nearest = round(sum(ratios) / 2)
     explains = all(
-        big // whole <= small <= -(-big // whole)
+        big // nearest <= small <= -(-big // nearest)
         for big, small in ((base.width, level.width), (base.height, level.height))
     )
-    return float(whole) if explains else sum(ratios) / 2
+    return float(nearest) if explains else sum(ratios) / 2
 
 
 def on_background(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> RGB:
-    """RGBA (h, w, 4) with straight alpha laid over `colour`, rounded half up."""
+    """Lays RGBA (h, w, 4) with straight alpha over a colour and rounds half up."""
     alpha = pixels[..., 3:].astype(np.uint32)
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(pixels[..., :3])
@@ -266,7 +297,7 @@ def on_background(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> RG
 
 
 def positive(text: object) -> float | None:
-    """`text` as a number above zero; None for anything else that files contain."""
+    """Reads a text as a number above zero; anything else that files contain gives None."""
     try:
         value = float(str(text).strip().replace(",", "."))
     except ValueError:
@@ -275,7 +306,7 @@ def positive(text: object) -> float | None:
 
 
 def mean_mpp(path: Path, mpp_x: float | None, mpp_y: float | None) -> float | None:
-    """Mean of the pixel sizes in um; warns where pixels are more than 1 % off being square."""
+    """Averages the pixel sizes, in um, and warns of pixels more than 1 % off being square."""
     known = [mpp for mpp in (mpp_x, mpp_y) if mpp is not None]
     if not known:
         return None

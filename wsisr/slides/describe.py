@@ -1,15 +1,21 @@
-"""What `wsisr info` tells of a slide."""
+"""Describes a slide, for `wsisr info`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from wsisr.slides import open_slide
+from wsisr.slides.opening import open_slide
 
 
 def describe_slide(path: Path) -> dict[str, Any]:
-    """Plain JSON values: size, levels, resolution and what else the file carries.
+    """Describes a slide in plain JSON values, without decoding any pixels.
+
+    Args:
+        path: the slide.
+
+    Returns:
+        Its size, levels, resolution and what else the file carries.
 
     Raises:
         SlideError: the file cannot be opened as a slide.

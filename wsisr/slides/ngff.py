@@ -1,4 +1,4 @@
-"""OME-Zarr images (NGFF 0.4 on Zarr 2, 0.5 on Zarr 3) through zarr-python, an optional import."""
+"""Reads OME-Zarr images (NGFF 0.4 on Zarr 2, 0.5 on Zarr 3) through zarr-python."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from wsisr.errors import SlideError
 from wsisr.slides.base import RGB, WHITE, SlideInfo, StoredSlide, filled, mean_mpp
+from wsisr.slides.grid import parts_of
 from wsisr.slides.tiff import parse_ome
 
 MICROMETRES = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
@@ -18,20 +19,28 @@ MAX_CHUNK_BYTES = 1 << 30
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether a folder is a Zarr group."""
+    """Tells whether a folder is a Zarr group."""
     return any((path / name).is_file() for name in (".zattrs", ".zgroup", "zarr.json"))
 
 
 def open_zarr(path: Path, *, unreadable: set[tuple[str, int, int]] | None = None) -> StoredSlide:
-    """Open an OME-Zarr image of three uint8 channels (or one) in one plane.
+    """Opens an OME-Zarr image of three uint8 channels (or one) in one plane.
 
     Nothing is cached; a read decodes the chunks it touches. A chunk that was not stored has the
-    array's fill value, as Zarr has it. unreadable: see `ZarrLevel`. Raises `SlideError`.
+    array's fill value, as Zarr has it.
+
+    Args:
+        path: the folder.
+        unreadable: where given, chunks that cannot be decoded are recorded in it, see `ZarrLevel`.
+
+    Returns:
+        The open slide.
+
+    Raises:
+        SlideError: a folder that is incomplete, or holds images of another kind.
     """
-    try:
-        import zarr
-    except ImportError as error:
-        raise SlideError(f"{path} is an OME-Zarr; to read it, pip install 'wsisr[zarr]'") from error
+    import zarr
+
     try:
         group = zarr.open_group(str(path), mode="r")
         attributes = dict(group.attrs)
@@ -63,7 +72,7 @@ def open_zarr(path: Path, *, unreadable: set[tuple[str, int, int]] | None = None
 
 
 def pixel_size(path: Path, multiscale: dict[str, Any]) -> float | None:
-    """um/px of the first level from its scale and the axes' units; None without units."""
+    """Works out um/px of the first level from its scale and the axes' units; None without units."""
     sizes: dict[str, float] = {}
     for index, axis in enumerate(multiscale["axes"]):
         unit = MICROMETRES.get(str(axis.get("unit")))
@@ -76,7 +85,7 @@ def pixel_size(path: Path, multiscale: dict[str, Any]) -> float | None:
 
 
 def magnification(path: Path) -> float | None:
-    """That of the first image in `OME/METADATA.ome.xml`, where there is one."""
+    """Reads the magnification of the first image in `OME/METADATA.ome.xml`, where there is one."""
     metadata = path / "OME" / "METADATA.ome.xml"
     if not metadata.is_file():
         return None
@@ -85,10 +94,10 @@ def magnification(path: Path) -> float | None:
 
 
 class ZarrLevel:
-    """One array of an OME-Zarr as a `LevelPixels`.
+    """Reads one array of an OME-Zarr as a `LevelPixels`.
 
-    unreadable: where given, chunks that cannot be decoded are recorded in it as (`level NAME`,
-    column, row) and read as background; where None, they raise `SlideError`.
+    Where a set of unreadable places is given, chunks that cannot be decoded are recorded in it as
+    (`level NAME`, column, row) and read as background; without one they are errors.
     """
 
     def __init__(
@@ -115,27 +124,25 @@ class ZarrLevel:
         self._unreadable = unreadable
 
     def read(self, x: int, y: int, width: int, height: int) -> RGB:
-        """See `LevelPixels.read`."""
+        """Reads a region, see `LevelPixels.read`."""
         try:
             return self._read(x, y, width, height)
         except SlideError:
             if self._unreadable is None:
                 raise
         out = np.empty((height, width, 3), np.uint8)
-        wide, high = self._chunk["x"], self._chunk["y"]
-        for row in range(y // high, -(-(y + height) // high)):
-            for col in range(x // wide, -(-(x + width) // wide)):
-                left, top = max(x, col * wide), max(y, row * high)
-                right, bottom = min(x + width, (col + 1) * wide), min(y + height, (row + 1) * high)
-                try:
-                    part = self._read(left, top, right - left, bottom - top)
-                except SlideError:
-                    self._unreadable.add((f"level {self._name}", col, row))
-                    part = filled(right - left, bottom - top, WHITE)
-                out[top - y : bottom - y, left - x : right - x] = part
+        piece = self._chunk["x"], self._chunk["y"]
+        for part in parts_of(x, y, width, height, piece=piece):
+            try:
+                pixels = self._read(part.left, part.top, part.width, part.height)
+            except SlideError:
+                self._unreadable.add((f"level {self._name}", part.column, part.row))
+                pixels = filled(part.width, part.height, WHITE)
+            out[part.within(x, y)] = pixels
         return out
 
     def _read(self, x: int, y: int, width: int, height: int) -> RGB:
+        """Reads a region all of whose chunks can be decoded."""
         spans = {"x": slice(x, x + width), "y": slice(y, y + height), "c": slice(None)}
         kept = [axis for axis in self._axes if axis in spans]
         try:

@@ -1,4 +1,4 @@
-"""Which reader takes a file."""
+"""Chooses the reader that takes a file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import openslide
 
 from wsisr.errors import SlideError
 from wsisr.slides.base import Slide
+from wsisr.slides.cache import CACHE_BYTES
 from wsisr.slides.ngff import is_zarr, open_zarr
 from wsisr.slides.openslide_reader import open_vendor
 from wsisr.slides.plain import open_plain
@@ -18,8 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DIRECT = ("aperio", "generic-tiff", None)
-"""What openslide calls the TIFF files that are decoded here; None: those it does not know."""
-CACHE_BYTES = 64 << 20
+"""What openslide calls the TIFF files that are decoded here; None for those it does not know."""
 
 
 def open_slide(
@@ -28,17 +28,24 @@ def open_slide(
     cache_bytes: int = CACHE_BYTES,
     unreadable: set[tuple[str, int, int]] | None = None,
 ) -> Slide:
-    """Open a slide of any readable format; close it, or use it in a `with` statement.
+    """Opens a slide of any readable format.
 
-    openslide's formats (SVS, NDPI, MRXS, SCN, BIF, DICOM, ...), OME-TIFF and other TIFF files,
-    OME-Zarr, PNG and JPEG. cache_bytes bounds the decoded tiles that are kept.
+    These are openslide's formats (SVS, NDPI, MRXS, SCN, BIF, DICOM, ...), OME-TIFF and other TIFF
+    files, OME-Zarr, PNG and JPEG.
 
-    unreadable: where given, damaged tiles (of formats that openslide reads: squares of 256 px) are
-    recorded in it as (`level N`, column, row) and read as background; plain images, and None,
-    raise.
+    Args:
+        path: the file, or the folder of an OME-Zarr or a DICOM slide.
+        cache_bytes: bound of the decoded tiles that are kept.
+        unreadable: where given, damaged tiles (of formats that openslide reads, squares of 256 px)
+            are recorded in it as (`level N`, column, row) and read as background. Where None, and
+            for plain images, they are errors.
 
-    Raises `SlideError`, naming the file and the remedy, for a file that is missing, empty,
-    damaged, of an unknown format, or whose declared size its bytes cannot hold.
+    Returns:
+        The open slide; close it, or use it in a `with` statement.
+
+    Raises:
+        SlideError: a file that is missing, empty, damaged, of an unknown format, or whose declared
+            size its bytes cannot hold. The message names the file and the remedy.
     """
     path = Path(path)
     if path.is_dir():
@@ -74,6 +81,7 @@ def open_slide(
 
 
 def _open_folder(path: Path, unreadable: set[tuple[str, int, int]] | None) -> Slide:
+    """Opens a folder that is a slide."""
     if is_zarr(path):
         return open_zarr(path, unreadable=unreadable)
     files = sorted(path.iterdir())

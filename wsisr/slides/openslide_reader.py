@@ -1,11 +1,10 @@
-"""Slides through openslide: every format it knows, at its speed."""
+"""Reads slides through openslide: every format it knows, at its speed."""
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
 
-import cv2
 import numpy as np
 import openslide
 from numpy.typing import NDArray
@@ -23,12 +22,22 @@ from wsisr.slides.base import (
     on_background,
     positive,
 )
+from wsisr.slides.cache import CACHE_BYTES, TileCache
+from wsisr.slides.grid import Part, parts_of
 
-CACHE_BYTES = 64 << 20
+Bounds = tuple[int, int, int, int]
+"""Left, top, width and height, in level-0 px."""
 
 
 class Handles:
-    """The open slide. After an error openslide refuses all further reads, so it is opened anew."""
+    """Holds the open slide.
+
+    After an error openslide refuses all further reads, so the slide is opened anew.
+
+    Attributes:
+        lock: held by whoever opens the slide anew.
+        current: the handle to read by.
+    """
 
     def __init__(self, path: Path, cache_bytes: int) -> None:
         self._path, self._cache_bytes = path, cache_bytes
@@ -36,7 +45,11 @@ class Handles:
         self.current = self.open()
 
     def open(self) -> openslide.OpenSlide:
-        """One more handle. Raises `SlideError`."""
+        """Opens one more handle.
+
+        Raises:
+            SlideError: openslide cannot open the file.
+        """
         try:
             handle = openslide.OpenSlide(str(self._path))
         except openslide.OpenSlideError as error:
@@ -48,7 +61,7 @@ class Handles:
         return handle
 
     def close(self) -> None:
-        """Close the handle in use."""
+        """Closes the handle in use."""
         self.current.close()
 
 
@@ -58,10 +71,18 @@ def open_vendor(
     cache_bytes: int = CACHE_BYTES,
     unreadable: set[tuple[str, int, int]] | None = None,
 ) -> StoredSlide:
-    """Open `path` with openslide, cropped to the scanned bounds where the file states them.
+    """Opens a slide with openslide, cropped to the scanned bounds where the file states them.
 
-    `cache_bytes` bounds openslide's cache of decoded tiles. unreadable: see `VendorLevel`. Raises
-    `SlideError`.
+    Args:
+        path: the file.
+        cache_bytes: bound of openslide's cache of decoded tiles.
+        unreadable: where given, what cannot be decoded is recorded in it, see `VendorLevel`.
+
+    Returns:
+        The open slide.
+
+    Raises:
+        SlideError: openslide cannot open the file.
     """
     handles = Handles(path, cache_bytes)
     handle = handles.current
@@ -93,19 +114,20 @@ def open_vendor(
 
 
 class VendorLevel:
-    """One level of an openslide file.
+    """Reads one level of an openslide file.
 
     openslide takes positions in whole level-0 px. Where the downsample is not an integer, most
-    positions of a level can be hit only nearly, and a window's pixels would depend on where it
+    positions of a level can be hit only nearly, and a region's pixels would depend on where it
     starts. Such levels are therefore read in blocks of a fixed grid, so that every pixel has one
-    value; the few blocks last used are kept (`BLOCKS_KEPT`, 768 KB each).
+    value; the blocks last used are kept, up to `KEPT_BYTES`.
 
-    unreadable: where given, squares of `SQUARE` px in which something cannot be decoded are
-    recorded in it as (`level N`, column, row) and read as background; where None, they raise.
+    Where a set of unreadable places is given, squares of `SQUARE` px in which something cannot be
+    decoded are recorded in it as (`level N`, column, row) and read as background; without one
+    they are errors.
     """
 
     BLOCK = 512
-    BLOCKS_KEPT = 32
+    KEPT_BYTES = 24 << 20
     SQUARE = 256
 
     def __init__(
@@ -113,7 +135,7 @@ class VendorLevel:
         path: Path,
         handles: Handles,
         level: int,
-        bounds: tuple[int, int, int, int],
+        bounds: Bounds,
         background: tuple[int, int, int],
         unreadable: set[tuple[str, int, int]] | None,
     ) -> None:
@@ -129,40 +151,32 @@ class VendorLevel:
         if bounds != (0, 0, *handle.dimensions):
             self.width = max(1, int(width / self._downsample))
             self.height = max(1, int(height / self._downsample))
-        self._blocks: dict[tuple[int, int], RGB] = {}
-        self._lock = threading.Lock()
+        self._blocks = TileCache(self.KEPT_BYTES)
 
     def read(self, x: int, y: int, width: int, height: int) -> RGB:
-        """See `LevelPixels.read`."""
+        """Reads a region, see `LevelPixels.read`."""
         if self._downsample.is_integer():
             return self._read_at(x, y, width, height)
         out = np.empty((height, width, 3), np.uint8)
         side = self.BLOCK
-        for row in range(y // side, -(-(y + height) // side)):
-            for col in range(x // side, -(-(x + width) // side)):
-                block = self._block(row, col)
-                left, top = max(x, col * side), max(y, row * side)
-                right, bottom = min(x + width, (col + 1) * side), min(y + height, (row + 1) * side)
-                out[top - y : bottom - y, left - x : right - x] = block[
-                    top - row * side : bottom - row * side, left - col * side : right - col * side
-                ]
+        for part in parts_of(x, y, width, height, piece=(side, side)):
+            block = self._block(part.column, part.row)
+            out[part.within(x, y)] = block[part.within(part.column * side, part.row * side)]
         return out
 
-    def _block(self, row: int, col: int) -> RGB:
-        with self._lock:
-            block = self._blocks.pop((row, col), None)
+    def _block(self, column: int, row: int) -> RGB:
+        """Gives a block of the fixed grid, from the cache or the file."""
+        block = self._blocks.get((column, row))
         if block is None:
-            x, y = col * self.BLOCK, row * self.BLOCK
+            x, y = column * self.BLOCK, row * self.BLOCK
             block = self._read_at(
                 x, y, min(self.BLOCK, self.width - x), min(self.BLOCK, self.height - y)
             )
-        with self._lock:
-            self._blocks[row, col] = block
-            while len(self._blocks) > self.BLOCKS_KEPT:
-                del self._blocks[next(iter(self._blocks))]
+            self._blocks.put((column, row), block)
         return block
 
     def _read_at(self, x: int, y: int, width: int, height: int) -> RGB:
+        """Reads a region; round what is damaged, where that is wanted."""
         try:
             return self._read_by(self._handles.current, x, y, width, height)
         except openslide.OpenSlideError as error:
@@ -172,32 +186,26 @@ class VendorLevel:
                     f"cannot be read ({first_line(error)}); the file is damaged or cut short"
                 ) from error
         out = np.empty((height, width, 3), np.uint8)
-        side = self.SQUARE
-        for row in range(y // side, -(-(y + height) // side)):
-            for col in range(x // side, -(-(x + width) // side)):
-                left, top = max(x, col * side), max(y, row * side)
-                right, bottom = min(x + width, (col + 1) * side), min(y + height, (row + 1) * side)
-                out[top - y : bottom - y, left - x : right - x] = self._read_square(
-                    left, top, right - left, bottom - top
-                )
+        for part in parts_of(x, y, width, height, piece=(self.SQUARE, self.SQUARE)):
+            out[part.within(x, y)] = self._read_square(part, self._unreadable)
         return out
 
-    def _read_square(self, x: int, y: int, width: int, height: int) -> RGB:
-        """Part of a square, by a handle of its own, which no other thread can spoil."""
+    def _read_square(self, part: Part, unreadable: set[tuple[str, int, int]]) -> RGB:
+        """Reads part of a square by a handle of its own, which no other thread can spoil."""
         with self._handles.lock:
             handle = self._handles.open()
             try:
-                pixels = self._read_by(handle, x, y, width, height)
+                pixels = self._read_by(handle, part.left, part.top, part.width, part.height)
             except openslide.OpenSlideError:
                 handle.close()
-                assert self._unreadable is not None
-                self._unreadable.add((f"level {self._level}", x // self.SQUARE, y // self.SQUARE))
-                return filled(width, height, self._background)
+                unreadable.add((f"level {self._level}", part.column, part.row))
+                return filled(part.width, part.height, self._background)
             # the one before is closed when its last reader lets go of it
             self._handles.current = handle
             return pixels
 
     def _read_by(self, handle: openslide.OpenSlide, x: int, y: int, width: int, height: int) -> RGB:
+        """Reads a region by one handle."""
         corner = (
             self._origin[0] + round(x * self._downsample),
             self._origin[1] + round(y * self._downsample),
@@ -207,14 +215,16 @@ class VendorLevel:
 
 
 def opaque(pixels: NDArray[np.uint8], background: tuple[int, int, int]) -> RGB:
-    """RGBA (h, w, 4) as RGB, quickly where nothing is transparent."""
+    """Turns RGBA (h, w, 4) into RGB, quickly where nothing is transparent."""
+    import cv2
+
     if int(pixels[..., 3].min()) == 255:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), np.uint8)
     return on_background(pixels, background)
 
 
-def scanned_bounds(handle: openslide.OpenSlide) -> tuple[int, int, int, int]:
-    """Left, top, width, height of what was scanned, in level-0 px: the whole where unstated."""
+def scanned_bounds(handle: openslide.OpenSlide) -> Bounds:
+    """Reads the bounds of what was scanned: the whole where the file states none that can be."""
     width, height = handle.dimensions
     names = (
         openslide.PROPERTY_NAME_BOUNDS_X,
@@ -232,7 +242,7 @@ def scanned_bounds(handle: openslide.OpenSlide) -> tuple[int, int, int, int]:
 
 
 def background_colour(text: str | None) -> tuple[int, int, int]:
-    """`RRGGBB` as numbers, white where it is missing or malformed."""
+    """Reads `RRGGBB` as numbers; white where it is missing or malformed."""
     try:
         red, green, blue = bytes.fromhex(text or "")
     except ValueError:
@@ -241,7 +251,7 @@ def background_colour(text: str | None) -> tuple[int, int, int]:
 
 
 def icc_profile(handle: openslide.OpenSlide) -> bytes | None:
-    """The profile's bytes; openslide-python hands them out only inside of a PIL profile."""
+    """Gives the profile's bytes, which openslide-python hands out only inside of a PIL profile."""
     profile = handle.color_profile
     return None if profile is None else bytes(profile.tobytes())
 
@@ -249,7 +259,7 @@ def icc_profile(handle: openslide.OpenSlide) -> bytes | None:
 def associated_image(
     path: Path, handle: openslide.OpenSlide, name: str, background: tuple[int, int, int]
 ) -> RGB:
-    """An associated image as RGB."""
+    """Decodes an associated image to RGB."""
     try:
         return opaque(np.asarray(handle.associated_images[name]), background)
     except openslide.OpenSlideError as error:
@@ -259,5 +269,5 @@ def associated_image(
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without its full stop."""
+    """Gives the first line of an error's text, without its full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

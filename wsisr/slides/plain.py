@@ -13,16 +13,28 @@ from wsisr.slides.base import RGB, WHITE, SlideInfo, StoredSlide, on_background
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 MAX_PIXELS = 1 << 30
-"""A plain image is held in memory whole, in 3 bytes a pixel."""
+"""The largest plain image, which is held in memory whole, in 3 bytes a pixel."""
 MAX_EXPANSION = 1100
-"""Decoded bytes a stored byte: Deflate cannot go beyond 1032, and no honest JPEG comes near."""
+"""Decoded bytes for each stored byte: Deflate cannot pass 1032, and no honest JPEG comes near."""
 
 
 def open_plain(path: Path) -> StoredSlide:
-    """Open a PNG or JPEG file of up to 8 bits a channel, grey or RGB, with or without alpha.
+    """Opens a PNG or JPEG file of up to 8 bits a channel, grey or RGB, with or without alpha.
 
     Alpha is laid over white. Its resolution in dots per inch is a print setting and no pixel size,
-    so mpp is None. Memory: 3 bytes a pixel, at most `MAX_PIXELS`. Raises `SlideError`.
+    so mpp is None.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A slide of one level.
+
+    Raises:
+        SlideError: a damaged file, one of another kind, or one too large.
+
+    Memory:
+        3 bytes a pixel from the first read on, for at most `MAX_PIXELS`.
     """
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
@@ -46,7 +58,7 @@ def open_plain(path: Path) -> StoredSlide:
 
 
 class PlainPixels:
-    """The pixels of a plain image, decoded once."""
+    """Holds the pixels of a plain image, decoded at the first read."""
 
     def __init__(self, path: Path, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -55,7 +67,7 @@ class PlainPixels:
         self._lock = threading.Lock()
 
     def read(self, x: int, y: int, width: int, height: int) -> RGB:
-        """See `LevelPixels.read`."""
+        """Reads a region, see `LevelPixels.read`."""
         with self._lock:
             if self._pixels is None:
                 self._pixels = decode(self._path)
@@ -63,7 +75,7 @@ class PlainPixels:
 
 
 def decode(path: Path) -> RGB:
-    """All pixels of the file as RGB on white."""
+    """Decodes all pixels of the file to RGB on white."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             if image.mode in ("L", "1", "RGB") and "transparency" not in image.info:
@@ -74,19 +86,19 @@ def decode(path: Path) -> RGB:
 
 
 def png_depth(path: Path) -> int:
-    """Bits a channel, from the header (PNG specification, section 11.2.1)."""
+    """Reads the bits of a channel from the header (PNG specification, section 11.2.1)."""
     with path.open("rb") as file:
         return file.read(25)[-1]
 
 
 def damaged(path: Path, error: BaseException) -> SlideError:
-    """The error for a file that cannot be decoded."""
+    """Words the error for a file that cannot be decoded."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return SlideError(f"{path} cannot be decoded ({reason}); the file is damaged or cut short")
 
 
 def too_large(path: Path) -> SlideError:
-    """The error for a plain image that does not fit in memory."""
+    """Words the error for a plain image that does not fit in memory."""
     return SlideError(
         f"{path} has too many pixels to be read whole; convert it to a tiled pyramidal TIFF"
     )

@@ -13,15 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.slides import Slide, View, coarser_view, select_view
+from wsisr.slides import Slide, View, overview, select_view
 from wsisr.tissue.mask import Mask, TissueMask
 
 MASK_MPP = 8.0
 """um a mask px is wide, where the resolution is known and the mask stays within `MASK_SIDE`."""
 MASK_SIDE = 2048
 """Largest side of the mask in px."""
-BAND_ROWS = 256
-"""Mask rows made at once."""
 MARGIN = 2
 """Mask px by which tissue is widened."""
 CONTRAST = (6.0, 12.0)
@@ -52,14 +50,7 @@ def tissue_mask(source: Slide | View) -> TissueMask:
     """
     view = source if isinstance(source, View) else select_view(source)
     factor = mask_factor(view)
-    small = coarser_view(view, factor)
-    pixels = np.concatenate(
-        [
-            small.read(0, y, small.width, min(BAND_ROWS, small.height - y))
-            for y in range(0, small.height, BAND_ROWS)
-        ]
-    )
-    return TissueMask(find_tissue(pixels), float(factor), view.downsample)
+    return TissueMask(find_tissue(overview(view, factor)), float(factor), view.downsample)
 
 
 def mask_factor(view: View) -> int:

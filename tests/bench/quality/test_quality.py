@@ -14,9 +14,9 @@ from bench.quality import run as quality
 from bench.quality.run import DataSet
 from bench.quality.table import Quality, Row
 from wsisr.errors import UsageError
-from wsisr.evaluation.measures.fidelity import area_downsample, bicubic_upsample
 from wsisr.evaluation.measures.sample import Sample, Scan
 from wsisr.evaluation.pairing.sources import read_image
+from wsisr.resize import area_downsample, bicubic_upsample
 
 pytestmark = pytest.mark.usefixtures("no_weights")
 SMALL = ["--scales", "4", "--metrics", "psnr,hf_db,lr_rmse,lpips", "--quiet"]

@@ -9,10 +9,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from wsisr.errors import UsageError
 from wsisr.evaluation.measures import fidelity
 from wsisr.evaluation.measures.pixels import Image
+from wsisr.resize import area_downsample, bicubic_upsample
 
 
 def degraded(image: Image, scale: int = 4) -> Image:
-    return fidelity.bicubic_upsample(fidelity.area_downsample(image, scale), scale)
+    return bicubic_upsample(area_downsample(image, scale), scale)
 
 
 def test_psnr_and_ssim_equal_scikit_image(tiles: list[Image], noise: Image) -> None:
@@ -84,7 +85,7 @@ def test_downsampled_image_is_consistent_to_rounding(
 ) -> None:
     shape = (rows * scale, columns * scale, 3)
     hr = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    lr = fidelity.area_downsample(hr, scale)
+    lr = area_downsample(hr, scale)
     assert lr.shape == (rows, columns, 3)
     assert fidelity.lr_rmse(hr, lr) <= 0.5 + 1e-4
 
@@ -106,6 +107,6 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match="no integer multiple"):
         fidelity.lr_rmse(image, image[:5, :5])
     with pytest.raises(UsageError, match="cannot be averaged"):
-        fidelity.area_downsample(image, 3)
+        area_downsample(image, 3)
     with pytest.raises(UsageError, match="uint8"):
         fidelity.psnr(image.astype(np.float32), image)  # type: ignore[arg-type]

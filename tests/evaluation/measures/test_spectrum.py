@@ -5,8 +5,8 @@ import pytest
 
 from wsisr.errors import UsageError
 from wsisr.evaluation.measures import spectrum
-from wsisr.evaluation.measures.fidelity import area_downsample, bicubic_upsample
 from wsisr.evaluation.measures.pixels import Image
+from wsisr.resize import area_downsample, bicubic_upsample
 
 
 def wave(cycles_per_pixel: float, amplitude: float, size: int = 256) -> Image:

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from skimage.segmentation import watershed
 
 from wsisr.errors import UsageError
-from wsisr.evaluation.measures.fidelity import area_downsample, bicubic_upsample
 from wsisr.evaluation.measures.pixels import Image
 from wsisr.evaluation.nuclei import classical as nuclei
 from wsisr.evaluation.nuclei.agreement import compare_nuclei
 from wsisr.evaluation.nuclei.classical import ClassicalSegmenter, keep_by_area
 from wsisr.evaluation.nuclei.segmenter import Labels
+from wsisr.resize import area_downsample, bicubic_upsample
 
 STROMA, NUCLEUS = (232, 180, 210), (92, 60, 130)
 

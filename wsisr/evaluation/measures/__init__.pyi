@@ -3,8 +3,6 @@ from .clip_iqa import load_clip as load_clip
 from .clip_iqa import prompt_features as prompt_features
 from .clip_iqa import save_prompts as save_prompts
 from .clip_iqa import score as score
-from .fidelity import area_downsample as area_downsample
-from .fidelity import bicubic_upsample as bicubic_upsample
 from .fidelity import psnr as psnr
 from .naturalness import NIQE_BLOCK as NIQE_BLOCK
 from .naturalness import sharpness as sharpness

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from wsisr.errors import UsageError
 from wsisr.evaluation.measures.pixels import Image, check_image, check_pair
+from wsisr.resize import area_mean, halve_plane
 
 Channels = Sequence[npt.NDArray[np.uint8] | npt.NDArray[np.float64]]
 """The planes of an image, each (rows, columns)."""
@@ -92,7 +93,7 @@ def ms_ssim(sr: Image, hr: Image, finest: SsimMeans | None = None) -> float:
         coarsest = scale == len(MS_SSIM_EXPONENTS) - 1
         product *= np.maximum(full if coarsest else structure, 0.0) ** exponent
         if not coarsest:
-            a, b = ([_halve(plane) for plane in planes] for planes in (a, b))
+            a, b = ([halve_plane(plane) for plane in planes] for planes in (a, b))
     return float(product.mean())
 
 
@@ -111,32 +112,8 @@ def lr_rmse(sr: Image, lr: Image) -> float:
             f"the super-resolved image ({sr.shape[1]}x{sr.shape[0]} px) is no integer multiple of "
             f"the low-resolution one ({lr.shape[1]}x{lr.shape[0]} px)"
         )
-    averaged = cv2.resize(
-        sr.astype(np.float32), (lr.shape[1], lr.shape[0]), interpolation=cv2.INTER_AREA
-    )
-    return float(np.sqrt(np.mean((averaged - lr.astype(np.float32)) ** 2, dtype=np.float64)))
-
-
-def area_downsample(image: Image, scale: int) -> Image:
-    """Return the area average by `scale`, rounded to uint8: how a test LR tile is made.
-
-    `image` is (h, w, 3) uint8 RGB with h and w multiples of `scale`; `UsageError` otherwise.
-    """
-    check_image(image, "the image")
-    rows, columns = image.shape[:2]
-    if scale < 1 or rows % scale or columns % scale:
-        raise UsageError(f"{columns}x{rows} px cannot be averaged by {scale}; crop to a multiple")
-    if scale == 1:
-        return image.copy()
-    size = (columns // scale, rows // scale)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def bicubic_upsample(image: Image, scale: int) -> Image:
-    """Return the bicubic enlargement (a = -0.75) of a (h, w, 3) uint8 image by `scale`."""
-    check_image(image, "the image")
-    size = (image.shape[1] * scale, image.shape[0] * scale)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+    misfit = area_mean(sr, scale) - lr.astype(np.float32)
+    return float(np.sqrt(np.mean(misfit**2, dtype=np.float64)))
 
 
 def _channels(image: Image) -> Channels:
@@ -188,13 +165,3 @@ def _ssim_sums(a, b):  # type: ignore[no-untyped-def]
             structure += cs
             full += cs * (2.0 * product + C1) / (squares + C1)
     return full, structure
-
-
-@numba.njit(cache=True, nogil=True)
-def _halve(plane):  # type: ignore[no-untyped-def]
-    halved = np.empty((plane.shape[0] // 2, plane.shape[1] // 2))
-    for y in range(halved.shape[0]):
-        for x in range(halved.shape[1]):
-            above = np.float64(plane[2 * y, 2 * x]) + plane[2 * y, 2 * x + 1]
-            halved[y, x] = (above + plane[2 * y + 1, 2 * x] + plane[2 * y + 1, 2 * x + 1]) / 4.0
-    return halved

@@ -24,6 +24,7 @@ from wsisr.evaluation.nuclei.classical import ClassicalSegmenter, keep_by_area
 from wsisr.evaluation.nuclei.given import GEOJSON_SUFFIXES, GivenNuclei
 from wsisr.evaluation.nuclei.segmenter import Labels, ReferenceNuclei, Segmenter
 from wsisr.evaluation.weights import store as weights
+from wsisr.resize import resize_to
 
 NAMES = ("classical", "hovernet", "instanseg")
 HOVERNET_MPP, INSTANSEG_MPP = 0.25, 0.5
@@ -178,11 +179,9 @@ def separate(
 def _rescaled(image: Image, mpp: float, wanted: float) -> Image:
     if not 0 < mpp <= 2:
         raise UsageError(f"nuclei cannot be found at {mpp} um/px; give a finer level, <= 2")
-    size = tuple(max(1, round(side * mpp / wanted)) for side in image.shape[1::-1])
-    if size == image.shape[1::-1]:
-        return image
-    way = cv2.INTER_AREA if mpp < wanted else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, size, interpolation=way), dtype=np.uint8)
+    width, height = (max(1, round(side * mpp / wanted)) for side in image.shape[1::-1])
+    size = width, height
+    return image if size == image.shape[1::-1] else resize_to(image, size)
 
 
 def _to_size(labels: Labels, image: Image) -> Labels:

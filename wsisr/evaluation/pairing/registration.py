@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from wsisr.errors import SlideError, UsageError
 from wsisr.evaluation.measures import Image
-from wsisr.slides import Slide
+from wsisr.slides import Slide, overview
 
 COARSE_MPP = 2.0
 COARSE_SIDE = 4096
@@ -205,30 +205,6 @@ def find_features(image: Image) -> tuple[Points, npt.NDArray[np.float32]]:
     )
 
 
-def overview(slide: Slide, downsample: float) -> Image:
-    """Return the slide reduced by `downsample`, (h, w, 3) uint8, read in bands.
-
-    From the coarsest level that is fine enough; a band holds at most 64 rows of the overview.
-    """
-    level = max(
-        (i for i, item in enumerate(slide.levels) if item.downsample <= downsample * 1.01),
-        default=0,
-        key=lambda i: slide.levels[i].downsample,
-    )
-    stored = slide.levels[level]
-    factor = downsample / stored.downsample
-    width = max(1, round(stored.width / factor))
-    height = max(1, round(stored.height / factor))
-    out = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, 64):
-        bottom = min(top + 64, height)
-        first, last = round(top * factor), min(stored.height, max(round(bottom * factor), 1))
-        first = min(first, last - 1)
-        band = slide.read(level, 0, first, stored.width, last - first)
-        out[top:bottom] = cv2.resize(band, (width, bottom - top), interpolation=cv2.INTER_AREA)
-    return out
-
-
 def read_aligned(
     slide: Slide, matrix: npt.NDArray[np.float64], x: int, y: int, width: int, height: int
 ) -> Image:
@@ -358,8 +334,8 @@ def _mean_shift(_: Points, shifts: Points) -> npt.NDArray[np.float64]:
 
 def _windows(slide: Slide) -> list[tuple[int, int]]:
     """Return the corners of well-filled windows, spread over the slide, most contrast first."""
-    small = overview(slide, max(8.0, max(slide.width, slide.height) / 2048))
-    factor = slide.width / small.shape[1]
+    factor = max(8.0, max(slide.width, slide.height) / 2048)
+    small = overview(slide, factor)
     side = max(2, round(WINDOW / factor))
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
     columns = max(1, slide.width // WINDOW)
@@ -380,8 +356,8 @@ def _windows(slide: Slide) -> list[tuple[int, int]]:
 def _coarse_mpp(sr: Slide, sr_mpp: float, hr: Slide, hr_mpp: float) -> float:
     sides = (max(sr.width, sr.height) * sr_mpp, max(hr.width, hr.height) * hr_mpp)
     # small fields have too few features at 2 um/px; large ones would not fit into memory
-    fine = max(min(sides) / 1024, sr_mpp, hr_mpp)
-    return max(min(COARSE_MPP, fine), max(sides) / COARSE_SIDE)
+    fine = min(sides) / 1024
+    return max(min(COARSE_MPP, fine), sr_mpp, hr_mpp, max(sides) / COARSE_SIDE)
 
 
 def _to_base(

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from wsisr.errors import SlideError, UsageError
-from wsisr.evaluation.measures import Image, area_downsample, bicubic_upsample
-from wsisr.evaluation.pairing.registration import overview, read_aligned
-from wsisr.slides import Slide
+from wsisr.evaluation.measures import Image
+from wsisr.evaluation.pairing.registration import read_aligned
+from wsisr.resize import area_downsample, bicubic_upsample
+from wsisr.slides import Slide, overview
 
 TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 LEAST_TISSUE = 0.5
@@ -118,7 +119,12 @@ class SlideSource:
     @cached_property
     def thumbnail(self) -> Image:
         """Return the overview of SR."""
-        return overview(self.sr, max(1.0, max(self.size) / OVERVIEW_SIDE))
+        return overview(self.sr, self._thumbnail_factor)
+
+    @property
+    def _thumbnail_factor(self) -> float:
+        """Return how many SR px a px of the overview is wide."""
+        return max(1.0, max(self.size) / OVERVIEW_SIDE)
 
     @cached_property
     def scale(self) -> int | None:
@@ -147,7 +153,7 @@ class SlideSource:
         if side < 32:
             raise UsageError(f"{self.sr.path} is smaller than 32 px: too little to judge")
         tissue = tissue_mask(self.thumbnail).astype(np.float32)
-        factor = self.sr.width / tissue.shape[1]
+        factor = self._thumbnail_factor
         found = []
         for y in range(0, self.sr.height - side + 1, side):
             for x in range(0, self.sr.width - side + 1, side):

@@ -14,6 +14,7 @@ from wsisr.evaluation.nuclei import FOLDER, INVENTED, LOST, MATCH_IOU, OVERLAP_I
 from wsisr.evaluation.pairing import Source
 from wsisr.evaluation.report import pictures
 from wsisr.evaluation.report.results import Evaluation, TileResult
+from wsisr.resize import shrink_within
 
 WORST_TILES = 10
 WORST_BY = ("nuclei_pq", "ssim", "lr_rmse", "niqe", "brisque")
@@ -337,7 +338,7 @@ def _heatmaps(evaluation: Evaluation, source: Source, labels: Mapping[str, Metri
         if not any(math.isfinite(value) for value in values):
             continue
         image, low, high = pictures.heatmap(source.thumbnail, source.size, places, values)
-        image = pictures.reduced(image, 540)
+        image = shrink_within(image, 540)
         caption = (
             f'{_titled(metric)}<span class="ramp"></span><span class="ends">'
             f"<span>{_number(low)}</span><span>{_number(high)}</span></span>"

@@ -15,6 +15,7 @@ from wsisr.errors import UsageError
 from wsisr.evaluation.measures import Image
 from wsisr.evaluation.nuclei import INVENTED, LOST, Labels, Segmenter, compare_nuclei
 from wsisr.evaluation.pairing import Place, Views
+from wsisr.resize import resize_to
 
 PANEL = 384
 """Side of a panel of a strip, px."""
@@ -134,15 +135,6 @@ def perception_distortion(
     return "".join([*parts, "</svg>"])
 
 
-def reduced(image: Image, side: int) -> Image:
-    """Return the image shrunk so that no side exceeds `side` px; smaller ones as they are."""
-    factor = side / max(image.shape[:2])
-    if factor >= 1:
-        return image
-    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
 def outlines(labels: Labels | npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
     """Return the outer contours of the non-zero regions, each (n, 1, 2) of x, y."""
     mask = (labels > 0).astype(np.uint8)
@@ -160,8 +152,7 @@ def _panel(
     zoom = PANEL / max(height, width)
     x, y = corner
     piece = image[y : y + INSET_SOURCE, x : x + INSET_SOURCE]
-    shrink = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
-    small = cv2.resize(image, (round(width * zoom), round(height * zoom)), interpolation=shrink)
+    small = resize_to(image, (round(width * zoom), round(height * zoom)))
     canvas = np.full((PANEL, PANEL, 3), 255, np.uint8)
     canvas[: small.shape[0], : small.shape[1]] = small
     if outline is not None:

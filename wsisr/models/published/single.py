@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wsisr.errors import ModelError, UsageError
@@ -25,6 +24,7 @@ from wsisr.models.consistency import project
 from wsisr.models.files import file_sha256, read_checkpoint
 from wsisr.models.settings import PRECISIONS, Settings
 from wsisr.models.windows import WindowInput
+from wsisr.resize import cubic_matrix
 
 INSTALL = "pip install 'wsisr[spandrel]'"
 LARGEST_MISFIT = 1e-3
@@ -105,10 +105,7 @@ def pixels_of_window(up: Tensor, scale: int) -> Tensor:
         UsageError: the window has another scale.
     """
     n = up.shape[1]
-    every = F.interpolate(
-        torch.eye(n)[None, None], size=(scale * n, n), mode="bicubic", align_corners=False
-    )[0, 0]
-    # along the columns nothing is resized: n -> n is the identity
+    every = torch.from_numpy(cubic_matrix(0, scale * n, scale * n, scale, n, (0, n))).to(up)
     misfit, index = torch.cdist(up.double(), every.double()).min(1)
     if n > 1 and float(misfit.max()) > LARGEST_MISFIT:
         raise UsageError(

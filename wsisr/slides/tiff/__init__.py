@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Reads TIFF files without another library: directories, layout, and pieces of pixels."""
 
 import lazy_loader
 

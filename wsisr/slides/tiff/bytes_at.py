@@ -1,32 +1,44 @@
-"""Reading a file at positions, from several threads."""
+"""Reads a file at positions, from several threads."""
 
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 
 from wsisr.errors import SlideError
+from wsisr.files import read_at
 
 
 class BytesAt:
-    """An open file that is read by position; threads do not disturb each other."""
+    """Holds an open file that is read by position; threads do not disturb each other.
+
+    Attributes:
+        path: the file.
+        size: its length in bytes when it was opened.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("rb", buffering=0)
         self.size = os.fstat(self._file.fileno()).st_size
-        self._lock = threading.Lock()
 
     def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes from `offset`; `SlideError` where the file ends before."""
+        """Reads exactly `count` bytes from `offset`.
+
+        Args:
+            offset: position of the first byte.
+            count: how many bytes to read.
+
+        Raises:
+            SlideError: the file ends before, or the disk refuses.
+        """
         if offset < 0 or count < 0 or offset + count > self.size:
             raise SlideError(
                 f"{self.path} is cut short or damaged: it refers to bytes {offset} to "
                 f"{offset + count}, and has {self.size}; copy or download it again"
             )
         try:
-            data = self._read(offset, count)
+            data = read_at(self._file.fileno(), offset, count)
         except OSError as error:
             raise SlideError(
                 f"{self.path} cannot be read ({error.strerror}); check the disk and try again"
@@ -35,23 +47,6 @@ class BytesAt:
             raise SlideError(f"{self.path} became shorter while it was read; copy it again")
         return data
 
-    def _read(self, offset: int, count: int) -> bytes:
-        if hasattr(os, "pread"):
-            data = os.pread(self._file.fileno(), count, offset)
-            while 0 < len(data) < count:
-                more = os.pread(self._file.fileno(), count - len(data), offset + len(data))
-                if not more:
-                    break
-                data += more
-            return data
-        with self._lock:
-            self._file.seek(offset)
-            parts = []
-            while count > 0 and (part := self._file.read(count)):
-                parts.append(part)
-                count -= len(part)
-            return b"".join(parts)
-
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         self._file.close()

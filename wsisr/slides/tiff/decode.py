@@ -1,23 +1,18 @@
-"""TODO-DOC"""
+"""Decodes one piece (tile or strip) of a TIFF image from its stored bytes.
+
+References:
+    TIFF 6.0; TIFF Technical Note 2 (JPEG); Aperio's JPEG 2000 (33003, 33005).
+"""
 
 from __future__ import annotations
 
-import cv2
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.formats import Codec, DamagedPieceError, j2k_header, jpeg_size
+from wsisr.formats import Alpha, Codec, DamagedPieceError, Photometric, j2k_header, jpeg_size
 from wsisr.slides.base import RGB, on_background
-from wsisr.slides.tiff.pieces import (
-    ASSOCIATED_ALPHA,
-    JPEG_2000,
-    JPEG_EXPANSION,
-    MIN_IS_WHITE,
-    STRAIGHT_ALPHA,
-    YCBCR,
-    PieceGrid,
-)
+from wsisr.slides.tiff.pieces import JPEG_2000, JPEG_EXPANSION, PieceGrid
 
 
 def decode_piece(
@@ -27,11 +22,20 @@ def decode_piece(
     colour: tuple[int, int, int],
     scratch: RGB | None = None,
 ) -> RGB:
-    """One piece from its encoded bytes, one entry a plane; alpha is laid over `colour`.
+    """Decodes a piece to RGB, with alpha laid over a colour.
 
-    shape: rows and columns that lie in the image. Returns uint8 of at least that size, with three
-    channels; it may be `scratch`, uint8 (piece height, piece width, 3), where that is given.
-    Raises `DamagedPieceError`.
+    Args:
+        grid: the pieces of the image.
+        planes: the stored bytes of the piece, one entry for each plane.
+        shape: rows and columns of the piece that lie in the image.
+        colour: what lies under transparent pixels.
+        scratch: uint8 (piece height, piece width, 3) that may be used for the result, or None.
+
+    Returns:
+        uint8 (h, w, 3) of at least `shape`; it may be `scratch`.
+
+    Raises:
+        DamagedPieceError: the bytes do not decode to what the tags promise.
     """
     parts = [decode_plane(grid, data, shape, scratch) for data in planes]
     pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
@@ -39,14 +43,14 @@ def decode_piece(
 
 
 def to_rgb(grid: PieceGrid, pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> RGB:
-    """Samples (h, w, 1 to 4) as RGB."""
-    if grid.photometric == MIN_IS_WHITE:
+    """Turns samples (h, w, 1 to 4) into RGB."""
+    if grid.photometric == Photometric.MIN_IS_WHITE:
         pixels = np.concatenate([255 - pixels[..., :1], pixels[..., 1:]], axis=2)
     if grid.samples <= 2:
         pixels = np.concatenate([np.repeat(pixels[..., :1], 3, axis=2), pixels[..., 1:]], axis=2)
-    if grid.alpha == STRAIGHT_ALPHA:
+    if grid.alpha == Alpha.STRAIGHT:
         return on_background(pixels, colour)
-    if grid.alpha == ASSOCIATED_ALPHA:
+    if grid.alpha == Alpha.ASSOCIATED:
         under = np.asarray(colour, np.uint32) * (255 - pixels[..., 3:].astype(np.uint32))
         return np.minimum(pixels[..., :3] + (2 * under + 255) // 510, 255).astype(np.uint8)
     if pixels.shape[2] > 3:
@@ -57,7 +61,7 @@ def to_rgb(grid: PieceGrid, pixels: NDArray[np.uint8], colour: tuple[int, int, i
 def decode_plane(
     grid: PieceGrid, data: bytes, shape: tuple[int, int], scratch: RGB | None
 ) -> NDArray[np.uint8]:
-    """The samples of one plane of a piece, (rows, columns, samples in the plane)."""
+    """Decodes one plane of a piece to (rows, columns, samples in the plane)."""
     samples = grid.samples if grid.planes == 1 else 1
     try:
         if grid.codec is Codec.JPEG:
@@ -80,7 +84,7 @@ def decode_plane(
 def decode_bytes(
     grid: PieceGrid, data: bytes | bytearray, shape: tuple[int, int], samples: int
 ) -> NDArray[np.uint8]:
-    """A piece of a byte-oriented codec; strips may end with the image, tiles are whole."""
+    """Decodes a byte-oriented codec; strips may end with the image, tiles are whole."""
     rows = grid.piece_height if grid.tiled else shape[0]
     size = rows * grid.piece_width * samples
     if grid.codec is Codec.LZW:
@@ -103,7 +107,7 @@ def decode_bytes(
 def decode_jpeg(
     grid: PieceGrid, data: bytes, shape: tuple[int, int], scratch: RGB | None
 ) -> NDArray[np.uint8]:
-    """A JPEG piece.
+    """Decodes a JPEG piece.
 
     The photometric tag says which colours the stream holds, as libtiff has it, unless the stream
     itself says so (JFIF or Adobe marker): writers that mark it and tag it wrongly are common.
@@ -119,7 +123,7 @@ def decode_jpeg(
     colours: tuple[str | None, str | None]
     if grid.planes > 1 or grid.samples == 1:
         colours = (None, None)
-    elif grid.photometric == YCBCR or grid.jpeg_guess:
+    elif grid.photometric == Photometric.YCBCR or grid.jpeg_guess:
         colours = (None, "RGB")
     else:
         colours = ("RGB", "RGB")
@@ -134,20 +138,30 @@ def decode_jpeg(
 
 
 def decode_j2k(grid: PieceGrid, data: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """A JPEG 2000 piece; 33003 holds YCbCr, the other two RGB."""
+    """Decodes a JPEG 2000 piece; Aperio's 33003 holds YCbCr, the other two codecs RGB."""
     header = j2k_header(data)
     check_size(grid, (header.width, header.height), shape)
     pixels = np.asarray(imagecodecs.jpeg2k_decode(data, planar=False))
     if grid.codec is Codec.APERIO_J2K_YCBCR and pixels.ndim == 3:
+        import cv2
+
         order = np.ascontiguousarray(pixels[..., (0, 2, 1)])
         return np.asarray(cv2.cvtColor(order, cv2.COLOR_YCrCb2RGB), np.uint8)
     return pixels
 
 
 def check_size(grid: PieceGrid, size: tuple[int, int], shape: tuple[int, int]) -> None:
-    """Raise `DamagedPieceError` where a stream declares another size than its piece has.
+    """Makes sure that a stream declares the size of its piece.
 
     Some writers store edge pieces no larger than the image; nothing makes them larger.
+
+    Args:
+        grid: the pieces of the image.
+        size: width and height that the stream declares, in px.
+        shape: rows and columns of the piece that lie in the image.
+
+    Raises:
+        DamagedPieceError: it declares another size.
     """
     width, height = size
     if not (shape[1] <= width <= grid.piece_width and shape[0] <= height <= grid.piece_height):

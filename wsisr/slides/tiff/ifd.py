@@ -1,4 +1,4 @@
-"""The directories of a TIFF file (TIFF 6.0; BigTIFF), walked with nothing taken on trust.
+"""Walks the directories of a TIFF file (TIFF 6.0; BigTIFF) and takes nothing on trust.
 
 Every position is checked against the file's size and every directory is visited once, so a cycle
 in the chain, a count that lies or a cut file ends in a `SlideError`. At most `MAX_IFDS`
@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import SlideError
+from wsisr.formats import TagId
 from wsisr.slides.tiff.bytes_at import BytesAt
 
 MAX_IFDS = 4096
 MAX_TAGS = 4096
 MAX_TEXT = 64 << 20
-SUB_IFDS = 330
 
 # type number: numpy type of one value, or of its parts (TIFF 6.0 section 2, BigTIFF 16-18)
 TYPES = {
@@ -33,7 +33,13 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Tag:
-    """Where a tag's values lie: numpy type of one value, how many, position in the file."""
+    """Tells where a tag's values lie.
+
+    Attributes:
+        dtype: numpy type of one value.
+        count: how many values there are.
+        offset: position of the first in the file.
+    """
 
     dtype: np.dtype
     count: int
@@ -42,26 +48,42 @@ class Tag:
 
 @dataclass(frozen=True)
 class Ifd:
-    """One directory. `children` are those its SubIFDs tag names."""
+    """Holds one directory.
+
+    Attributes:
+        source: the file.
+        tags: the directory's tags by number.
+        children: the directories that its SubIFDs tag names.
+    """
 
     source: BytesAt
     tags: Mapping[int, Tag]
     children: tuple[Ifd, ...] = ()
 
     def raw(self, tag: int) -> bytes:
-        """The bytes of a tag's value, empty where there is no such tag."""
+        """Reads the bytes of a tag's value; empty where there is no such tag."""
         found = self.tags.get(tag)
         return b"" if found is None else read_value(self.source, found)
 
     def text(self, tag: int) -> str:
-        """A text up to its first zero byte; empty where there is none."""
+        """Reads a text up to its first zero byte; empty where there is none."""
         found = self.tags.get(tag)
         if found is None or found.count * found.dtype.itemsize > MAX_TEXT:
             return ""
         return self.raw(tag).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     def integers(self, tag: int) -> NDArray[np.uint64]:
-        """Unsigned values; empty where there is no such tag, `SlideError` for other types."""
+        """Reads whole numbers.
+
+        Args:
+            tag: the tag.
+
+        Returns:
+            The values as uint64; empty where there is no such tag.
+
+        Raises:
+            SlideError: the tag holds values of another type.
+        """
         found = self.tags.get(tag)
         if found is None:
             return np.zeros(0, np.uint64)
@@ -72,12 +94,12 @@ class Ifd:
         return np.frombuffer(self.raw(tag), found.dtype).astype(np.uint64)
 
     def integer(self, tag: int, default: int) -> int:
-        """The first value, or `default` where there is none."""
+        """Reads the first whole number; `default` where there is none."""
         values = self.integers(tag) if tag in self.tags else np.zeros(0, np.uint64)
         return int(values[0]) if values.size else default
 
     def number(self, tag: int) -> float | None:
-        """The first value of a tag as a float, rationals divided; None where there is none."""
+        """Reads the first value as a float, rationals divided; None where there is none."""
         found = self.tags.get(tag)
         if found is None or not found.count:
             return None
@@ -88,12 +110,22 @@ class Ifd:
 
 
 def read_value(source: BytesAt, tag: Tag) -> bytes:
-    """All bytes of a tag's value."""
+    """Reads all bytes of a tag's value."""
     return source.read(tag.offset, tag.count * tag.dtype.itemsize)
 
 
 def read_ifds(source: BytesAt) -> list[Ifd]:
-    """The directories of the main chain, each with its SubIFDs, in order."""
+    """Reads the directories of a TIFF file.
+
+    Args:
+        source: the file.
+
+    Returns:
+        Those of the main chain in order, each with its SubIFDs.
+
+    Raises:
+        SlideError: no TIFF file, or a damaged one.
+    """
     head = source.read(0, 8)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     version = struct.unpack(f"{order}H", head[2:4])[0] if order else 0
@@ -109,7 +141,7 @@ def read_ifds(source: BytesAt) -> list[Ifd]:
 
 
 class _Walk:
-    """The walk through one file; remembers the directories seen."""
+    """Walks through one file and remembers the directories seen."""
 
     def __init__(self, source: BytesAt, order: str, count: str, offset: str, inline: int) -> None:
         self._source = source
@@ -121,7 +153,7 @@ class _Walk:
         self._seen: set[int] = set()
 
     def chain(self, first: int) -> list[Ifd]:
-        """The directory at `first` and those that follow it."""
+        """Reads the directory at `first` and those that follow it."""
         found = []
         while first:
             ifd, first = self._directory(first, nested=False)
@@ -129,7 +161,7 @@ class _Walk:
         return found
 
     def _directory(self, offset: int, *, nested: bool) -> tuple[Ifd, int]:
-        """The directory at `offset`, and where the next one lies (0: nowhere)."""
+        """Reads the directory at `offset`, and where the next one lies (0: nowhere)."""
         path = self._source.path
         if offset in self._seen:
             raise SlideError(f"{path} is damaged: its image directories form a cycle")
@@ -147,15 +179,15 @@ class _Walk:
             if kind not in TYPES:
                 continue
             dtype = np.dtype(TYPES[kind]).newbyteorder(self._byteorder)
-            place = start + (index + 1) * self._entry.size - self._inline
+            position = start + (index + 1) * self._entry.size - self._inline
             if values * dtype.itemsize > self._inline:
-                (place,) = self._offset.unpack(self._source.read(place, self._offset.size))
-            tags[number] = Tag(dtype, values, place)
+                (position,) = self._offset.unpack(self._source.read(position, self._offset.size))
+            tags[number] = Tag(dtype, values, position)
         ifd = Ifd(self._source, tags)
-        if not nested and SUB_IFDS in tags and tags[SUB_IFDS].count <= MAX_IFDS:
+        if not nested and TagId.SUB_IFDS in tags and tags[TagId.SUB_IFDS].count <= MAX_IFDS:
             children = [
                 self._directory(int(child), nested=True)[0]
-                for child in ifd.integers(SUB_IFDS)
+                for child in ifd.integers(TagId.SUB_IFDS)
                 if child
             ]
             ifd = Ifd(self._source, tags, tuple(children))

@@ -1,4 +1,4 @@
-"""TIFF-family slides read directly: Aperio SVS, OME-TIFF, tiled pyramids, plain TIFF."""
+"""Opens slides of the TIFF family directly: Aperio SVS, OME-TIFF, tiled pyramids, plain TIFF."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsisr.errors import SlideError
-from wsisr.formats import TagId
+from wsisr.formats import ResolutionUnit, SubfileType, TagId
 from wsisr.slides.base import (
     ASSOCIATED,
     RGB,
@@ -20,8 +20,8 @@ from wsisr.slides.base import (
     mean_mpp,
     positive,
 )
+from wsisr.slides.cache import CACHE_BYTES, TileCache
 from wsisr.slides.tiff.bytes_at import BytesAt
-from wsisr.slides.tiff.cache import TileCache
 from wsisr.slides.tiff.ifd import Ifd, read_ifds
 from wsisr.slides.tiff.level import TiffLevel
 from wsisr.slides.tiff.ome_xml import OmeImage, parse_ome
@@ -29,17 +29,25 @@ from wsisr.slides.tiff.pieces import NotDirectError, image_size, is_tiled, piece
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 64 << 20
-MICROMETRES_PER_UNIT = {2: 25400.0, 3: 10000.0}
+MICROMETRES_PER_UNIT: dict[int, float] = {
+    ResolutionUnit.INCH: 25400.0,
+    ResolutionUnit.CENTIMETRE: 10000.0,
+}
 PRINT_MPP = 30.0
 """Resolution tags coarser than this (850 dpi) are settings for printers, not pixel sizes."""
 MAX_ASSOCIATED = 64 << 20
-REDUCED = 1
+"""Pixels of the largest associated image that is decoded."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which directories of a file are what, and what is known of the slide."""
+    """Tells which directories of a file are what.
+
+    Attributes:
+        levels: the stored resolutions.
+        associated: label, macro and thumbnail by name.
+        info: what is known of the slide.
+    """
 
     levels: Sequence[Ifd]
     associated: Mapping[str, Ifd]
@@ -52,11 +60,19 @@ def open_tiff(
     cache_bytes: int = CACHE_BYTES,
     unreadable: set[tuple[str, int, int]] | None = None,
 ) -> StoredSlide:
-    """Open a TIFF file and decode its tiles (or strips) without another library.
+    """Opens a TIFF file whose tiles (or strips) are decoded here.
 
-    cache_bytes: bound of the decoded tiles kept; one tile is always kept. unreadable: see
-    `TiffLevel`. Raises `NotDirectError` where the file has to be read otherwise, `SlideError`
-    where it is damaged.
+    Args:
+        path: the file.
+        cache_bytes: bound of the decoded tiles that are kept; one tile always is.
+        unreadable: where given, what cannot be decoded is recorded in it, see `TiffLevel`.
+
+    Returns:
+        The open slide.
+
+    Raises:
+        NotDirectError: the file has to be read by another library.
+        SlideError: the file is damaged.
     """
     source = BytesAt(path)
     try:
@@ -69,6 +85,7 @@ def open_tiff(
 def _open(
     path: Path, source: BytesAt, cache: TileCache, unreadable: set[tuple[str, int, int]] | None
 ) -> StoredSlide:
+    """Makes a slide of an open file."""
     ifds = read_ifds(source)
     if not ifds:
         raise SlideError(f"{path} is a TIFF file without images; copy or download it again")
@@ -104,7 +121,7 @@ def _open(
 
 
 def layout_of(path: Path, ifds: Sequence[Ifd]) -> Layout:
-    """The parts of a file, by its kind."""
+    """Tells the parts of a file, by its kind."""
     description = ifds[0].text(TagId.IMAGE_DESCRIPTION)
     images = parse_ome(description) if "<OME" in description[:4096] else []
     if images:
@@ -115,7 +132,7 @@ def layout_of(path: Path, ifds: Sequence[Ifd]) -> Layout:
 
 
 def generic_layout(path: Path, ifds: Sequence[Ifd], description: str) -> Layout:
-    """The first image, and the reduced ones of its shape, in the main chain or its SubIFDs."""
+    """Takes the first image and the reduced ones of its shape, in the main chain or its SubIFDs."""
     levels = [ifds[0], *reduced_versions(ifds[0], [*ifds[0].children, *ifds[1:]])]
     info = SlideInfo(
         vendor="generic-tiff",
@@ -127,7 +144,7 @@ def generic_layout(path: Path, ifds: Sequence[Ifd], description: str) -> Layout:
 
 
 def reduced_versions(base: Ifd, candidates: Sequence[Ifd]) -> list[Ifd]:
-    """Those marked as reduced that have the shape of `base`, to two pixels or 1 %."""
+    """Picks those marked as reduced that have the shape of `base`, to two pixels or 1 %."""
     width, height = image_size(base)
     found = []
     for ifd in candidates:
@@ -135,13 +152,17 @@ def reduced_versions(base: Ifd, candidates: Sequence[Ifd]) -> list[Ifd]:
         alike = abs(wide * height - high * width) <= max(
             2 * max(width, height), wide * height // 100
         )
-        if ifd.integer(TagId.NEW_SUBFILE_TYPE, 0) & REDUCED and min(wide, high) > 0 and alike:
+        if (
+            ifd.integer(TagId.NEW_SUBFILE_TYPE, 0) & SubfileType.REDUCED_IMAGE
+            and min(wide, high) > 0
+            and alike
+        ):
             found.append(ifd)
     return found
 
 
 def aperio_layout(ifds: Sequence[Ifd], description: str) -> Layout:
-    """Tiled images are levels; the second one and those named in their description are not."""
+    """Takes tiled images as levels; the second one and those named in their description are not."""
     parts = [part.partition("=") for part in description.split("|")[1:] if "=" in part]
     fields = {key.strip(): value.strip() for key, _, value in parts}
     associated = {}
@@ -164,13 +185,13 @@ def aperio_layout(ifds: Sequence[Ifd], description: str) -> Layout:
 
 
 def aperio_name(description: str) -> str:
-    """The first word of the second line, e.g. `label 387x463`."""
+    """Reads the first word of the second line, e.g. of `label 387x463`."""
     lines = description.splitlines()
     return (lines[1].split() or [""])[0] if len(lines) > 1 else ""
 
 
 def ome_layout(path: Path, ifds: Sequence[Ifd], images: Sequence[OmeImage]) -> Layout:
-    """The largest image that is not an associated one, and its SubIFDs (OME-TIFF 6.0)."""
+    """Takes the largest image that is not an associated one, and its SubIFDs (OME-TIFF 6.0)."""
     named = {image.name.strip().lower().removesuffix(" image"): image for image in images}
     slides = [
         image
@@ -208,13 +229,13 @@ def ome_layout(path: Path, ifds: Sequence[Ifd], images: Sequence[OmeImage]) -> L
 
 
 def unique(ifds: Sequence[Ifd]) -> list[Ifd]:
-    """One of each size: a hybrid pyramid links its levels twice."""
+    """Keeps one directory of each size: a hybrid pyramid links its levels twice."""
     return list({image_size(ifd): ifd for ifd in reversed(ifds)}.values())[::-1]
 
 
 def resolution(path: Path, ifd: Ifd) -> float | None:
-    """The pixel size in um that the resolution tags state, None where they are for printing."""
-    unit = MICROMETRES_PER_UNIT.get(ifd.integer(TagId.RESOLUTION_UNIT, 2))
+    """Reads the pixel size in um from the resolution tags; None where they are for printing."""
+    unit = MICROMETRES_PER_UNIT.get(ifd.integer(TagId.RESOLUTION_UNIT, ResolutionUnit.INCH))
     per_unit = [ifd.number(tag) for tag in (TagId.X_RESOLUTION, TagId.Y_RESOLUTION)]
     if unit is None:
         return None
@@ -227,7 +248,7 @@ def resolution(path: Path, ifd: Ifd) -> float | None:
 
 
 def associated_image(source: BytesAt, ifd: Ifd, name: str) -> RGB:
-    """An associated image, decoded whole."""
+    """Decodes an associated image whole."""
     try:
         grid = piece_grid(ifd)
     except NotDirectError as error:

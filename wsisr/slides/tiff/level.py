@@ -1,4 +1,4 @@
-"""The pixels of one TIFF image, decoded piece by piece."""
+"""Reads the pixels of one TIFF image, decoded piece by piece."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import numpy as np
 from wsisr.errors import SlideError
 from wsisr.formats import DamagedPieceError
 from wsisr.slides.base import RGB, filled
+from wsisr.slides.cache import TileCache
+from wsisr.slides.grid import parts_of
 from wsisr.slides.tiff.bytes_at import BytesAt
-from wsisr.slides.tiff.cache import TileCache
 from wsisr.slides.tiff.decode import decode_piece
 from wsisr.slides.tiff.pieces import PieceGrid
 
 LARGE_PIECE = 1 << 22
-"""px from which on a piece is always kept: an image stored in one strip, for example."""
+"""Pixels from which on a piece is always kept: an image stored in one strip, for example."""
 
 
 class TiffLevel:
-    """A `LevelPixels` over a `PieceGrid`.
+    """Reads a `PieceGrid` as a `LevelPixels`.
 
-    name: what errors call the image, e.g. `level 2`. unreadable: where given, pieces that cannot
-    be decoded are recorded in it as (name, column, row) and read as background; where None, they
-    raise `SlideError`.
+    Errors call the image by the name given, e.g. `level 2`. Where a set of unreadable places is
+    given, pieces that cannot be decoded are recorded in it as (name, column, row) and read as
+    background; without one they are errors.
     """
 
     def __init__(
@@ -43,29 +44,24 @@ class TiffLevel:
         self._local = threading.local()
 
     def read(self, x: int, y: int, width: int, height: int) -> RGB:
-        """See `LevelPixels.read`."""
-        high, wide = self._grid.piece_height, self._grid.piece_width
+        """Reads a region, see `LevelPixels.read`."""
+        wide, high = self._grid.piece_width, self._grid.piece_height
         out = np.empty((height, width, 3), np.uint8)
-        for row in range(y // high, (y + height - 1) // high + 1):
-            top, bottom = max(y, row * high), min(y + height, (row + 1) * high)
-            for col in range(x // wide, (x + width - 1) // wide + 1):
-                left, right = max(x, col * wide), min(x + width, (col + 1) * wide)
-                part = out[top - y : bottom - y, left - x : right - x]
-                inside = self._grid.inside(row, col)
-                piece = self._piece(row, col, keep=part.shape[:2] != inside)
-                if piece is None:
-                    part[...] = self._background
-                else:
-                    part[...] = piece[
-                        top - row * high : bottom - row * high,
-                        left - col * wide : right - col * wide,
-                    ]
+        for part in parts_of(x, y, width, height, piece=(wide, high)):
+            inside = self._grid.inside(part.row, part.column)
+            taken_whole = (part.height, part.width) == inside
+            piece = self._piece(part.row, part.column, keep=not taken_whole)
+            out[part.within(x, y)] = (
+                self._background
+                if piece is None
+                else piece[part.within(part.column * wide, part.row * high)]
+            )
         return out
 
     def _piece(self, row: int, col: int, *, keep: bool) -> RGB | None:
-        """The pixels of a piece, valid until this thread's next call; None where not stored.
+        """Gives a piece, valid until this thread's next call; None where it is not stored.
 
-        A piece that a window takes whole is seldom wanted again: it is not kept, and decoded into
+        A piece that a region takes whole is seldom wanted again: it is not kept, and decoded into
         memory used before, for fresh memory costs a third of the decoding.
         """
         if not self._grid.lengths[:, row, col].all():
@@ -85,7 +81,7 @@ class TiffLevel:
         return piece
 
     def _scratch(self) -> RGB | None:
-        """Memory of a piece for this thread; none for pieces too large to have twice."""
+        """Gives this thread's memory for a piece; None for pieces too large to have twice."""
         shape = self._grid.piece_height, self._grid.piece_width, 3
         if shape[0] * shape[1] > LARGE_PIECE:
             return None
@@ -95,11 +91,12 @@ class TiffLevel:
         return scratch
 
     def _decode(self, row: int, col: int, scratch: RGB | None) -> RGB:
+        """Decodes a piece, and names it where that fails."""
         grid = self._grid
-        places = zip(grid.offsets[:, row, col], grid.lengths[:, row, col], strict=True)
+        stored = zip(grid.offsets[:, row, col], grid.lengths[:, row, col], strict=True)
         kind = "tile" if grid.tiled else "strip"
         try:
-            planes = [self._source.read(int(offset), int(length)) for offset, length in places]
+            planes = [self._source.read(int(offset), int(length)) for offset, length in stored]
             return decode_piece(grid, planes, grid.inside(row, col), self._background, scratch)
         except (DamagedPieceError, SlideError) as error:
             reason = (str(error).splitlines() or [""])[0]

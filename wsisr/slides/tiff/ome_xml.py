@@ -1,4 +1,4 @@
-"""What an OME-XML text says of the images in a file (OME model, 2016-06)."""
+"""Reads what an OME-XML text says of the images in a file (OME model, 2016-06)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ MAX_XML = 32 << 20
 
 @dataclass(frozen=True)
 class OmeImage:
-    """One Image element.
+    """Holds what one Image element says.
 
-    ifd: index of its first image directory. mpp_x, mpp_y in um/px. planes: images of one sample
-    it is made of, 1 where the samples of a pixel lie together. Sizes in px.
+    Attributes:
+        name: its name, empty where it has none.
+        width: in px.
+        height: in px.
+        ifd: index of its first image directory.
+        planes: images of one sample that it is made of, 1 where the samples of a pixel lie
+            together.
+        mpp_x: um/px across, or None.
+        mpp_y: um/px down, or None.
+        magnification: nominal magnification, or None.
+        other_file: whether its pixels lie in another file.
     """
 
     name: str
@@ -35,7 +44,7 @@ class OmeImage:
 
 
 def parse_ome(text: str) -> list[OmeImage]:
-    """The images an OME-XML text describes, in order; none where it cannot be understood."""
+    """Reads the images an OME-XML text describes, in order; none where it cannot be understood."""
     if len(text) > MAX_XML or "<!DOCTYPE" in text or "<!ENTITY" in text:
         return []
     # ElementTree refuses a declared encoding in text that is decoded already
@@ -65,19 +74,20 @@ def _image(
     following: int,
     objectives: dict[str, float | None],
 ) -> OmeImage:
+    """Reads one Image element; its directories start at `following` where it names none."""
     data = pixels.find("{*}TiffData")
     settings = element.find("{*}ObjectiveSettings")
     only = next(iter(objectives.values())) if len(objectives) == 1 else None
     magnification = objectives.get(str(settings.get("ID"))) if settings is not None else only
-    counts = [_whole(pixels.get(name), 1) for name in ("SizeC", "SizeZ", "SizeT")]
+    counts = [_count(pixels.get(name), 1) for name in ("SizeC", "SizeZ", "SizeT")]
     samples = [
-        _whole(channel.get("SamplesPerPixel"), 1) for channel in pixels.iterfind("{*}Channel")
+        _count(channel.get("SamplesPerPixel"), 1) for channel in pixels.iterfind("{*}Channel")
     ]
     return OmeImage(
         name=element.get("Name", ""),
-        width=_whole(pixels.get("SizeX"), 0),
-        height=_whole(pixels.get("SizeY"), 0),
-        ifd=following if data is None else _whole(data.get("IFD"), following),
+        width=_count(pixels.get("SizeX"), 0),
+        height=_count(pixels.get("SizeY"), 0),
+        ifd=following if data is None else _count(data.get("IFD"), following),
         planes=max(1, counts[0] // max(samples, default=1)) * counts[1] * counts[2],
         mpp_x=_size(pixels, "X"),
         mpp_y=_size(pixels, "Y"),
@@ -86,11 +96,13 @@ def _image(
     )
 
 
-def _whole(text: str | None, default: int) -> int:
+def _count(text: str | None, default: int) -> int:
+    """Reads a count of up to nine digits; anything else gives the default."""
     return int(text) if text is not None and re.fullmatch(r"[0-9]{1,9}", text) else default
 
 
 def _size(pixels: ElementTree.Element, axis: str) -> float | None:
+    """Reads the size of a pixel in um; None where it or its unit is not known."""
     size = positive(pixels.get(f"PhysicalSize{axis}"))
     unit = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
     return None if size is None or unit is None else size * unit

@@ -1,4 +1,4 @@
-"""The decoded tiles last used."""
+"""Keeps the decoded tiles that were used last."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from collections.abc import Hashable
 import numpy as np
 from numpy.typing import NDArray
 
+CACHE_BYTES = 64 << 20
+"""Decoded tiles that an open slide keeps unless told otherwise."""
+
 
 class TileCache:
-    """Decoded tiles up to `max_bytes`, the longest unused leaving first; thread-safe.
+    """Keeps decoded tiles up to a number of bytes; the longest unused leave first. Thread-safe.
 
     One tile larger than the bound is kept alone, so that a file stored in a single piece is not
     decoded for every read.
@@ -25,11 +28,11 @@ class TileCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """The bytes held."""
         return self._bytes
 
     def get(self, key: Hashable) -> NDArray[np.uint8] | None:
-        """The tile, if it is there."""
+        """Gives a tile, or None where it is not kept."""
         with self._lock:
             tile = self._tiles.get(key)
             if tile is not None:
@@ -37,7 +40,7 @@ class TileCache:
             return tile
 
     def put(self, key: Hashable, tile: NDArray[np.uint8]) -> None:
-        """Keep a tile; it must not be written to afterwards."""
+        """Keeps a tile, which must not be written to afterwards."""
         with self._lock:
             old = self._tiles.pop(key, None)
             self._bytes += tile.nbytes - (0 if old is None else old.nbytes)
@@ -46,7 +49,7 @@ class TileCache:
                 self._bytes -= self._tiles.popitem(last=False)[1].nbytes
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Lets go of all tiles."""
         with self._lock:
             self._tiles.clear()
             self._bytes = 0
