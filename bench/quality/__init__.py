@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Benchmarks of what the output is worth; `python -m bench.quality --help` lists them."""
 
 import lazy_loader
 

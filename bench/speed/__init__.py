@@ -1,1 +1,1 @@
-"""TODO-DOC"""
+"""Benchmarks of speed and memory; `python -m bench.speed` lists them."""
