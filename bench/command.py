@@ -233,10 +233,15 @@ def _shown(value: object) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+_FROM_A_SMALL_PROCESS = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+
+
 def run_module(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:
     """Runs a module in a process of its own and returns the JSON that it prints.
 
-    The process imports the same code as this one. Its messages go to this one's stderr.
+    The process imports the same code as this one. Its messages go to this one's stderr. A small
+    process starts it: on Linux the peak memory that getrusage tells begins with that of whatever
+    process started one.
 
     Args:
         module: what follows `python -m`.
@@ -246,8 +251,9 @@ def run_module(module: str, *arguments: str, environment: Mapping[str, str] | No
     Raises:
         WsisrError: the process failed.
     """
+    command = (sys.executable, "-m", module, *arguments)
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-S", "-c", _FROM_A_SMALL_PROCESS, *command],
         env=os.environ
         | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         | dict(environment or {}),
@@ -255,6 +261,6 @@ def run_module(module: str, *arguments: str, environment: Mapping[str, str] | No
         text=True,
     )
     if done.returncode:
-        command = " ".join((module, *arguments))
-        raise WsisrError(f"`python -m {command}` failed with exit code {done.returncode}")
+        shown = " ".join(("python", *command[1:]))
+        raise WsisrError(f"`{shown}` failed with exit code {done.returncode}")
     return json.loads(done.stdout)

@@ -85,7 +85,7 @@ def engine_against_model(
             model_times.append(model_seconds(upscaler, inputs, batch))
             results.append(upscale(job))
             engine_times.append(results[-1].seconds)
-    ratios = (e / m for e, m in zip(engine_times, model_times, strict=True))
+    ratios = [e / m for e, m in zip(engine_times, model_times, strict=True)]
     pixels = results[0].width * results[0].height
     tissue_seconds = statistics.median(model_times) / len(inputs)
     return {

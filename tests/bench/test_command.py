@@ -107,3 +107,12 @@ def test_a_module_in_its_own_process_hands_back_json_or_fails_by_name(tmp_path: 
     assert command.run_module("json.tool", str(file)) == {"a": 1}
     with pytest.raises(WsisrError, match=r"`python -m json.tool .*none` failed with exit code"):
         command.run_module("json.tool", str(tmp_path / "none"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="getrusage inherits on Linux")
+def test_a_modules_peak_memory_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    (tmp_path / "tell_peak.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    held = bytearray(b"x") * 300_000_000
+    assert command.run_module("tell_peak") < len(held) / 1024 / 2

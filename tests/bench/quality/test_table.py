@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import pytest
 
 from bench.quality import measure, table
 from bench.quality.__main__ import main
-from bench.quality.markdown import LAYOUTS, to_markdown
+from bench.quality.markdown import LAYOUTS
 from bench.quality.measure import Setup, measure_plan
 from bench.quality.methods import Method, Upscale, load_method
 from bench.quality.plan import make_plan
-from bench.quality.results import QualityTable, Row
+from bench.quality.results import QualityTable
 from bench.quality.rows import make_table
 from bench.quality.tiles import DataSet
 from wsisr.errors import UsageError
@@ -196,28 +195,6 @@ def test_table_5_has_a_column_a_method(
     assert head == ["PRAD-100 ×4", "Bicubic", "Ours"]
     assert [line[0] for line in lines] == ["UNI cosine ↑", "PLIP cosine ↑"]
     assert {cell for line in lines for cell in line[1:]} == {"not run: weights missing"}
-
-
-def rows(**scores: tuple[float, ...]) -> QualityTable:
-    names = ("psnr", "niqe", "hf_db")
-    made = [
-        Row("d", name, 4, None, 1, dict(zip(names, values, strict=True)), ranked=name != "scan")
-        for name, values in scores.items()
-    ]
-    return QualityTable(tuple(made), names, {}, {}, {})
-
-
-def test_best_and_second_or_worst_are_marked_by_each_measures_direction() -> None:
-    scores = rows(a=(30, 5, -3.0), b=(28, 4, 1.0), c=(29, 6, math.nan), scan=(99, 1, 0.0))
-    lines = {line[1]: line[-3:] for line in cells(to_markdown(scores, LAYOUTS[2]))}
-    assert lines["a"] == ["**30.00**", "<u>5.000</u>", "<u>-3.000</u>"]
-    assert lines["b"] == ["28.00", "**4.000**", "**1.000**"]
-    assert lines["c"] == ["<u>29.00</u>", "6.000", "–"]
-    assert lines["scan"] == ["99.00", "1.000", "0.000"]
-    worst = {line[1]: line[-3:] for line in cells(to_markdown(scores, LAYOUTS[6]))}
-    assert worst["c"][:2] == ["29.00", "*6.000*"]
-    assert worst["b"][0] == "*28.00*"
-    assert "**" not in to_markdown(rows(a=(30, 5, -3.0)), LAYOUTS[2])
 
 
 def test_a_model_that_fails_on_a_tile_leaves_the_others_standing(
