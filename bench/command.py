@@ -1,4 +1,4 @@
-"""What the programs of bench share: their start by name, their options, and what they print.
+"""Holds what the programs of bench share: start by name, options, and what they print.
 
 A program is a module with `main(arguments) -> exit code`. It may raise `WsisrError`, which
 `dispatch` prints in one line.

@@ -1,4 +1,4 @@
-"""Benchmarks of what the output is worth; `python -m bench.quality --help` lists them."""
+"""Measures what the output is worth; `python -m bench.quality --help` lists the programs."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What consistency with the input costs or gains, and whether `exact` is exact.
+"""Measures what consistency with the input costs or gains, and whether `exact` is exact.
 
     python -m bench.quality consistency --tiles tiles/test --scales 2,4,8 --json consistency.json
 

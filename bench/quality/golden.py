@@ -1,4 +1,4 @@
-"""Whether pixels are those of an earlier version: six runs and the hashes of their pixels.
+"""Tells whether pixels are those of an earlier version, by the hashes of six runs.
 
     python -m bench.quality golden --data DATA --json before.json
     python -m bench.quality golden --data DATA --against before.json

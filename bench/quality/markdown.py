@@ -1,4 +1,4 @@
-"""The quality table in Markdown, as it is or in the shape of one of the paper's tables."""
+"""Shows the quality table in Markdown, as it is or in the shape of one of the paper's tables."""
 
 from __future__ import annotations
 

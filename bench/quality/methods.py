@@ -1,4 +1,4 @@
-"""The methods that the quality table compares, and how each makes its image of a tile."""
+"""Loads the methods that the quality table compares: each makes an image of a tile."""
 
 from __future__ import annotations
 

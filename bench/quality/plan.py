@@ -1,4 +1,4 @@
-"""What the quality table is to measure, checked before anything is measured."""
+"""Plans what the quality table measures, and checks it before anything is measured."""
 
 from __future__ import annotations
 

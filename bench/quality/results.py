@@ -1,4 +1,4 @@
-"""The quality table as data: its rows, and what it is as JSON and CSV."""
+"""Holds the quality table as data and gives it as JSON and CSV."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from wsisr.evaluation.measures import conventions, summarize
 from wsisr.evaluation.report import TileResult
 
 SEED = 0
-"""Of the draws of the bootstrap."""
+"""Seed of the draws of the bootstrap."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The seam certificate: do the windows show in the output?
+"""Certifies that the windows of the model do not show in the output.
 
     python -m bench.quality seams --slides a_40x.tif,b_40x.tif --scales 2,4,8 --size 2720,2720
 
@@ -322,9 +322,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--slides", type=name_list, required=True, metavar="FILE,...", help="files of the slides")
     add_scales(parser, "2,4,8")
     add_model(parser)
-    add("--window", type=int, default=512, help="side of the model's windows, output px")
-    add("--overlap", type=int, default=64, help="px that neighbouring windows share")
-    add("--size", type=_size, default="1856,1856", help="width,height of the crop, output px")
+    add(
+        "--window",
+        type=int,
+        default=512,
+        help="side of the model's windows, output px; default: 512",
+    )
+    add("--overlap", type=int, default=64, help="px that neighbouring windows share; default: 64")
+    add(
+        "--size",
+        type=_size,
+        default="1856,1856",
+        help="width,height of the crop, output px; default: 1856,1856",
+    )
     add("--joint", action="store_true", help="sample blocks of 2x2 windows together")
     add_json(parser)
     return parser

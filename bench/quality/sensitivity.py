@@ -1,4 +1,4 @@
-"""What catches what: known faults put into real tiles, and the measures that notice them.
+"""Puts known faults into real tiles and tells which measures notice them.
 
     python -m bench.quality sensitivity --tiles tiles/test --limit 20 --json s.json
 
@@ -261,7 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = make_parser("bench.quality sensitivity", __doc__)
     add_tiles(parser, limit=20)
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn; default: 0")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random numbers; default: 0"
+    )
     add_json(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-r"""Quality tables: methods x metrics on folders of real tiles, also in the shapes of the paper's.
+r"""Measures methods on folders of real tiles, also in the shapes of the paper's tables.
 
     python -m bench.quality --tiles tiles/val --scales 4,8 --methods bicubic,tiny,restore
     python -m bench.quality --table 2 --tiles PRAD-100=prad LUAD-100=luad GBM-100=gbm@0.5 \
@@ -74,18 +74,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("bench.quality table", __doc__)
     add = parser.add_argument
-    add("--tiles", nargs="+", required=True, metavar="[LABEL=]FOLDER[@MPP]")
+    add(
+        "--tiles",
+        nargs="+",
+        required=True,
+        metavar="[LABEL=]FOLDER[@MPP]",
+        help="folders of real tiles",
+    )
     add_choice(parser)
-    add("--table", type=int, choices=LAYOUTS, help="the shape of this table of the paper")
+    add(
+        "--table",
+        type=int,
+        choices=LAYOUTS,
+        help="give the table the shape of this one of the paper",
+    )
     add_scales(parser, None)
-    add("--methods", nargs="+", default=["bicubic"], metavar="[LABEL=]WHAT", help="also by commas")
-    add("--metrics", type=name_list, help="comma-separated; default: the table's, or all available")
-    add("--intervals", action="store_true", help="95 %% intervals, slides drawn (tiles under 3)")
+    add(
+        "--methods",
+        nargs="+",
+        default=["bicubic"],
+        metavar="[LABEL=]WHAT",
+        help="methods, also separated by commas",
+    )
+    add(
+        "--metrics",
+        type=name_list,
+        help="measures, separated by commas; default: those of --table, or all that can run",
+    )
+    add(
+        "--intervals",
+        action="store_true",
+        help="add 95 %% intervals, by drawing slides (tiles where there are fewer than 3)",
+    )
     add("--against", metavar="LABEL", help="add each method's difference to this one, paired")
-    add("--per-slide", action="store_true", help="a line for each slide as well")
+    add("--per-slide", action="store_true", help="add a line for each slide")
     add("--segmenter", choices=SEGMENTERS, default="classical", help="what finds nuclei")
     add("--device", default="cpu", help="where models run; default: cpu")
-    add("--precision", choices=("fp32", "bf16", "fp16"), help="default: bf16 where fast, else fp32")
+    add(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        help="precision of models; default: bf16 where that is fast, else fp32",
+    )
     add("--markdown", type=output_file, metavar="FILE", help="also write the table to this file")
     add("--csv", type=output_file, metavar="FILE", help="also write one line a figure to this file")
     add_json(parser)

@@ -1,4 +1,4 @@
-"""Folders of real tiles: which tiles are taken, and how they are read."""
+"""Chooses tiles from folders of real tiles, and reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the spread of samples tells where they are wrong.
+"""Measures whether the spread of samples tells where they are wrong.
 
     python -m bench.quality uncertainty --tiles tiles/test --samples 4 --json uncertainty.json
 
@@ -84,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_tiles(parser)
     add_scales(parser, "4,8")
     add_model(parser)
-    parser.add_argument("--samples", type=int, default=4, help="default: 4")
+    parser.add_argument(
+        "--samples", type=int, default=4, help="images made of each tile; default: 4"
+    )
     add_json(parser)
     options = parser.parse_args(arguments)
     tiles = list_tiles(options.tiles, options.slides, options.limit)

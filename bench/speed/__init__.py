@@ -1,1 +1,1 @@
-"""Benchmarks of speed and memory; `python -m bench.speed` lists them."""
+"""Measures speed and memory; `python -m bench.speed` lists the programs."""

@@ -1,4 +1,4 @@
-"""Clocks and the measure of memory that the programs of bench.speed share."""
+"""Measures time and memory for the programs of bench.speed."""
 
 from __future__ import annotations
 

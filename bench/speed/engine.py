@@ -1,4 +1,4 @@
-"""How much time the engine adds to the model, where the model's own goes, and memory.
+"""Measures what time the engine adds to the model, where the model's own goes, and memory.
 
     python -m bench.speed engine --slide slides/test_a_5x.tif --scale 8 --json speed.json
 
@@ -222,11 +222,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = make_parser("bench.speed engine", __doc__)
     parser.add_argument("--slide", type=Path, required=True, help="file of the slide")
-    parser.add_argument("--scale", type=float, default=8, help="default: 8")
+    parser.add_argument("--scale", type=float, default=8, help="over 1; default: 8")
     add_model(parser)
-    parser.add_argument("--side", type=int, default=168, help="side of the region, input px")
-    parser.add_argument("--window", type=int, default=512, help="side of the model's windows")
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument(
+        "--side", type=int, default=168, help="side of the region, input px; default: 168"
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=512,
+        help="side of the model's windows, output px; default: 512",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="how often engine and model take turns; default: 3"
+    )
     add_json(parser)
     options = parser.parse_args(arguments)
     figures = engine_against_model(

@@ -1,4 +1,4 @@
-"""What judging costs: speed, where the time goes, texture of nuclei, and memory.
+"""Measures what judging costs: speed, where the time goes, texture of nuclei, and memory.
 
     python -m bench.speed evaluation --json evaluation.json
     python -m bench.speed evaluation --slides out.ome.tif real40x.svs in.svs
@@ -369,8 +369,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--tiles", type=Path, default=DATA / "tiles" / "test", help="folder of real tiles")
     add("--limit", type=int, default=20, help="take that many tiles, spread evenly; default: 20")
     add("--slides", type=Path, nargs=3, metavar=("SR", "HR", "LR"), help="judge these as well")
-    add("--parts", type=name_list, default=",".join(PARTS), help="default: %(default)s")
-    add("--rounds", type=int, default=3, help="default: 3")
+    add(
+        "--parts",
+        type=name_list,
+        default=",".join(PARTS),
+        help="parts, separated by commas; default: %(default)s",
+    )
+    add("--rounds", type=int, default=3, help="how often each is measured; default: 3")
     add_json(parser)
     add("--peak", type=Path, help=argparse.SUPPRESS)
     add("--metrics", type=name_list, help=argparse.SUPPRESS)

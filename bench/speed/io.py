@@ -1,4 +1,4 @@
-"""Reading and writing beside the usual tools.
+"""Measures reading and writing beside the usual tools.
 
     python -m bench.speed io --json io.json
 

@@ -1,4 +1,4 @@
-"""Speed of the kernels beside the plain way of doing the same.
+"""Measures the speed of the kernels beside the plain way of doing the same.
 
     python -m bench.speed kernels --json kernels.json
 
@@ -79,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         OutputError: a file cannot be written.
     """
     parser = make_parser("bench.speed kernels", __doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="default: 15")
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="how often all take turns; default: 15"
+    )
     add_json(parser)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

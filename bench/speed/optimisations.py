@@ -1,4 +1,4 @@
-"""What each optimisation of the model gains on this machine.
+"""Measures what each optimisation of the model gains on this machine.
 
     python -m bench.speed optimisations --json optimisations.json
 
@@ -235,10 +235,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = make_parser("bench.speed optimisations", __doc__)
     add_model(parser)
-    parser.add_argument("--window", type=int, default=512, help="side of the window, output px")
-    parser.add_argument("--rounds", type=int, default=9, help="default: 9")
-    parser.add_argument("--decode", type=int, default=4, help="windows of batched_decode")
-    parser.add_argument("--only", type=name_list, default=list(PAIRS), help="rows, by commas")
+    parser.add_argument(
+        "--window", type=int, default=512, help="side of the window, output px; default: 512"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="how often both sides take turns; default: 9"
+    )
+    parser.add_argument(
+        "--decode",
+        type=int,
+        default=4,
+        help="windows that batched_decode decodes at once; default: 4",
+    )
+    parser.add_argument(
+        "--only",
+        type=name_list,
+        default=list(PAIRS),
+        help="rows, separated by commas; default: all",
+    )
     add_json(parser)
     options = parser.parse_args(arguments)
     if unknown := set(options.only) - set(PAIRS):

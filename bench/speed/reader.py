@@ -1,4 +1,4 @@
-"""Speed of the slide readers beside openslide.
+"""Measures the speed of the slide readers beside openslide.
 
     python -m bench.speed reader --data DATA --json reader.json
 

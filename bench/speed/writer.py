@@ -1,4 +1,4 @@
-"""Speed and memory of the pyramid writer beside pyvips.
+"""Measures speed and memory of the pyramid writer beside pyvips.
 
     python -m bench.speed writer --json writer.json
 
