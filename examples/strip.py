@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from wsisr.engine import upscale_array
+from wsisr.engine import upscale_image
 from wsisr.resize import area_downsample
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     real = real[: height * args.scale, : width * args.scale]
     lr = area_downsample(real, args.scale)
     pictures = {"low resolution": np.repeat(np.repeat(lr, args.scale, 0), args.scale, 1)}
-    pictures |= {name: upscale_array(lr, args.scale, model=name) for name in args.models}
+    pictures |= {name: upscale_image(lr, args.scale, model=name) for name in args.models}
     pictures["real 40x"] = real
     x, y, w, h = (int(part) for part in args.crop.split(","))
     strip = Image.new("RGB", (len(pictures) * (w + 8) - 8, h + 18), "white")

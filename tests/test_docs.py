@@ -289,13 +289,13 @@ def one_line_registers(folder: Path, file: str) -> bool:
 USES_LEAP = """
 import sys, click, numpy as np
 from wsisr.cli import cli
-from wsisr.engine import upscale_array
+from wsisr.engine import upscale_image
 
 words = ["in.png", "out.ome.tif", "--sampler", "leap"]
 cli.get_command(click.Context(cli), "upscale").make_context("upscale", words)
 image = np.random.default_rng(0).integers(90, 250, (32, 32, 3), np.uint8)
 made = [
-    upscale_array(
+    upscale_image(
         image, 2, model=sys.argv[1], device="cpu", window=64, overlap=16, precision="fp32",
         sampler=sampler, steps=1,
     ).astype(int)

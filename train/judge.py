@@ -65,7 +65,7 @@ def judge(
     if count < 1:
         raise UsageError(f"judged {count}: must be 1 or more validation tiles")
     try:
-        from wsisr.engine import upscale_array
+        from wsisr.engine import upscale_image
         from wsisr.evaluation.measures import NIQE_BLOCK, Sample, Scan
         from wsisr.evaluation.measures import table as metrics
         from wsisr.resize import bicubic_upsample
@@ -85,7 +85,7 @@ def judge(
             if folder is None:
                 sr = bicubic_upsample(lr, scale)
             else:
-                sr = upscale_array(lr, scale, model=model, window=WINDOW, overlap=OVERLAP)
+                sr = upscale_image(lr, scale, model=model, window=WINDOW, overlap=OVERLAP)
             rows.append(metrics.measure_tile(Sample(sr, Scan(hr), lr), fitting))
         for name, value in metrics.summarize(rows).items():
             figures[f"{name}_x{scale}"] = round(value, 4)
@@ -106,7 +106,7 @@ def examples(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[s
         (count, 3, h, w) float32 in [0, 1]; none where wsisr's packages are not installed.
     """
     try:
-        from wsisr.engine import upscale_array
+        from wsisr.engine import upscale_image
     except ModuleNotFoundError:
         return {}
     device = pick_device(None)
@@ -119,7 +119,7 @@ def examples(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[s
         hr, lr = _pair(tiles, index * len(tiles.pixels) // count, scale, EXAMPLE)
         columns.setdefault("LR", []).append(lr)
         for name, model in models.items():
-            sr = upscale_array(lr, scale, model=model, window=EXAMPLE, overlap=0)
+            sr = upscale_image(lr, scale, model=model, window=EXAMPLE, overlap=0)
             columns.setdefault(name, []).append(sr)
         columns.setdefault("HR", []).append(hr)
     return {name: to_tensor(np.stack(images)) for name, images in columns.items()}

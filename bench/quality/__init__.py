@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Measures what the output is worth; `python -m bench.quality --help` lists the programs."""
 
 import lazy_loader
 

@@ -1,1 +1,1 @@
-from .run import list_tiles as list_tiles
+from .tiles import list_tiles as list_tiles

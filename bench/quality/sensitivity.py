@@ -1,6 +1,6 @@
-"""What catches what: known faults put into real tiles, and the measures that notice them.
+"""Puts known faults into real tiles and tells which measures notice them.
 
-    python -m bench.quality.sensitivity --tiles ../shared/data/tiles/test --limit 20 --json s.json
+    python -m bench.quality sensitivity --tiles tiles/test --limit 20 --json s.json
 
 Every fault is made from the real tile itself, so the right answer is known. A measure notices a
 fault when its mean crosses the alarm limit below; the limits lie outside what the real scan, judged
@@ -9,11 +9,9 @@ against itself, reaches. The exit code is 1 when a fault escapes every measure.
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -21,18 +19,29 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from bench.quality.run import list_tiles
-from bench.quality.table import cell, markdown_table
-from wsisr.errors import WsisrError
-from wsisr.evaluation.measures import RGB_FROM_HED, Image, Measurement, Sample, Scan, hed
-from wsisr.evaluation.measures import table as metrics
+from bench.command import add_json, add_tiles, make_parser, write_json
+from bench.quality.markdown import format_figure, markdown_table
+from bench.quality.tiles import MPP, list_tiles
+from wsisr.evaluation.measures import (
+    RGB_FROM_HED,
+    Image,
+    Measurement,
+    Sample,
+    Scan,
+    available,
+    conventions,
+    hed,
+    measure_tile,
+    summarize,
+)
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Labels
 from wsisr.evaluation.pairing import read_image
 from wsisr.resize import area_downsample, bicubic_upsample
 
 SCALE = 4
+UNHARMED = "HR itself"
 SHARE = 0.1
-"""Of the nuclei, erased or invented."""
+"""Share of the nuclei that are erased or invented."""
 ALARMS: dict[str, Callable[[float], bool]] = {
     "psnr": lambda v: v < 20,
     "ssim": lambda v: v < 0.75,
@@ -53,7 +62,14 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Tile:
-    """A real tile, its nuclei, another slide's tile, and random numbers of its own."""
+    """What a fault is made from.
+
+    Attributes:
+        hr: the real tile, uint8 RGB (h, w, 3).
+        nuclei: its nuclei, labels from 1, (h, w).
+        other: a tile of another slide, of the same size.
+        random: random numbers of its own.
+    """
 
     hr: Image
     nuclei: Labels
@@ -62,22 +78,22 @@ class Tile:
 
 
 def unharmed(tile: Tile) -> Image:
-    """Return the real tile: no measure may raise an alarm."""
+    """Returns the real tile: no measure may raise an alarm."""
     return tile.hr
 
 
 def bicubic(tile: Tile) -> Image:
-    """Return the tile enlarged from its x4 average: all fine detail missing."""
+    """Returns the tile enlarged from its x4 average: all fine detail missing."""
     return bicubic_upsample(area_downsample(tile.hr, SCALE), SCALE)
 
 
 def shifted(tile: Tile) -> Image:
-    """Return the tile moved by one pixel to the right and down."""
+    """Returns the tile moved by one pixel to the right and down."""
     return np.pad(tile.hr, ((1, 0), (1, 0), (0, 0)), mode="edge")[:-1, :-1].copy()
 
 
 def erased(tile: Tile) -> Image:
-    """Return the tile with a tenth of its nuclei painted over from their surroundings."""
+    """Returns the tile with a tenth of its nuclei painted over from their surroundings."""
     chosen = _choose(tile)
     mask = np.isin(tile.nuclei, chosen).astype(np.uint8)
     mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
@@ -93,7 +109,7 @@ def erased(tile: Tile) -> Image:
 
 
 def invented(tile: Tile) -> Image:
-    """Return the tile with copies of a tenth of its nuclei where there were none."""
+    """Returns the tile with copies of a tenth of its nuclei where there were none."""
     out = tile.hr.astype(np.float32)
     occupied = cv2.dilate((tile.nuclei > 0).astype(np.uint8), np.ones((7, 7), np.uint8))
     rows, columns = tile.nuclei.shape
@@ -116,21 +132,21 @@ def invented(tile: Tile) -> Image:
 
 
 def foreign_texture(tile: Tile) -> Image:
-    """Return the bicubic tile with the fine detail of another slide."""
+    """Returns the bicubic tile with the fine detail of another slide."""
     base = tile.other.astype(np.float32)
     low = bicubic_upsample(area_downsample(tile.other, SCALE), SCALE)
     return _to_uint8(bicubic(tile) + (base - low))
 
 
 def restained(tile: Tile) -> Image:
-    """Return the tile with 25 % less haematoxylin and 30 % more eosin."""
+    """Returns the tile with 25 % less haematoxylin and 30 % more eosin."""
     amounts = hed(tile.hr) * np.array([0.75, 1.3, 1.0], np.float32)
     density = amounts @ RGB_FROM_HED
     return _to_uint8(256.0 * 10.0**-density - 1.0)
 
 
 def grid(tile: Tile) -> Image:
-    """Return the tile with every eighth row and column 6 grey levels brighter."""
+    """Returns the tile with every eighth row and column 6 grey levels brighter."""
     out = tile.hr.astype(np.int16)
     out[::8] += 6
     out[:, ::8] += 6
@@ -138,7 +154,7 @@ def grid(tile: Tile) -> Image:
 
 
 def meshed(tile: Tile) -> Image:
-    """Return the tile with a mesh of 4 px, 8 grey levels deep, on one place of 96x96 px."""
+    """Returns the tile with a mesh of 4 px, 8 grey levels deep, on one place of 96x96 px."""
     wave = np.tile((8.0, 0.0, -8.0, 0.0), 24)
     y, x = (int(tile.random.integers(0, size - 95)) for size in tile.hr.shape[:2])
     out = tile.hr.astype(np.float32)
@@ -147,7 +163,7 @@ def meshed(tile: Tile) -> Image:
 
 
 FAULTS: dict[str, Callable[[Tile], Image]] = {
-    "HR itself": unharmed,
+    UNHARMED: unharmed,
     "bicubic x4": bicubic,
     "1 px shift": shifted,
     "10 % of nuclei erased": erased,
@@ -159,36 +175,16 @@ FAULTS: dict[str, Callable[[Tile], Image]] = {
 }
 
 
-def run(folder: Path, limit: int | None = 20, seed: int = 0, progress: bool = True) -> Result:
-    """Return the table over tiles that hold at least ten nuclei, and what noticed each fault."""
-    paths = list_tiles(folder, limit)
-    chosen, not_run = metrics.available(["all"])
-    segmenter = ClassicalSegmenter()
-    rows: dict[str, list[dict[str, Measurement]]] = {name: [] for name in FAULTS}
-    for index, path in enumerate(tqdm(paths, unit="tile", disable=not progress)):
-        hr = read_image(path)
-        nuclei = segmenter.segment(hr, 0.25)
-        if nuclei.max() < 1 / SHARE:
-            continue
-        other = read_image(paths[(index + len(paths) // 2) % len(paths)])
-        lr, scan = area_downsample(hr, SCALE), Scan(hr)
-        for name, make in FAULTS.items():
-            tile = Tile(hr, nuclei, other, np.random.default_rng([seed, index]))
-            sample = Sample(make(tile), scan, lr)
-            rows[name].append(metrics.measure_tile(sample, chosen))
-    methods = {name: metrics.summarize(values) for name, values in rows.items()}
-    caught = {
-        name: [key for key, alarm in ALARMS.items() if alarm(values.get(key, math.nan))]
-        for name, values in methods.items()
-    }
-    count = len(rows["HR itself"])
-    conventions = {**metrics.conventions(chosen), "alarm limits": LIMITS, "tiles": str(count)}
-    return Result(methods, caught, not_run, conventions)
-
-
 @dataclass(frozen=True)
 class Result:
-    """The table, {fault: measures that noticed it}, what did not run, and the conventions."""
+    """What every measure says of every fault.
+
+    Attributes:
+        methods: {fault: {measure: mean over the tiles}}.
+        caught_by: {fault: measures that noticed it}.
+        not_run: {measure: why it did not run}.
+        conventions: {measure: how it is defined}, the limits of alarms and the count of tiles.
+    """
 
     methods: dict[str, dict[str, float]]
     caught_by: dict[str, list[str]]
@@ -197,22 +193,54 @@ class Result:
 
     @property
     def escaped(self) -> list[str]:
-        """Return the faults that no measure noticed, and the real scan where one did."""
-        missed = [name for name, by in self.caught_by.items() if not by and name != "HR itself"]
-        return missed + ["HR itself"] * bool(self.caught_by["HR itself"])
+        """Returns the faults that no measure noticed, and the real scan where one did."""
+        missed = [name for name, by in self.caught_by.items() if not by and name != UNHARMED]
+        return missed + [UNHARMED] * bool(self.caught_by[UNHARMED])
 
     def markdown(self) -> str:
-        """Return faults x measures with the alarms in bold, limits and gaps below."""
+        """Returns faults x measures with the alarms in bold, limits and gaps below."""
         names = list(dict.fromkeys(name for values in self.methods.values() for name in values))
         lines = []
         for fault, values in self.methods.items():
             alarms = self.caught_by[fault]
-            cells = [cell(values.get(name, math.nan)) for name in names]
+            cells = [format_figure(values.get(name, math.nan)) for name in names]
             marked = [f"**{c}**" if n in alarms else c for n, c in zip(names, cells, strict=True)]
             lines.append([fault, *marked, ", ".join(alarms) or "no alarm"])
         table = markdown_table(["fault", *names, "caught by"], lines)
         gaps = [f"- {name}: not run: {reason}" for name, reason in self.not_run.items()]
         return "\n".join([*table, "", f"Alarm limits: {LIMITS}", "", *gaps]).rstrip()
+
+
+def measure(paths: Sequence[Path], seed: int = 0, show_progress: bool = True) -> Result:
+    """Puts every fault into the tiles that hold at least ten nuclei and measures them.
+
+    Args:
+        paths: files of real tiles, sorted by slide.
+        seed: of the random numbers that choose nuclei and places.
+        show_progress: whether progress is shown on stderr.
+    """
+    chosen, not_run = available(["all"])
+    segmenter = ClassicalSegmenter()
+    rows: dict[str, list[dict[str, Measurement]]] = {name: [] for name in FAULTS}
+    for index, path in enumerate(tqdm(paths, unit="tile", disable=not show_progress)):
+        hr = read_image(path)
+        nuclei = segmenter.segment(hr, MPP)
+        if nuclei.max() < 1 / SHARE:
+            continue
+        other = read_image(paths[(index + len(paths) // 2) % len(paths)])
+        lr, scan = area_downsample(hr, SCALE), Scan(hr)
+        for name, make in FAULTS.items():
+            tile = Tile(hr, nuclei, other, np.random.default_rng([seed, index]))
+            sample = Sample(make(tile), scan, lr)
+            rows[name].append(measure_tile(sample, chosen))
+    methods = {name: summarize(values) for name, values in rows.items()}
+    caught = {
+        name: [key for key, alarm in ALARMS.items() if alarm(values.get(key, math.nan))]
+        for name, values in methods.items()
+    }
+    count = str(len(rows[UNHARMED]))
+    described = {**conventions(chosen), "alarm limits": LIMITS, "tiles": count}
+    return Result(methods, caught, not_run, described)
 
 
 def _to_uint8(values: npt.NDArray[np.generic]) -> Image:
@@ -225,32 +253,21 @@ def _choose(tile: Tile) -> Sequence[int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, print the table and who caught what; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.quality.sensitivity", description=__doc__
+    """Prints the table and who caught what; returns 1 where a fault escapes every measure.
+
+    Raises:
+        WsisrError: there are no such tiles, or a file cannot be written.
+    """
+    parser = make_parser("bench.quality sensitivity", __doc__)
+    add_tiles(parser, limit=20)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random numbers; default: 0"
     )
-    parser.add_argument("--tiles", type=Path, required=True, help="folder of real 40x tiles")
-    parser.add_argument("--limit", type=int, default=20, help="that many tiles, spread evenly")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=None, help="write the result here")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_json(parser)
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)
-    try:
-        result = run(options.tiles, options.limit, options.seed, not options.quiet)
-    except WsisrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    values = {
-        "methods": result.methods,
-        "caught_by": result.caught_by,
-        "not_run": result.not_run,
-        "conventions": result.conventions,
-    }
+    paths = list_tiles(options.tiles, options.slides, options.limit)
+    result = measure(paths, options.seed, not options.quiet)
     print(result.markdown())
-    if options.json is not None:
-        options.json.write_text(metrics.to_json(values), encoding="utf-8")
+    write_json(options.json, asdict(result))
     return 1 if result.escaped else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

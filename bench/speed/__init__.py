@@ -1,1 +1,1 @@
-"""TODO-DOC"""
+"""Measures speed and memory; `python -m bench.speed` lists the programs."""

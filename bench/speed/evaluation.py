@@ -1,7 +1,7 @@
-"""What judging costs: speed, where the time goes, texture of nuclei, and memory.
+"""Measures what judging costs: speed, where the time goes, texture of nuclei, and memory.
 
-    python -m bench.speed.evaluation --json evaluation.json
-    python -m bench.speed.evaluation --slides out.ome.tif real40x.svs in.svs
+    python -m bench.speed evaluation --json evaluation.json
+    python -m bench.speed evaluation --slides out.ome.tif real40x.svs in.svs
 
 Speed is that of `wsisr eval` itself, from files, with the bicubic column, by the measures that run
 offline without a neural network. It counts pixels of the judged slide, once each, over seconds of
@@ -15,10 +15,7 @@ height only, and all tiles are judged.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -32,9 +29,10 @@ import tifffile
 from scipy.ndimage import find_objects
 from skimage.feature import graycomatrix, graycoprops
 
+from bench.command import DATA, add_json, make_parser, name_list, report, run_module
 from bench.quality import list_tiles
-from bench.speed.reader import DATA
-from wsisr.errors import UsageError, WsisrError
+from bench.speed.clock import peak_rss_mb
+from wsisr.errors import OptionError
 from wsisr.evaluation import Options, evaluate_slides, evaluate_tiles
 from wsisr.evaluation.measures import (
     OFFSETS,
@@ -42,10 +40,11 @@ from wsisr.evaluation.measures import (
     Image,
     Sample,
     Scan,
+    available,
     grey_levels,
+    measure_tile,
     nuclear_features,
 )
-from wsisr.evaluation.measures import table as metrics
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Labels
 from wsisr.evaluation.pairing import FolderSource, Source, pixel_size, read_image, register
 from wsisr.resize import area_downsample, bicubic_upsample
@@ -59,12 +58,12 @@ ANGLES = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
 
 
 def offline() -> list[str]:
-    """Return the measures that run here and need no neural network."""
-    return [metric.name for metric in metrics.available()[0]]
+    """Returns the measures that run here and need no neural network."""
+    return [metric.name for metric in available()[0]]
 
 
 def make_tiles(paths: Sequence[Path], folder: Path) -> tuple[Path, Path]:
-    """Write folders of SR and HR tiles and return them; SR has half of HR's fine detail."""
+    """Writes folders of SR and HR tiles and returns them; SR has half of HR's fine detail."""
     for index, path in enumerate(paths):
         hr = read_image(path)
         hr = hr[: hr.shape[0] // SCALE * SCALE, : hr.shape[1] // SCALE * SCALE]
@@ -75,15 +74,22 @@ def make_tiles(paths: Sequence[Path], folder: Path) -> tuple[Path, Path]:
 
 
 def half_detail(hr: Image) -> Image:
-    """Return the mean of a tile and the bicubic enlargement of its average."""
+    """Returns the mean of a tile and the bicubic enlargement of its average."""
     low = bicubic_upsample(area_downsample(np.ascontiguousarray(hr), SCALE), SCALE)
     return np.asarray(cv2.addWeighted(np.ascontiguousarray(hr), 0.5, low, 0.5, 0))
 
 
 def speed(sr: Path, hr: Path, only: Sequence[str], rounds: int) -> dict[str, float]:
-    """Return `mpix_per_s` of processor time, and of the clock, for two folders of tiles.
+    """Measures `wsisr eval` on two folders of tiles.
 
-    The medians of `rounds`, after one that compiles and fills caches.
+    Args:
+        sr: folder of SR tiles.
+        hr: folder of HR tiles.
+        only: names of measures.
+        rounds: how often it runs, after one round that compiles and fills caches.
+
+    Returns:
+        Medians: `mpix_per_s` of processor time, `mpix_per_s_clock` of wall time.
     """
     pixels = sum(read_image(path)[:, :, 0].size for path in sorted(sr.iterdir())) / 1e6
     processor, clock = [], []
@@ -100,7 +106,19 @@ def speed(sr: Path, hr: Path, only: Sequence[str], rounds: int) -> dict[str, flo
 
 
 def slide_speed(sr: Path, hr: Path, lr: Path, only: Sequence[str], count: int) -> dict[str, float]:
-    """Return the same for slides of any format: reading them is in it, registration beside it."""
+    """Measures `wsisr eval` on slides of any format.
+
+    Args:
+        sr: the SR slide.
+        hr: the HR slide.
+        lr: the LR slide.
+        only: names of measures.
+        count: how many tiles are judged.
+
+    Returns:
+        `slide_mpix_per_s` of processor time, reading included; `slide_registration_s` apart from
+        it; `slide_tiles`, how many were judged.
+    """
     with open_slide(sr) as first, open_slide(hr) as second:
         sizes = pixel_size(first, None, "sr"), pixel_size(second, None, "hr")
         register(first, second, *sizes)
@@ -121,7 +139,7 @@ def slide_speed(sr: Path, hr: Path, lr: Path, only: Sequence[str], count: int) -
 
 
 def split(source: Source, only: Sequence[str] | None) -> dict[str, float]:
-    """Return {step: ms of processor time per MPix of slide}; the costliest step first.
+    """Returns {step: ms of processor time per MPix of slide}; the costliest step first.
 
     Both columns together, each measure after the steps that it shares with others: pixels (files
     decoded, LR and bicubic made), nuclei found in HR and in both columns.
@@ -134,7 +152,7 @@ def split(source: Source, only: Sequence[str] | None) -> dict[str, float]:
         yield
         spent[step] += 1e3 * (time.process_time() - began)
 
-    chosen, _ = metrics.available(only)
+    chosen, _ = available(only)
     pixels = 0
     for turn, place in enumerate([source.places[0], *source.places]):
         if turn == 1:
@@ -154,16 +172,23 @@ def split(source: Source, only: Sequence[str] | None) -> dict[str, float]:
                 _ = sample.nuclei
             for metric in chosen:
                 with clocked(metric.name):
-                    metrics.measure_tile(sample, [metric])
+                    measure_tile(sample, [metric])
     ordered = sorted(spent.items(), key=lambda item: -item[1])
     return {name: value / (pixels / 1e6) for name, value in ordered}
 
 
 def texture(image: Image, rounds: int) -> dict[str, float]:
-    """Return ms a nucleus of its intensity and texture, and how many times faster that is.
+    """Measures intensity and texture of nuclei beside scikit-image, both in turn on one image.
 
-    Both sides in turn on the nuclei of one image, the best of `rounds`. Raises `RuntimeError`
-    where they do not agree to 1e-9.
+    Args:
+        image: a tile with nuclei, uint8 RGB (h, w, 3).
+        rounds: how often both run; the best counts.
+
+    Returns:
+        `glcm_ms_a_nucleus`; `glcm_vs_skimage`, how many times faster that is; `glcm_nuclei`.
+
+    Raises:
+        RuntimeError: both do not agree to 1e-9, or there are no nuclei.
     """
     labels = ClassicalSegmenter().segment(image, MPP)
     count = int(labels.max())
@@ -184,22 +209,18 @@ def texture(image: Image, rounds: int) -> dict[str, float]:
 
 
 def plain_texture(image: Image, labels: Labels) -> np.ndarray:
-    """Return V_texture nucleus by nucleus with scikit-image, (nuclei, 4).
+    """Returns V_texture nucleus by nucleus with scikit-image, (nuclei, 4).
 
     Each angle's matrix is made of the nucleus's own box; level 256 stands for its outside.
     """
     grey = grey_levels(image).astype(np.uint16)
     values = np.zeros((int(labels.max()), len(TEXTURE_NAMES)))
-    for n, (rows, columns) in enumerate(_boxes(labels)):
+    for n, (rows, columns) in enumerate(find_objects(labels)):
         patch = np.where(labels[rows, columns] == n + 1, grey[rows, columns], 256)
         counts = graycomatrix(patch, [1], ANGLES, levels=257, symmetric=True)[:256, :256]
         matrix = counts / np.maximum(counts.sum(axis=(0, 1), keepdims=True), 1)
         values[n] = [graycoprops(matrix, name).sum() / len(OFFSETS) for name in TEXTURE_NAMES]
     return values
-
-
-def _boxes(labels: Labels) -> list[tuple[slice, slice]]:
-    return list(find_objects(labels))
 
 
 def _clocked(task: Callable[[], np.ndarray], seconds: list[float]) -> np.ndarray:
@@ -215,27 +236,31 @@ def memory(
     width: int = WIDTH,
     heights: tuple[int, int] = HEIGHTS,
 ) -> dict[str, float]:
-    """Return the peak memory of evaluations of two slides, and the second over the first."""
+    """Measures the peak memory of evaluations of two slides in processes of their own.
+
+    Args:
+        tiles: files of real tiles, of which the slides are made.
+        only: names of measures.
+        width: of both slides, px.
+        heights: of the slides, px.
+
+    Returns:
+        `rss_mb_HEIGHT_rows` of each, and `rss_ratio_height`, the second over the first.
+    """
     figures = {}
     with tempfile.TemporaryDirectory() as name:
         for height in heights:
             folder = Path(name) / str(height)
             folder.mkdir()
             make_slides(tiles, folder, width, height)
-            command = [sys.executable, "-m", "bench.speed.evaluation", "--peak", str(folder)]
-            done = subprocess.run(
-                [*command, "--metrics", ",".join(only)],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            figures[f"rss_mb_{height}_rows"] = float(done.stdout)
+            words = ("evaluation", "--peak", str(folder), "--metrics", ",".join(only))
+            figures[f"rss_mb_{height}_rows"] = float(run_module("bench.speed", *words))
     first, second = figures.values()
     return {"rss_ratio_height": second / first, **figures}
 
 
 def make_slides(tiles: Sequence[Path], folder: Path, width: int, height: int) -> None:
-    """Write hr.tif, sr.tif and lr.tif: real tiles side by side, JPEG, pyramids of two levels."""
+    """Writes hr.tif, sr.tif and lr.tif: real tiles side by side, JPEG, pyramids of two levels."""
     random = np.random.default_rng(0)
     hr = np.empty((height, width, 3), np.uint8)
     sr = np.empty_like(hr)
@@ -275,15 +300,11 @@ def _write_pyramid(path: Path, image: Image, mpp: float = MPP) -> None:
             )
 
 
-def peak_rss_mb(folder: Path, only: Sequence[str]) -> float:
-    """Evaluate the slides of `make_slides` whole, with a report; return this process's peak, MB."""
+def peak_of_evaluation(folder: Path, only: Sequence[str]) -> float:
+    """Evaluates the slides of `make_slides` whole, with a report; returns the peak memory, MB."""
     options = Options(only=only, count=None, out=folder / "report")
     evaluate_slides(folder / "sr.tif", folder / "hr.tif", folder / "lr.tif", options=options)
-    # ru_maxrss would carry over what the process that started this one had before exec
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/self/status has no VmHWM; this needs Linux")
+    return peak_rss_mb()
 
 
 def measure(
@@ -292,7 +313,17 @@ def measure(
     parts: Sequence[str] = PARTS,
     rounds: int = 3,
 ) -> dict[str, float]:
-    """Return one flat table of the chosen PARTS; `slides` are SR, HR and LR."""
+    """Measures what judging costs.
+
+    Args:
+        tiles: files of real tiles.
+        slides: SR, HR and LR, which are judged as well.
+        parts: some of `PARTS`.
+        rounds: how often speed and texture are measured.
+
+    Returns:
+        All figures by name.
+    """
     only = offline()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -314,40 +345,37 @@ def measure(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table, write the JSON; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.speed.evaluation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--tiles", type=Path, default=DATA / "tiles" / "test", help="real tiles")
-    parser.add_argument("--limit", type=int, default=20, help="that many tiles, spread evenly")
-    parser.add_argument("--slides", type=Path, nargs=3, metavar=("SR", "HR", "LR"))
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--metrics", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    try:
-        if options.peak is not None:
-            print(peak_rss_mb(options.peak, options.metrics.split(",")))
-            return 0
-        parts = options.parts.split(",")
-        if unknown := set(parts) - set(PARTS):
-            raise UsageError(f"--parts {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
-        slides = tuple(options.slides) if options.slides else None
-        figures = measure(list_tiles(options.tiles, options.limit), slides, parts, options.rounds)
-    except WsisrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    width = max(map(len, figures))
-    for name, value in figures.items():
-        print(f"{name:<{width}}{value:12.4g}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    """Prints the table.
+
+    Raises:
+        WsisrError: tiles or slides cannot be judged, or a file cannot be written.
+    """
+    options = _parser().parse_args(arguments)
+    if options.peak is not None:
+        print(peak_of_evaluation(options.peak, options.metrics))
+        return 0
+    if unknown := set(options.parts) - set(PARTS):
+        raise OptionError("parts", ",".join(sorted(unknown)), f"choose from {', '.join(PARTS)}")
+    slides = tuple(options.slides) if options.slides else None
+    tiles = list_tiles(options.tiles, limit=options.limit)
+    report(measure(tiles, slides, options.parts, options.rounds), options.json)
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("bench.speed evaluation", __doc__)
+    add = parser.add_argument
+    add("--tiles", type=Path, default=DATA / "tiles" / "test", help="folder of real tiles")
+    add("--limit", type=int, default=20, help="take that many tiles, spread evenly; default: 20")
+    add("--slides", type=Path, nargs=3, metavar=("SR", "HR", "LR"), help="judge these as well")
+    add(
+        "--parts",
+        type=name_list,
+        default=",".join(PARTS),
+        help="parts, separated by commas; default: %(default)s",
+    )
+    add("--rounds", type=int, default=3, help="how often each is measured; default: 3")
+    add_json(parser)
+    add("--peak", type=Path, help=argparse.SUPPRESS)
+    add("--metrics", type=name_list, help=argparse.SUPPRESS)
+    return parser

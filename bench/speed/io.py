@@ -1,25 +1,27 @@
-"""Reading and writing side by side with the usual tools: `python -m bench.speed.io [--json FILE]`."""
+"""Measures reading and writing beside the usual tools.
+
+    python -m bench.speed io --json io.json
+
+It measures what `writer` and `reader` measure and puts it into one table.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
+from collections.abc import Sequence
 
-import bench.speed.reader
-import bench.speed.writer
+from bench.command import add_data, add_json, make_parser, report
+from bench.speed import reader, writer
 
 
-def main() -> None:
-    """Measure the writer, then the reader; print one table, write one flat JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args()
-    figures = {**bench.speed.writer.measure(), **bench.speed.reader.measure()}
-    bench.speed.writer.print_table(figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures the writer, then the reader, and prints one table.
 
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        WsisrError: a slide cannot be read, or a file cannot be written.
+    """
+    parser = make_parser("bench.speed io", __doc__)
+    add_data(parser)
+    add_json(parser)
+    options = parser.parse_args(arguments)
+    report({**writer.measure(), **reader.measure(options.data)}, options.json)
+    return 0

@@ -1,48 +1,35 @@
-"""Speed of the kernels against the plain way: `python -m bench.speed.kernels [--json FILE]`.
+"""Measures the speed of the kernels beside the plain way of doing the same.
+
+    python -m bench.speed kernels --json kernels.json
 
 All ratios come from one run on one thread, both sides in turn, medians of the rounds.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import torch
 
+from bench.command import add_json, make_parser, report
+from bench.speed.clock import median_seconds
 from wsisr.engine import CellBlender
 from wsisr.plan import Plan, Rect
 from wsisr_kernels import box2x2, philox_normal_batch
 
-TILE, OVERLAP = 512, 64
+WINDOW, OVERLAP = 512, 64
 COLUMNS, ROWS = 12, 3
 
 
-def median_seconds(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median wall time of each task; the tasks take turns, after one round of warming up."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(rounds + 1):
-        for name, task in tasks.items():
-            began = time.perf_counter()
-            task()
-            if turn:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def measure(rounds: int) -> dict[str, float]:
-    """Flat table of ratios (> 1 is faster than the plain way) and throughputs in Mpx/s."""
-    stride = TILE - OVERLAP
-    width, height = stride * (COLUMNS - 1) + TILE, stride * (ROWS - 1) + TILE
-    plan = Plan(width, height, 1.0, Rect(0, 0, width, height), TILE, OVERLAP)
+    """Returns ratios (over 1 is faster than the plain way) and throughputs in Mpx/s by name."""
+    stride = WINDOW - OVERLAP
+    width, height = stride * (COLUMNS - 1) + WINDOW, stride * (ROWS - 1) + WINDOW
+    plan = Plan(width, height, 1.0, Rect(0, 0, width, height), WINDOW, OVERLAP)
     rng = np.random.default_rng(0)
-    windows = rng.random((COLUMNS, TILE, TILE, 3), dtype=np.float32) * 255
+    windows = rng.random((COLUMNS, WINDOW, WINDOW, 3), dtype=np.float32) * 255
     copy = np.empty_like(windows)
     image = rng.integers(0, 256, (2048, 2048, 3), dtype=np.uint8)
     halved = np.empty((1024, 1024, 3), np.uint8)
@@ -72,7 +59,7 @@ def measure(rounds: int) -> dict[str, float]:
         },
         rounds,
     )
-    blended = COLUMNS * ROWS * TILE * TILE / 1e6
+    blended = COLUMNS * ROWS * WINDOW * WINDOW / 1e6
     values = 16 * 16 * 64 * 64 / 1e6
     return {
         "blend_vs_memcpy": seconds["memcpy"] / seconds["blend"],
@@ -85,20 +72,20 @@ def measure(rounds: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Measure, print a table and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    parser = make_parser("bench.speed kernels", __doc__)
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="how often all take turns; default: 15"
+    )
+    add_json(parser)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    table = {name: round(value, 3) for name, value in measure(options.rounds).items()}
-    for name, value in table.items():
-        print(f"{name:24}{value:12.3f}")
-    if options.json:
-        options.json.write_text(json.dumps(table, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    figures = {name: round(value, 3) for name, value in measure(options.rounds).items()}
+    report(figures, options.json)
+    return 0

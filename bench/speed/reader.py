@@ -1,4 +1,6 @@
-"""Speed of the slide readers against openslide: `python -m bench.speed.reader [DATA_FOLDER]`.
+"""Measures the speed of the slide readers beside openslide.
+
+    python -m bench.speed reader --data DATA --json reader.json
 
 Both sides read the same windows of the same file in one thread, in turn, with fresh caches of the
 same size each round; a ratio is openslide's best time over ours. openslide's pixels are taken to
@@ -8,22 +10,21 @@ same size, start anywhere and are read in random order.
 
 from __future__ import annotations
 
-import argparse
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import openslide
 
+from bench.command import DATA, add_data, add_json, make_parser, report
+from bench.speed.clock import seconds
 from wsisr.slides import CACHE_BYTES, Slide, open_slide
 
 ROUNDS = 5
 WINDOWS = 64
-DATA = Path(os.environ.get("WSISR_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 JPEG = {"cmu-1-small-region.svs": 480, "test_a_40x.tif": 512}
-"""Slide with JPEG tiles: px of a window, two tiles a side."""
+"""{slide with JPEG tiles: px of a window, two tiles a side}."""
 OTHERS = {
     "tcga-cr-7395-01a-01-ts1.svs": 512,
     "test_a_5x.tif": 512,
@@ -31,10 +32,18 @@ OTHERS = {
 }
 
 Window = tuple[int, int, int]
+"""Left, top and side of a window in px of level 0."""
 
 
 def measure(data: Path = DATA) -> dict[str, float]:
-    """Openslide's time over ours, by name; the two without a slide's name are the worst of all."""
+    """Returns openslide's time over ours for each slide, and the worst of each kind.
+
+    Args:
+        data: folder of the H&E data package.
+
+    Raises:
+        SlideError: a slide cannot be read.
+    """
     slides = data / "slides"
     figures = {}
     for name, side in JPEG.items():
@@ -51,7 +60,7 @@ def measure(data: Path = DATA) -> dict[str, float]:
 
 
 def aligned(path: Path, side: int) -> list[Window]:
-    """Windows on the tile grid, row by row."""
+    """Lists windows on the tile grid, row by row."""
     with open_slide(path) as slide:
         corners = [
             (x, y, side)
@@ -62,7 +71,7 @@ def aligned(path: Path, side: int) -> list[Window]:
 
 
 def unaligned(path: Path, side: int) -> list[Window]:
-    """Windows anywhere in the slide."""
+    """Lists windows that lie anywhere in the slide."""
     rng = np.random.default_rng(0)
     with open_slide(path) as slide:
         high, wide = max(1, slide.height - side), max(1, slide.width - side)
@@ -70,42 +79,42 @@ def unaligned(path: Path, side: int) -> list[Window]:
 
 
 def compare(path: Path, windows: list[Window]) -> float:
-    """Best time of openslide over the best time of ours."""
+    """Returns the best time of openslide over the best time of ours."""
     ours, theirs = [], []
     for _ in range(ROUNDS):
         with open_slide(path) as slide:
-            ours.append(seconds(ours_reading(slide), windows))
+            ours.append(seconds(partial(read_all, ours_reading(slide), windows)))
         with openslide.OpenSlide(str(path)) as other:
             other.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
-            theirs.append(seconds(openslide_reading(other), windows))
+            theirs.append(seconds(partial(read_all, openslide_reading(other), windows)))
     return min(theirs) / min(ours)
 
 
 def ours_reading(slide: Slide) -> Callable[[int, int, int], object]:
-    """Read a window of level 0."""
+    """Returns a function that reads a window of level 0."""
     return lambda x, y, side: slide.read(0, x, y, side, side)
 
 
 def openslide_reading(slide: openslide.OpenSlide) -> Callable[[int, int, int], object]:
-    """Read a window of level 0 as an RGB array."""
+    """Returns a function that reads a window of level 0 as an RGB array."""
     return lambda x, y, side: np.asarray(slide.read_region((x, y), 0, (side, side)).convert("RGB"))
 
 
-def seconds(read: Callable[[int, int, int], object], windows: list[Window]) -> float:
-    """Time to read all windows."""
-    start = time.perf_counter()
+def read_all(read: Callable[[int, int, int], object], windows: list[Window]) -> None:
+    """Reads all windows."""
     for window in windows:
         read(*window)
-    return time.perf_counter() - start
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", nargs="?", type=Path, default=DATA, help="the H&E data package")
-    for name, ratio in measure(parser.parse_args().data).items():
-        print(f"{name:60s} {ratio:6.2f}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table.
 
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        WsisrError: a slide cannot be read, or a file cannot be written.
+    """
+    parser = make_parser("bench.speed reader", __doc__)
+    add_data(parser)
+    add_json(parser)
+    options = parser.parse_args(arguments)
+    report(measure(options.data), options.json)
+    return 0

@@ -1,4 +1,6 @@
-"""Speed and memory of the pyramid writer: `python -m bench.speed.writer [--json FILE]`.
+"""Measures speed and memory of the pyramid writer beside pyvips.
+
+    python -m bench.speed writer --json writer.json
 
 Each measurement runs in a process of its own. Speeds are ratios of the best of nine times, all
 sides taken in turn on one CPU, each into a new file. The writer keeps its journal, and its time
@@ -16,17 +18,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.command import add_json, make_parser, report, run_module
+from bench.speed.clock import peak_rss_mb, seconds
 from wsisr.files import sync_folder
 from wsisr.pyramid import PyramidSpec, open_writer, tiff_codec, z_order
 from wsisr.resize import halve
@@ -38,19 +40,15 @@ SPEED_SIZE = (10240, 8192)
 QUALITY = 89
 ROUNDS = 9
 SIZES = {"100k": (100_000, 80_000), "low": (20_000, 10_000), "high": (20_000, 40_000)}
-ALONE = {
-    "OMP_NUM_THREADS": "1",
-    "VIPS_CONCURRENCY": "1",
-    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1"}
 
 
 def measure() -> dict[str, float]:
-    """All figures by name; ratios above one are in the writer's favour, memory is in MB (2^20)."""
+    """Returns all figures; ratios above one are in the writer's favour, memory is in MB (2^20)."""
     with tempfile.TemporaryDirectory(prefix="wsisr-bench-", dir=Path.cwd()) as folder:
         figures = _in_process("speed", folder)
         for size in SIZES:
-            figures |= _in_process(f"memory:{size}", folder)
+            figures |= _in_process(size, folder)
     return {
         "writer_vs_pyvips": figures["vs_pyvips"],
         "writer_flushed_vs_pyvips_unflushed": figures["vs_pyvips_unflushed"],
@@ -64,35 +62,63 @@ def measure() -> dict[str, float]:
 
 
 def tissue() -> Image:
-    """Real tissue (scikit-image's immunohistochemistry picture), (512, 512, 3)."""
+    """Returns real tissue (scikit-image's immunohistochemistry picture), (512, 512, 3)."""
     from skimage import data
 
     return np.ascontiguousarray(data.immunohistochemistry(), dtype=np.uint8)
 
 
 def _speed(folder: Path) -> dict[str, float]:
-    import pyvips
-
+    """Measures the writer, pyvips and the encoder in turn on one CPU."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     width, height = SPEED_SIZE
     picture = np.tile(tissue(), (height // TILE, width // TILE, 1))
     spec = PyramidSpec(width, height, 0.25, 40, tile=TILE, quality=QUALITY)
     tiles = list(_all_tiles(picture, spec))
-    rows, cols = spec.grid(0)
     codec = tiff_codec(spec)
+    ours, theirs = folder / "w.ome.tif", folder / "v.tif"
+    save = _pyvips_saving(picture, theirs)
+
+    def encode() -> None:
+        for tile in tiles:
+            codec.encode(tile)
+
+    times = []
+    for _ in range(ROUNDS):
+        ours.unlink(missing_ok=True)
+        theirs.unlink(missing_ok=True)
+        saved = seconds(save)
+        flushed = saved + seconds(partial(_flush, theirs))
+        times.append((seconds(partial(_write, ours, spec, tiles)), saved, flushed, seconds(encode)))
+    written, saved, flushed, encoded = (min(side) for side in zip(*times, strict=True))
+    return {
+        "vs_pyvips": flushed / written,
+        "vs_pyvips_unflushed": saved / written,
+        "vs_encode": encoded / written,
+        "mpix_per_s": width * height / 1e6 / written,
+    }
+
+
+def _write(path: Path, spec: PyramidSpec, tiles: Sequence[Image]) -> None:
+    """Writes a pyramid from the tiles of its level 0, which come first."""
+    rows, cols = spec.grid(0)
+    with open_writer(path, spec, fingerprint="bench") as writer:
+        for row, col in z_order(rows, cols):
+            writer.write_tile(row, col, tiles[row * cols + col])
+        writer.finish()
+
+
+def _pyvips_saving(picture: Image, path: Path) -> Callable[[], None]:
+    """Returns a function that writes the same pyramid with pyvips."""
+    import pyvips
+
+    height, width = picture.shape[:2]
     source = pyvips.Image.new_from_memory(picture.data, width, height, 3, "uchar")
     source = source.copy(interpretation="srgb")
-    ours, theirs = folder / "w.ome.tif", folder / "v.tif"
 
-    def write() -> None:
-        with open_writer(ours, spec, fingerprint="bench") as writer:
-            for row, col in z_order(rows, cols):
-                writer.write_tile(row, col, tiles[row * cols + col])
-            writer.finish()
-
-    def vips() -> None:
+    def save() -> None:
         source.tiffsave(
-            str(theirs),
+            str(path),
             tile=True,
             tile_width=TILE,
             tile_height=TILE,
@@ -105,29 +131,13 @@ def _speed(folder: Path) -> dict[str, float]:
             depth="onetile",
         )
 
-    def encode() -> None:
-        for tile in tiles:
-            codec.encode(tile)
+    return save
 
-    def flush() -> None:
-        with theirs.open("r+b") as file:
-            os.fdatasync(file.fileno())
-        sync_folder(folder)
 
-    times = []
-    for _ in range(ROUNDS):
-        ours.unlink(missing_ok=True)
-        theirs.unlink(missing_ok=True)
-        saved = _seconds(vips)
-        flushed = saved + _seconds(flush)
-        times.append((_seconds(write), saved, flushed, _seconds(encode)))
-    written, saved, flushed, encoded = (min(side) for side in zip(*times, strict=True))
-    return {
-        "vs_pyvips": flushed / written,
-        "vs_pyvips_unflushed": saved / written,
-        "vs_encode": encoded / written,
-        "mpix_per_s": width * height / 1e6 / written,
-    }
+def _flush(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fdatasync(file.fileno())
+    sync_folder(path.parent)
 
 
 def _tile(picture: Image, row: int, col: int) -> Image:
@@ -135,7 +145,7 @@ def _tile(picture: Image, row: int, col: int) -> Image:
 
 
 def _all_tiles(picture: Image, spec: PyramidSpec) -> Iterator[Image]:
-    """The tiles of every level, ready to encode; those at far edges grown to full size."""
+    """Yields the tiles of every level, ready to encode; those at far edges grown to full size."""
     for level in range(len(spec.levels)):
         rows, cols = spec.grid(level)
         for row in range(rows):
@@ -144,12 +154,6 @@ def _all_tiles(picture: Image, spec: PyramidSpec) -> Iterator[Image]:
                 grow = ((0, TILE - tile.shape[0]), (0, TILE - tile.shape[1]), (0, 0))
                 yield np.ascontiguousarray(np.pad(tile, grow, mode="edge"))
         picture = halve(picture)
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _memory(folder: Path, size: str) -> dict[str, float]:
@@ -169,57 +173,37 @@ def _memory(folder: Path, size: str) -> dict[str, float]:
                 temporary = max(temporary, *(path.stat().st_size for path in beside))
         temporary = max(temporary, *(path.stat().st_size for path in beside))
         writer.finish()
-    seconds = time.perf_counter() - start
+    spent = time.perf_counter() - start
     written = out.stat().st_size
     out.unlink()
     return {
-        f"{size}_rss_mb": _peak_rss_mb(),
+        f"{size}_rss_mb": peak_rss_mb(),
         f"{size}_temporary": temporary / written,
-        f"{size}_seconds": seconds,
+        f"{size}_seconds": spent,
     }
 
 
-def _peak_rss_mb() -> float:
-    # ru_maxrss would carry over what the process that started this one had before exec
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/self/status has no VmHWM; this needs Linux")
-
-
 def _in_process(part: str, folder: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "bench.speed.writer", "--part", part, "--folder", folder]
-    run = subprocess.run(
-        command, env=os.environ | ALONE, stdout=subprocess.PIPE, text=True, check=True
-    )
-    figures: dict[str, float] = json.loads(run.stdout)
+    words = ("writer", "--part", part, "--folder", folder)
+    figures: dict[str, float] = run_module("bench.speed", *words, environment=ONE_THREAD)
     return figures
 
 
-def print_table(figures: dict[str, Any]) -> None:
-    """One figure a line."""
-    width = max(map(len, figures))
-    for name, value in figures.items():
-        print(f"{name:<{width}}  {value:.3f}" if isinstance(value, float) else f"{name}  {value}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table, or one part of it for the process that started this one.
 
-
-def main() -> None:
-    """Measure and print, or measure one part for the process that started this one."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    Raises:
+        WsisrError: a process failed, or a file cannot be written.
+    """
+    parser = make_parser("bench.speed writer", __doc__)
+    add_json(parser)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.part:
-        name, _, size = options.part.partition(":")
-        part = _speed(options.folder) if name == "speed" else _memory(options.folder, size)
-        print(json.dumps(part))
-        return
-    figures = measure()
-    print_table(figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    options = parser.parse_args(arguments)
+    if options.part is None:
+        report(measure(), options.json)
+    elif options.part == "speed":
+        print(json.dumps(_speed(options.folder)))
+    else:
+        print(json.dumps(_memory(options.folder, options.part)))
+    return 0

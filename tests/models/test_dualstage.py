@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsisr.engine.array import upscale_array
+from wsisr.engine.array import upscale_image
 from wsisr.errors import ModelError, UsageError
 from wsisr.models import WindowInput, from_pretrained, load_upscaler
 from wsisr.models.compilation import blocks_of
@@ -88,7 +88,7 @@ def test_compiled_pixels_are_near_and_the_same_whatever_the_batch(model_folder: 
     lr = rng.integers(90, 240, (50, 60, 3), np.uint8)
     options = {"tile": 64, "overlap": 16}
     threads = torch.get_num_threads()
-    eager = upscale_array(lr, 4, model=str(model_folder), **options)
+    eager = upscale_image(lr, 4, model=str(model_folder), **options)
     found = []
     try:
         for count in (1, 2):
@@ -96,7 +96,7 @@ def test_compiled_pixels_are_near_and_the_same_whatever_the_batch(model_folder: 
             torch.set_num_threads(count)
             settings = {"compile": True}
             model = load_upscaler(str(model_folder), settings=settings)
-            found += [upscale_array(lr, 4, model=model, **options) for _ in range(2)]
+            found += [upscale_image(lr, 4, model=model, **options) for _ in range(2)]
     finally:
         torch.set_num_threads(threads)
     for each in found[1:]:

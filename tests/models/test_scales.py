@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsisr.engine.array import upscale_array
+from wsisr.engine.array import upscale_image
 from wsisr.errors import ModelError
 from wsisr.models import from_pretrained, load_upscaler, save_pretrained
 from wsisr.models.files.card import read_card
@@ -44,7 +44,7 @@ def test_upscaling_takes_those_of_its_scale(model: Path) -> None:
     lr = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
     for scale, fidelity in ((4, 0.25), (8, 0.0)):
         made, expected, other = (
-            upscale_array(lr, scale, model=str(model), window=128, overlap=32, **settings)
+            upscale_image(lr, scale, model=str(model), window=128, overlap=32, **settings)
             for settings in ({}, {"fidelity": fidelity}, {"fidelity": 0.25 - fidelity})
         )
         assert np.array_equal(made, expected), scale

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsisr.engine.array import upscale_array
+from wsisr.engine.array import upscale_image
 from wsisr.evaluation.measures.fidelity import psnr
 from wsisr.evaluation.measures.spectrum import hf_db
 from wsisr.models import SHIPPED
@@ -31,7 +31,7 @@ def test_it_beats_bicubic_on_slides_it_never_saw(data_dir: Path) -> None:
     for tile in tiles:
         hr = np.asarray(Image.open(tile).convert("RGB"))
         lr = area_downsample(hr, 4)
-        results = {m: upscale_array(lr, 4, model=m) for m in {*gains, *detail}}
+        results = {m: upscale_image(lr, 4, model=m) for m in {*gains, *detail}}
         for model, values in gains.items():
             values.append(psnr(results[model], hr) - psnr(results["bicubic"], hr))
         for model, values in detail.items():

@@ -18,7 +18,7 @@ from tests.models.conftest import PARTS, save_small_model, small_restoration, sm
 from tests.models.files.test_folder import small_files
 from tests.models.test_scales import change
 from train.merge import main, shares
-from wsisr.engine.array import upscale_array
+from wsisr.engine.array import upscale_image
 from wsisr.models import from_pretrained
 from wsisr.models.files.parts import load_state
 from wsisr.models.networks.lora import SUFFIXES, adapt, low_rank
@@ -77,7 +77,7 @@ def test_one_scale_moves_and_no_other(three: list[Path], tmp_path: Path) -> None
     assert command("--out", out, base, "--scale", 4, "--towards", one, "--rank", 64) == 0
     for scale in SCALES:
         images = [
-            upscale_array(lr, scale, model=str(folder), window=128, overlap=32, seed=1)
+            upscale_image(lr, scale, model=str(folder), window=128, overlap=32, seed=1)
             for folder in (base, out, one)
         ]
         # of full rank it is the other model there, but for half precision

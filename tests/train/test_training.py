@@ -380,11 +380,11 @@ def test_the_commands_make_a_model_that_upscales(tiles: Path, tmp_path: Path) ->
     common = ("--config", file, "--data", tiles, "--threads", 1)
     done = small.command("run", *common, "--out", tmp_path / "run", "--name", "small")
     assert done.returncode == 0, done.stderr[-2000:]
-    from wsisr.engine.array import upscale_array
+    from wsisr.engine.array import upscale_image
 
     lr = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
     model = str(tmp_path / "run" / "model")
-    assert upscale_array(lr, 4, model=model).shape == (160, 120, 3)
+    assert upscale_image(lr, 4, model=model).shape == (160, 120, 3)
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from wsisr.models import Sampling, project, project_limited
-from wsisr.plan import make_plan
+from wsisr.resize import axis_weights
 
 KINDS = ("area", "scanner", "codeformer", "realesrgan")
 ROUGH = 0.25  # part of a batch for which `scanner` does more than the area mean
@@ -436,9 +436,9 @@ def upsample(lr: Tensor, scale: int) -> Tensor:
 def sampling(size: int, scale: int, device: torch.device) -> Sampling:
     """Maps between an image of `size` px a side and its low-resolution version."""
     tile = -(-size // 64) * 64
-    plan = make_plan(size // scale, size // scale, scale, window=tile, overlap=0)
-    up, down = plan.sampling(0, plan.columns)
-    return Sampling(torch.from_numpy(up)[:size], torch.from_numpy(down)[:, :size]).to(device)
+    found = axis_weights(0, tile, size, scale, size // scale)
+    up, down = torch.from_numpy(found.up), torch.from_numpy(found.down)
+    return Sampling(up[:size], down[:, :size]).to(device)
 
 
 def agree(image: Tensor, lr: Tensor, limited: bool = False) -> Tensor:

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from bench.quality.seams import (
+    Grid,
     certify,
+    certify_slide,
     is_certified,
-    overlap_lines,
     overlap_steps,
     ratio_with_interval,
-    run,
 )
 from wsisr.errors import UsageError
 from wsisr.models.windows import Bicubic
 
-TILE, OVERLAP, SIZE, STARTS = 256, 64, 1024, (-96, 0)
+GRID, SIZE, STARTS = Grid(256, 64), 1024, (-96, 0)
 
 
 def texture() -> np.ndarray:
@@ -29,7 +29,7 @@ def texture() -> np.ndarray:
 
 def judge(plain: np.ndarray) -> dict[str, float]:
     images = [image.clip(0, 255).astype(np.uint8) for image in (plain, texture())]
-    return certify(*images, TILE, OVERLAP, STARTS)
+    return certify(*images, GRID, STARTS)
 
 
 def test_no_seam_is_certified() -> None:
@@ -43,7 +43,7 @@ def test_no_seam_is_certified() -> None:
 
 def test_a_step_of_two_grey_levels_at_every_window_is_found() -> None:
     plain = texture()
-    steps = (np.arange(SIZE) - STARTS[0]) // (TILE - OVERLAP) % 2 * 4
+    steps = (np.arange(SIZE) - STARTS[0]) // GRID.stride % 2 * 4
     found = judge(plain + steps[None, :, None] + steps[:, None, None])
     assert found["paired_low"] > 1.01
     assert found["gradient"] > found["control"] + 0.02
@@ -53,15 +53,15 @@ def test_a_step_of_two_grey_levels_at_every_window_is_found() -> None:
 def test_blurred_overlaps_are_found() -> None:
     plain = texture()
     blurred = cv2.GaussianBlur(plain, (0, 0), 1)
-    for start in range(STARTS[0] + TILE - OVERLAP, SIZE, TILE - OVERLAP):
-        band = slice(max(start, 0), start + OVERLAP)
+    for start in range(STARTS[0] + GRID.stride, SIZE, GRID.stride):
+        band = slice(max(start, 0), start + GRID.overlap)
         plain[band], plain[:, band] = blurred[band], blurred[:, band]
     assert judge(plain)["sharpness"] < 0.9
 
 
 def test_lines_are_starts_and_ends_of_overlaps() -> None:
-    assert overlap_lines(600, 256, 64) == [[192, 256], [384, 448], [576]]
-    assert overlap_lines(400, 256, 64, -96) == [[96, 160], [288, 352]]
+    assert GRID.overlap_lines(600) == [[192, 256], [384, 448], [576]]
+    assert GRID.overlap_lines(400, -96) == [[96, 160], [288, 352]]
 
 
 def test_the_interval_is_of_the_ratio() -> None:
@@ -79,7 +79,7 @@ def test_the_interval_holds_what_it_says_on_tissue_of_changing_texture() -> None
     So they do not where lines count as independent, which those of one overlap are not.
     """
     rng = np.random.default_rng(0)
-    overlaps = overlap_lines(2720, 512, 64)
+    overlaps = Grid(512, 64).overlap_lines(2720)
     held = np.zeros(2)
     for _ in range(400):
         both = []
@@ -107,5 +107,5 @@ def test_the_interval_holds_what_it_says_on_tissue_of_changing_texture() -> None
 def test_a_crop_of_few_windows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "small.png"
     cv2.imwrite(str(path), texture().astype(np.uint8))
-    with pytest.raises(UsageError, match="larger --size"):
-        run(path, 2, Bicubic(), (600, 600), TILE, OVERLAP)
+    with pytest.raises(UsageError, match="larger size"):
+        certify_slide(path, 2, Bicubic(), (600, 600), GRID)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bench.speed import evaluation
+from bench.speed.__main__ import main
 from wsisr.evaluation.pairing.sources import FolderSource, read_image
 from wsisr.slides import open_slide
 
@@ -32,7 +33,7 @@ def crops(nuclear: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_speed_split_and_texture_of_small_tiles(crops: Path, tmp_path: Path) -> None:
     out = tmp_path / "e.json"
     arguments = ["--tiles", str(crops), "--parts", "speed,split,texture", "--rounds", "1"]
-    assert evaluation.main([*arguments, "--json", str(out)]) == 0
+    assert main(["evaluation", *arguments, "--json", str(out)]) == 0
     figures = json.loads(out.read_text())
     assert all(value > 0 for value in figures.values())
     # scikit-image's matrices are made one nucleus at a time: no machine makes that the faster way
@@ -69,7 +70,7 @@ def test_made_slides_are_evaluated_whole(nuclear: list[Path], tmp_path: Path) ->
         assert (sr.width, sr.height, len(sr.levels)) == (1024, 1536, 2)
         assert (lr.width, lr.height) == (256, 384)
         assert sr.mpp == pytest.approx(0.25, rel=1e-3)
-    assert 50 < evaluation.peak_rss_mb(tmp_path, FAST) < 20_000
+    assert 50 < evaluation.peak_of_evaluation(tmp_path, FAST) < 20_000
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert summary["tiles"] == 6
     assert summary["alignment"]["residual_px"] < 0.5
@@ -86,5 +87,5 @@ def test_memory_is_measured_in_processes_of_their_own(nuclear: list[Path]) -> No
 
 
 def test_an_unknown_part_is_named(crops: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluation.main(["--tiles", str(crops), "--parts", "spede"]) == 2
+    assert main(["evaluation", "--tiles", str(crops), "--parts", "spede"]) == 2
     assert "--parts spede: choose from speed" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.models.published import originals
 from tests.models.published.test_conversion import swinir
 from wsisr.cli import cli
-from wsisr.engine.array import upscale_array
+from wsisr.engine.array import upscale_image
 from wsisr.errors import ModelError
 from wsisr.models import from_pretrained, load_upscaler
 from wsisr.models.files.base import DEFAULT_BASE, HUB_FILES, load_base
@@ -112,7 +112,7 @@ def test_three_ways_to_the_base_give_the_same_pixels(
     outputs = []
     for base in (str(folder), str(single_file), "some/mirror", None):
         upscaler = load_upscaler(str(model), base=base, settings={"steps": 1})
-        outputs.append(upscale_array(lr, 4, model=upscaler, window=64, overlap=8))
+        outputs.append(upscale_image(lr, 4, model=upscaler, window=64, overlap=8))
         told = upscaler.describe()
         assert told["base"] == (base or DEFAULT_BASE)
         assert any(key.startswith("base/") for key in told["weights_sha256"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.models.conftest import small_restoration, small_vae
 from tests.models.test_scales import change
-from wsisr.engine.array import upscale_array
+from wsisr.engine.array import upscale_image
 from wsisr.errors import ModelError
 from wsisr.models import from_pretrained
 from wsisr.models.files.parts import load_state
@@ -177,10 +177,10 @@ def test_a_folder_is_loaded_for_the_nearest_scale(model: Path) -> None:
             wanted = fold(states[name], len(SCALES), row, "")
             for key, value in net.state_dict().items():
                 assert torch.equal(value, wanted[key]), (scale, name, key)
-    made = upscale_array(lr, 4, model=str(model), window=128, overlap=32)
+    made = upscale_image(lr, 4, model=str(model), window=128, overlap=32)
     for scale, same in ((4, True), (8, False), (None, False)):
         loaded = from_pretrained(model, scale=scale)
-        expected = upscale_array(lr, 4, model=loaded, window=128, overlap=32)
+        expected = upscale_image(lr, 4, model=loaded, window=128, overlap=32)
         assert np.array_equal(made, expected) == same, scale
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from wsisr.engine.array import upscale_array
+from wsisr.engine.array import upscale_image
 from wsisr.errors import ModelError, UsageError
 from wsisr.models import load_upscaler
 from wsisr.models.files.catalogue import summarise
@@ -54,7 +54,7 @@ def noise(height: int, width: int) -> np.ndarray:
 
 def test_one_window_has_the_networks_own_pixels(weights: Path) -> None:
     lr = noise(16, 16)
-    out = upscale_array(lr, 4, model=str(weights / "x4.pth"), window=64, overlap=8)
+    out = upscale_image(lr, 4, model=str(weights / "x4.pth"), window=64, overlap=8)
     image = torch.from_numpy(lr).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
         direct = network(4)(image).clamp(0, 1)[0].permute(1, 2, 0).numpy() * 255
@@ -66,7 +66,7 @@ def test_one_window_has_the_networks_own_pixels(weights: Path) -> None:
 def test_no_pixel_is_displaced(weights: Path, height: int, width: int, scale: int) -> None:
     lr = noise(height, width)
     model = str(weights / f"quiet{scale}.safetensors")
-    out = upscale_array(lr, scale, model=model, window=64, overlap=16)
+    out = upscale_image(lr, scale, model=model, window=64, overlap=16)
     assert (out == lr.repeat(scale, 0).repeat(scale, 1)).all()
 
 
@@ -88,19 +88,19 @@ def test_pixels_of_a_window(size: int, start: int, scale: int) -> None:
 def test_tiles_blend_and_the_same_bytes_come_again(weights: Path) -> None:
     lr = noise(40, 52)
     model = str(weights / "x4.pth")
-    out = upscale_array(lr, 4, model=model, window=128, overlap=64)
+    out = upscale_image(lr, 4, model=model, window=128, overlap=64)
     image = torch.from_numpy(lr).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
         whole = network(4)(image).clamp(0, 1)[0].permute(1, 2, 0).numpy() * 255
     # three pixels of context are missing at a window's edge, where its weight is small
     assert np.abs(out - whole).mean() < 0.5
-    assert (out == upscale_array(lr, 4, model=model, window=128, overlap=64)).all()
+    assert (out == upscale_image(lr, 4, model=model, window=128, overlap=64)).all()
 
 
 def test_another_scale_is_refused_with_the_remedy(weights: Path) -> None:
     for scale in (2, 3, 4.5):
         with pytest.raises(UsageError, match="give --scale 4"):
-            upscale_array(noise(24, 24), scale, model=str(weights / "x4.pth"), window=64, overlap=8)
+            upscale_image(noise(24, 24), scale, model=str(weights / "x4.pth"), window=64, overlap=8)
 
 
 def test_described_with_its_hash(weights: Path) -> None:
@@ -118,7 +118,7 @@ def test_soft_consistency_where_asked_for(weights: Path) -> None:
     model = str(weights / "x4.pth")
     errors = []
     for consistency in ("off", "soft"):
-        out = upscale_array(lr, 4, model=model, window=64, overlap=8, consistency=consistency)
+        out = upscale_image(lr, 4, model=model, window=64, overlap=8, consistency=consistency)
         means = out.reshape(16, 4, 16, 4, 3).mean((1, 3))
         errors.append(np.abs(means - lr).mean())
     assert errors[1] < errors[0] / 2

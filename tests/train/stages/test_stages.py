@@ -31,7 +31,7 @@ from train.stages.stage1 import Stage1Config
 from train.stages.stage1 import fit as fit_stage1
 from train.stages.stage2 import Stage2Config
 from train.stages.stage2 import fit as fit_stage2
-from wsisr.engine.array import upscale_array
+from wsisr.engine.array import upscale_image
 from wsisr.models import SHIPPED, from_pretrained
 from wsisr.models.files.card import read_card
 from wsisr.models.files.parts import load_restoration, load_state
@@ -184,7 +184,7 @@ def test_a_model_on_a_base_is_exported_and_loads(
     assert set(card.parts) == {"restoration", "controlnet"}
     lr = (np.random.default_rng(0).random((16, 16, 3)) * 255).astype(np.uint8)
     model = from_pretrained(place)
-    assert upscale_array(lr, 4, model=model, window=64, overlap=8).shape == (64, 64, 3)
+    assert upscale_image(lr, 4, model=model, window=64, overlap=8).shape == (64, 64, 3)
 
 
 def test_what_is_no_model_is_not_exported(
@@ -267,7 +267,7 @@ def test_one_command_runs_the_papers_stages(
     model = from_pretrained(tmp_path / "run" / "model")
     assert model.describe()["base"] == str(folder)
     lr = (np.random.default_rng(0).random((16, 16, 3)) * 255).astype(np.uint8)
-    assert upscale_array(lr, 4, model=model, window=64, overlap=8).std() > 1
+    assert upscale_image(lr, 4, model=model, window=64, overlap=8).std() > 1
 
 
 def test_a_failing_stage_ends_the_run_with_its_code(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 from pathlib import Path
 
@@ -10,11 +9,19 @@ import cv2
 import numpy as np
 import pytest
 
-from bench.quality import run as quality
-from bench.quality.run import DataSet
-from bench.quality.table import Quality, Row
+from bench.quality import measure, table
+from bench.quality.__main__ import main
+from bench.quality.markdown import LAYOUTS
+from bench.quality.measure import Setup, measure_plan
+from bench.quality.methods import Method, Upscale, load_method
+from bench.quality.plan import make_plan
+from bench.quality.results import QualityTable
+from bench.quality.rows import make_table
+from bench.quality.tiles import DataSet
 from wsisr.errors import UsageError
+from wsisr.evaluation.measures import Image
 from wsisr.evaluation.measures.sample import Sample, Scan
+from wsisr.evaluation.measures.table import available, measure_tile
 from wsisr.evaluation.pairing.sources import read_image
 from wsisr.resize import area_downsample, bicubic_upsample
 
@@ -36,7 +43,15 @@ def folders(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return root / "many", root / "one"
 
 
-def table(text: str) -> list[list[str]]:
+def measured(
+    folder: Path, scales: list[int], methods: list[Method], only: list[str]
+) -> QualityTable:
+    plan = make_plan([DataSet("d", folder)], scales, methods, only=only)
+    setup = Setup(show_progress=False)
+    return make_table(plan, setup, measure_plan(plan, setup))
+
+
+def cells(text: str) -> list[list[str]]:
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -56,9 +71,9 @@ def test_a_difference_has_the_interval_of_pairs(
     arguments = ["--tiles", str(folders[0]), "--scales", "4", "--metrics", "psnr,hf_db", "--quiet"]
     arguments += ["--methods", f"bicubic,linear={tmp_path / 'ready'}", "--json", str(files[0])]
     arguments += ["--csv", str(files[1]), "--intervals", "--against"]
-    assert quality.main([*arguments, "bicubic"]) == 0
+    assert main([*arguments, "bicubic"]) == 0
     printed = capsys.readouterr().out
-    assert [line[0] for line in table(printed)[2:]] == ["bicubic", "linear", "linear - bicubic"]
+    assert [line[0] for line in cells(printed)[2:]] == ["bicubic", "linear", "linear - bicubic"]
     assert "bootstrap over slides" in printed
     result = json.loads(files[0].read_text())
     values, ends = result["methods"], result["intervals"]
@@ -73,7 +88,7 @@ def test_a_difference_has_the_interval_of_pairs(
         )
     rows = list(csv.DictReader(files[1].open()))
     assert [row["tiles"] for row in rows if row["method"] == "linear - bicubic"] == ["6", "6"]
-    assert quality.main([*arguments, "none"]) == 2
+    assert main([*arguments, "none"]) == 2
     assert "--against none: none of --methods" in capsys.readouterr().err
 
 
@@ -84,11 +99,11 @@ def test_data_sets_methods_slides_and_intervals_in_all_files(
     arguments = ["--tiles", f"Many={folders[0]}", f"One={folders[1]}@0.5", *SMALL]
     arguments += ["--methods", "Baseline=bicubic,hr", "Gone=runs/none", "--intervals"]
     arguments += [item for name, path in files.items() for item in (f"--{name}", str(path))]
-    assert quality.main([*arguments, "--per-slide"]) == 0
+    assert main([*arguments, "--per-slide"]) == 0
     printed = capsys.readouterr().out
     assert files["markdown"].read_text().strip() == printed.strip()
 
-    head, _, *lines = table(printed)
+    head, _, *lines = cells(printed)
     assert head == ["data", "method", "slide", "psnr", "hf_db", "lr_rmse", "lpips"]
     assert [line[:3] for line in lines if line[0] == "One"] == [
         ["One", "Baseline", "all"],
@@ -131,29 +146,17 @@ def test_data_sets_methods_slides_and_intervals_in_all_files(
 def test_figures_are_those_of_the_measures_themselves(folders: tuple[Path, Path]) -> None:
     hr = read_image(folders[1] / "a.png")
     lr = area_downsample(hr, 4)
-    made = quality.run(
-        [DataSet("d", folders[1])],
-        [4],
-        [quality.contender("bicubic")],
-        only=["psnr", "lr_rmse"],
-        show_progress=False,
-    )
+    made = measured(folders[1], [4], [Method("bicubic", "bicubic")], ["psnr", "lr_rmse"])
     scan = Scan(hr)
     sample = Sample(bicubic_upsample(lr, 4), scan, lr)
-    chosen = quality.metrics.available(["psnr", "lr_rmse"])[0]
-    expected = quality.metrics.measure_tile(sample, chosen)
+    chosen = available(["psnr", "lr_rmse"])[0]
+    expected = measure_tile(sample, chosen)
     assert made.rows[0].values == {name: item.value for name, item in expected.items()}
 
 
 def test_a_group_of_measures_is_a_column_a_measure(folders: tuple[Path, Path]) -> None:
-    made = quality.run(
-        [DataSet("d", folders[1])],
-        [4],
-        [quality.contender("bicubic")],
-        only=["offline"],
-        show_progress=False,
-    )
-    offline, _ = quality.metrics.available(["offline"])
+    made = measured(folders[1], [4], [Method("bicubic", "bicubic")], ["offline"])
+    offline, _ = available(["offline"])
     assert made.columns == tuple(metric.name for metric in offline)
     assert {"psnr", "nuclei_pq"} <= set(made.rows[0].values)
 
@@ -163,10 +166,10 @@ def test_shapes_of_the_papers_tables(
     folders: tuple[Path, Path], number: int, columns: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--tiles", f"PRAD-100={folders[1]}", "--table", str(number), "--quiet"]
-    assert quality.main([*arguments, "--methods", "160k/with=bicubic"]) == 0
+    assert main([*arguments, "--methods", "160k/with=bicubic"]) == 0
     printed = capsys.readouterr().out
-    head, _, line = table(printed)
-    shape = quality.SHAPES[number]
+    head, _, line = cells(printed)
+    shape = LAYOUTS[number]
     assert head[0] == "Datasets"
     assert tuple(head[1 : len(shape.headings) + 1]) == shape.headings
     assert head[-columns - 1] == "Scale"
@@ -184,57 +187,29 @@ def test_table_5_has_a_column_a_method(
     folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--tiles", f"PRAD-100={folders[1]}", "--table", "5", "--quiet"]
-    assert quality.main([*arguments, "--methods", "Bicubic=bicubic", "Ours=hr"]) == 1
+    assert main([*arguments, "--methods", "Bicubic=bicubic", "Ours=hr"]) == 1
     printed = capsys.readouterr()
     assert printed.err.startswith("error: nothing was measured: weights missing")
     assert printed.err.count("\n") == 1
-    head, _, *lines = table(printed.out)
+    head, _, *lines = cells(printed.out)
     assert head == ["PRAD-100 ×4", "Bicubic", "Ours"]
     assert [line[0] for line in lines] == ["UNI cosine ↑", "PLIP cosine ↑"]
     assert {cell for line in lines for cell in line[1:]} == {"not run: weights missing"}
 
 
-def rows(**scores: tuple[float, ...]) -> Quality:
-    names = ("psnr", "niqe", "hf_db")
-    made = [
-        Row("d", name, 4, None, 1, dict(zip(names, values, strict=True)), ranked=name != "scan")
-        for name, values in scores.items()
-    ]
-    return Quality(tuple(made), names, {}, {}, {})
-
-
-def test_best_and_second_or_worst_are_marked_by_each_measures_direction() -> None:
-    scores = rows(a=(30, 5, -3.0), b=(28, 4, 1.0), c=(29, 6, math.nan), scan=(99, 1, 0.0))
-    lines = {line[1]: line[-3:] for line in table(scores.markdown(quality.SHAPES[2]))}
-    assert lines["a"] == ["**30.00**", "<u>5.000</u>", "<u>-3.000</u>"]
-    assert lines["b"] == ["28.00", "**4.000**", "**1.000**"]
-    assert lines["c"] == ["<u>29.00</u>", "6.000", "–"]
-    assert lines["scan"] == ["99.00", "1.000", "0.000"]
-    worst = {line[1]: line[-3:] for line in table(scores.markdown(quality.SHAPES[6]))}
-    assert worst["c"][:2] == ["29.00", "*6.000*"]
-    assert worst["b"][0] == "*28.00*"
-    assert "**" not in rows(a=(30, 5, -3.0)).markdown(quality.SHAPES[2])
-
-
 def test_a_model_that_fails_on_a_tile_leaves_the_others_standing(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def resolve(target: str, device: str, precision: str | None, at: float) -> quality.Method:
-        def method(lr: np.ndarray, scale: int, *_: object) -> np.ndarray:
+    def load(*_: object) -> Upscale:
+        def upscale(lr: Image, scale: int, *_: object) -> Image:
             if scale == 8:
                 raise UsageError("only a scale of 4 is known to it")
             return bicubic_upsample(lr, scale)
 
-        return method
+        return upscale
 
-    monkeypatch.setattr(quality, "resolve_method", resolve)
-    made = quality.run(
-        [DataSet("d", folders[1])],
-        [4, 8],
-        [quality.contender("x")],
-        only=["psnr"],
-        show_progress=False,
-    )
+    monkeypatch.setattr(measure, "load_method", load)
+    made = measured(folders[1], [4, 8], [Method("x", "x")], ["psnr"])
     assert made.json()["methods"].keys() == {"x x4"}
     assert made.json()["not_run"] == {"x x8": "only a scale of 4 is known to it"}
 
@@ -244,7 +219,7 @@ def test_the_precision_of_a_model_can_be_said(folders: tuple[Path, Path]) -> Non
     lr = area_downsample(read_image(folders[1] / "a.png"), 4)
     data, tile = DataSet("d", folders[1]), folders[1] / "a.png"
     full, half = (
-        quality.resolve_method("plain", "cpu", precision)(lr, 4, data, tile)
+        load_method(Method("plain", "plain"), "cpu", precision)(lr, 4, data, tile)
         for precision in ("fp32", "bf16")
     )
     assert not np.array_equal(full, half)
@@ -260,10 +235,8 @@ def test_ready_results_lie_by_data_set_and_scale(
         image = read_image(folders[1] / "a.png")
         low = bicubic_upsample(area_downsample(image, scale), scale)
         cv2.imwrite(str(folder / "a.png"), low[:, :, ::-1])
-    both = [quality.contender(f"Ours={tmp_path / 'ready'}"), quality.contender("bicubic")]
-    made = quality.run(
-        [DataSet("d", folders[1])], [2, 4], both, only=["psnr", "hf_db"], show_progress=False
-    ).json()["methods"]
+    both = [Method("Ours", str(tmp_path / "ready")), Method("bicubic", "bicubic")]
+    made = measured(folders[1], [2, 4], both, ["psnr", "hf_db"]).json()["methods"]
     assert made["Ours x2"] == made["bicubic x2"] != made["Ours x4"] == made["bicubic x4"]
 
 
@@ -294,7 +267,7 @@ def test_wrong_arguments_are_one_line_and_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     filled = [text.format(*folders) for text in arguments]
-    assert quality.main([*filled, "--quiet"]) == 2
+    assert main([*filled, "--quiet"]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -312,13 +285,13 @@ def test_nothing_measured_is_1_and_one_line(
         ([str(ready)], "image is 32x32 px and the reference 64x64 px"),
         ([str(ready), "hr", "--against", "hr", "--metrics", "lpips"], "weights missing"),
     ):
-        assert quality.main([*arguments, "--methods", *methods]) == 1
+        assert main([*arguments, "--methods", *methods]) == 1
         printed = capsys.readouterr()
         assert printed.err.startswith("error: nothing was measured: ")
         assert why in printed.err
         assert printed.err.count("\n") == 1
         assert "not run: " in printed.out
-    assert quality.main([*arguments, "--methods", str(ready), "hr"]) == 0
+    assert main([*arguments, "--methods", str(ready), "hr"]) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -330,26 +303,26 @@ def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def measured(*_: object, **__: object) -> None:
+    def measure_nothing(*_: object, **__: object) -> None:
         raise AssertionError("measured for nothing")
 
     file, kept = tmp_path / "file", tmp_path / "kept"
     file.touch()
     kept.write_text("as it was")
     with monkeypatch.context() as patched:
-        patched.setattr(quality, "run", measured)
+        patched.setattr(table, "measure_plan", measure_nothing)
         # nobody, not even root, may write there
         for path in (tmp_path / "no" / "q", tmp_path, file / "q", Path("/proc/version/q")):
             arguments = ["--tiles", str(folders[1]), *SMALL, option, str(path)]
-            assert quality.main(arguments) == 1
+            assert main(arguments) == 1
             error = capsys.readouterr().err
             assert error.startswith(f"error: {path} cannot be written: ")
             assert error.count("\n") == 1
         patched.setattr(os, "access", lambda *_: False)
-        assert quality.main(["--tiles", str(folders[1]), *SMALL, option, str(kept)]) == 1
+        assert main(["--tiles", str(folders[1]), *SMALL, option, str(kept)]) == 1
         assert f"{kept} cannot be written: " in capsys.readouterr().err
     # looked at, not touched
-    assert quality.main(["--tiles", str(tmp_path / "none"), option, str(kept)]) == 2
+    assert main(["--tiles", str(tmp_path / "none"), option, str(kept)]) == 2
     assert kept.read_text() == "as it was"
 
 
@@ -357,8 +330,8 @@ def test_a_difference_to_a_perfect_score_has_its_sign(
     folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--tiles", str(folders[1]), "--scales", "4", "--metrics", "psnr", "--quiet"]
-    assert quality.main([*arguments, "--methods", "bicubic,hr", "--against", "hr"]) == 0
-    lines = {line[0]: line[1] for line in table(capsys.readouterr().out)}
+    assert main([*arguments, "--methods", "bicubic,hr", "--against", "hr"]) == 0
+    lines = {line[0]: line[1] for line in cells(capsys.readouterr().out)}
     assert lines["hr"] == "inf"
     assert lines["bicubic - hr"].startswith("-inf")
 
@@ -368,8 +341,44 @@ def test_differences_to_a_method_that_did_not_run_are_missed_aloud(
 ) -> None:
     arguments = ["--tiles", f"d={folders[1]}", "--scales", "4,8", "--metrics", "psnr", "--quiet"]
     arguments += ["--methods", "bicubic", "Gone=runs/none", "--against", "Gone"]
-    assert quality.main(arguments) == 0
+    assert main(arguments) == 0
     error = capsys.readouterr().err
     said = "--against Gone: no differences on d x4, d x8: --model runs/none: neither a known"
     assert error.startswith(said)
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def folder(tiles: list[Image], tmp_path: Path) -> Path:
+    for number, image in enumerate(tiles[:2]):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image[:200, :200, ::-1])
+    return tmp_path
+
+
+def test_quality_table_of_bicubic_hr_and_ready_files(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = tmp_path_factory.mktemp("ready")
+    for path in sorted(folder.glob("*.png")):
+        (ready / path.name).write_bytes(path.read_bytes())
+    out = ready / "q.json"
+    arguments = ["--tiles", str(folder), "--scales", "4,8", "--quiet", "--json", str(out)]
+    assert main([*arguments, "--methods", f"bicubic,hr,{ready}"]) == 0
+    result = json.loads(out.read_text())
+    assert set(result) >= {"methods", "not_run", "conventions"}
+    assert result["methods"]["bicubic x4"]["hf_db"] < -5
+    assert result["methods"]["bicubic x8"]["psnr"] < result["methods"]["bicubic x4"]["psnr"]
+    assert result["methods"]["hr x4"]["psnr"] is None
+    assert result["methods"]["hr x4"]["ssim"] == pytest.approx(1.0, abs=1e-12)
+    assert result["methods"][f"{ready} x4"] == result["methods"]["hr x4"]
+    assert "| bicubic x4 |" in capsys.readouterr().out
+
+
+def test_a_missing_ready_tile_and_a_missing_folder_are_named(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    assert main(["--tiles", str(folder), "--methods", str(empty), "--quiet"]) == 2
+    assert "has no 0.png" in capsys.readouterr().err
+    assert main(["--tiles", str(folder / "no"), "--quiet"]) == 2
+    assert "is not a folder" in capsys.readouterr().err
