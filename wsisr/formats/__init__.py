@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Describes file formats as data: TIFF tags and their values, and headers of JPEG and JPEG 2000."""
 
 import lazy_loader
 

@@ -7,17 +7,9 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.formats import Codec, DamagedPieceError, j2k_header, jpeg_size
+from wsisr.formats import Alpha, Codec, DamagedPieceError, Photometric, j2k_header, jpeg_size
 from wsisr.slides.base import RGB, on_background
-from wsisr.slides.tiff.pieces import (
-    ASSOCIATED_ALPHA,
-    JPEG_2000,
-    JPEG_EXPANSION,
-    MIN_IS_WHITE,
-    STRAIGHT_ALPHA,
-    YCBCR,
-    PieceGrid,
-)
+from wsisr.slides.tiff.pieces import JPEG_2000, JPEG_EXPANSION, PieceGrid
 
 
 def decode_piece(
@@ -40,13 +32,13 @@ def decode_piece(
 
 def to_rgb(grid: PieceGrid, pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> RGB:
     """Samples (h, w, 1 to 4) as RGB."""
-    if grid.photometric == MIN_IS_WHITE:
+    if grid.photometric == Photometric.MIN_IS_WHITE:
         pixels = np.concatenate([255 - pixels[..., :1], pixels[..., 1:]], axis=2)
     if grid.samples <= 2:
         pixels = np.concatenate([np.repeat(pixels[..., :1], 3, axis=2), pixels[..., 1:]], axis=2)
-    if grid.alpha == STRAIGHT_ALPHA:
+    if grid.alpha == Alpha.STRAIGHT:
         return on_background(pixels, colour)
-    if grid.alpha == ASSOCIATED_ALPHA:
+    if grid.alpha == Alpha.ASSOCIATED:
         under = np.asarray(colour, np.uint32) * (255 - pixels[..., 3:].astype(np.uint32))
         return np.minimum(pixels[..., :3] + (2 * under + 255) // 510, 255).astype(np.uint8)
     if pixels.shape[2] > 3:
@@ -119,7 +111,7 @@ def decode_jpeg(
     colours: tuple[str | None, str | None]
     if grid.planes > 1 or grid.samples == 1:
         colours = (None, None)
-    elif grid.photometric == YCBCR or grid.jpeg_guess:
+    elif grid.photometric == Photometric.YCBCR or grid.jpeg_guess:
         colours = (None, "RGB")
     else:
         colours = ("RGB", "RGB")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsisr.errors import SlideError
-from wsisr.formats import TagId
+from wsisr.formats import ResolutionUnit, SubfileType, TagId
 from wsisr.slides.base import (
     ASSOCIATED,
     RGB,
@@ -30,11 +30,13 @@ from wsisr.slides.tiff.pieces import NotDirectError, image_size, is_tiled, piece
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 << 20
-MICROMETRES_PER_UNIT = {2: 25400.0, 3: 10000.0}
+MICROMETRES_PER_UNIT: dict[int, float] = {
+    ResolutionUnit.INCH: 25400.0,
+    ResolutionUnit.CENTIMETRE: 10000.0,
+}
 PRINT_MPP = 30.0
 """Resolution tags coarser than this (850 dpi) are settings for printers, not pixel sizes."""
 MAX_ASSOCIATED = 64 << 20
-REDUCED = 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,11 @@ def reduced_versions(base: Ifd, candidates: Sequence[Ifd]) -> list[Ifd]:
         alike = abs(wide * height - high * width) <= max(
             2 * max(width, height), wide * height // 100
         )
-        if ifd.integer(TagId.NEW_SUBFILE_TYPE, 0) & REDUCED and min(wide, high) > 0 and alike:
+        if (
+            ifd.integer(TagId.NEW_SUBFILE_TYPE, 0) & SubfileType.REDUCED_IMAGE
+            and min(wide, high) > 0
+            and alike
+        ):
             found.append(ifd)
     return found
 
@@ -214,7 +220,7 @@ def unique(ifds: Sequence[Ifd]) -> list[Ifd]:
 
 def resolution(path: Path, ifd: Ifd) -> float | None:
     """The pixel size in um that the resolution tags state, None where they are for printing."""
-    unit = MICROMETRES_PER_UNIT.get(ifd.integer(TagId.RESOLUTION_UNIT, 2))
+    unit = MICROMETRES_PER_UNIT.get(ifd.integer(TagId.RESOLUTION_UNIT, ResolutionUnit.INCH))
     per_unit = [ifd.number(tag) for tag in (TagId.X_RESOLUTION, TagId.Y_RESOLUTION)]
     if unit is None:
         return None

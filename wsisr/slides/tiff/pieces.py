@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import SlideError
-from wsisr.formats import Codec, TagId, says_its_colours, subsampled_j2k
+from wsisr.formats import (
+    Codec,
+    Photometric,
+    PlanarConfiguration,
+    Predictor,
+    TagId,
+    declares_colour_space,
+    subsampled_j2k,
+)
 from wsisr.slides.tiff.ifd import Ifd
 
 MAX_PIECE_BYTES = 1 << 30
@@ -22,9 +30,14 @@ RAW_STRIP_ROWS = 64
 """Uncompressed strips are read in parts of this many rows."""
 
 
+COLOURS: dict[int, int] = {
+    Photometric.MIN_IS_WHITE: 1,
+    Photometric.MIN_IS_BLACK: 1,
+    Photometric.RGB: 3,
+    Photometric.YCBCR: 3,
+}
+"""Samples of a pixel that hold its colour."""
 JPEG_2000 = (Codec.APERIO_J2K_YCBCR, Codec.APERIO_J2K_RGB, Codec.JPEG2000)
-MIN_IS_WHITE, MIN_IS_BLACK, RGB_PHOTOMETRIC, YCBCR = 0, 1, 2, 6
-ASSOCIATED_ALPHA, STRAIGHT_ALPHA = 1, 2
 
 
 class NotDirectError(Exception):
@@ -105,7 +118,8 @@ def piece_grid(ifd: Ifd) -> PieceGrid:
             f"{path} has {max(bits)} bits a sample; convert it to 8 bit grey or RGB first"
         )
     codec, photometric, alpha = encoding(ifd, samples)
-    planes = samples if ifd.integer(TagId.PLANAR_CONFIGURATION, 1) == 2 and samples > 1 else 1
+    planar = ifd.integer(TagId.PLANAR_CONFIGURATION, PlanarConfiguration.INTERLEAVED)
+    planes = samples if planar == PlanarConfiguration.SEPARATE and samples > 1 else 1
     tiled = is_tiled(ifd)
     if tiled:
         piece = ifd.integer(TagId.TILE_WIDTH, 0), ifd.integer(TagId.TILE_LENGTH, 0)
@@ -137,7 +151,7 @@ def piece_grid(ifd: Ifd) -> PieceGrid:
         samples=samples,
         codec=codec,
         photometric=photometric,
-        predictor=ifd.integer(TagId.PREDICTOR, 1) == 2,
+        predictor=ifd.integer(TagId.PREDICTOR, Predictor.NONE) == Predictor.HORIZONTAL,
         alpha=alpha,
         jpeg_tables=(ifd.raw(TagId.JPEG_TABLES) or None) if codec is Codec.JPEG else None,
         jpeg_guess=False,
@@ -152,21 +166,21 @@ def piece_grid(ifd: Ifd) -> PieceGrid:
 def encoding(ifd: Ifd, samples: int) -> tuple[Codec, int, int]:
     """Codec, photometric interpretation and kind of alpha, where all are known here."""
     code = ifd.integer(TagId.COMPRESSION, 1)
-    photometric = ifd.integer(TagId.PHOTOMETRIC, MIN_IS_BLACK)
+    photometric = ifd.integer(TagId.PHOTOMETRIC, Photometric.MIN_IS_BLACK)
     extra = [int(value) for value in ifd.integers(TagId.EXTRA_SAMPLES)]
-    colours = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB_PHOTOMETRIC: 3, YCBCR: 3}.get(photometric)
+    colours = COLOURS.get(photometric)
     if code not in list(Codec):
         raise NotDirectError(f"its compression {code} is unknown")
     codec = Codec(code)
     if colours is None or samples not in (colours, colours + 1):
         raise NotDirectError(f"{samples} samples of photometric {photometric} are no grey or RGB")
-    if photometric == YCBCR and codec not in (Codec.JPEG, *JPEG_2000[:2]):
+    if photometric == Photometric.YCBCR and codec not in (Codec.JPEG, *JPEG_2000[:2]):
         raise NotDirectError("it holds YCbCr without JPEG")
     if samples > colours and codec in (Codec.JPEG, *JPEG_2000):
         raise NotDirectError("it holds JPEG with alpha")
     if ifd.integer(TagId.FILL_ORDER, 1) != 1:
         raise NotDirectError("its bits are in reversed order")
-    if ifd.integer(TagId.PREDICTOR, 1) not in (1, 2):
+    if ifd.integer(TagId.PREDICTOR, Predictor.NONE) not in tuple(Predictor):
         raise NotDirectError("its predictor is unknown")
     return codec, photometric, (extra[0] if extra else 0) if samples > colours else 0
 
@@ -204,7 +218,7 @@ def checked_stream(ifd: Ifd, grid: PieceGrid) -> PieceGrid:
         return grid
     data = ifd.source.read(offset, length)
     if grid.codec is Codec.JPEG:
-        return replace(grid, jpeg_guess=says_its_colours(data, grid.jpeg_tables))
+        return replace(grid, jpeg_guess=declares_colour_space(data, grid.jpeg_tables))
     if subsampled_j2k(data):
         raise NotDirectError("its JPEG 2000 components differ in size")
     return grid
