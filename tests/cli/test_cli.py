@@ -18,8 +18,7 @@ from PIL import Image
 from tests.processes import Run, wsisr
 from wsisr.cli.main import cli, way_on
 from wsisr.pyramid import PyramidSpec, open_writer
-from wsisr.pyramid.journal import journal_path
-from wsisr.pyramid.journal import read as read_journal
+from wsisr.pyramid.records import journal_path, read_journal
 
 
 @pytest.fixture

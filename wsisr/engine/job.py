@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsisr.plan import Rect
+from wsisr.pyramid import Compression, Layout, Subsampling, ZarrVersion
 
 Progress = Callable[[int, int], None]
 """(windows done, windows in all), called after each window."""
@@ -61,11 +62,11 @@ class Job:
     tissue: str = "auto"
     tissue_out: Path | None = None
     on_tile_error: str = "fail"
-    compression: str = "jpeg"
+    compression: Compression = "jpeg"
     quality: int = 90
-    subsampling: str = "420"
-    layout: str = "ome"
-    zarr_version: str = "0.4"
+    subsampling: Subsampling = "420"
+    layout: Layout = "ome"
+    zarr_version: ZarrVersion = "0.4"
     associated: bool = False
     overwrite: bool = False
     resume: bool | None = None
