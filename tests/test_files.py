@@ -172,9 +172,12 @@ def test_a_lock_is_refused_at_once_and_ends_with_its_owner(tmp_path: Path) -> No
 
 
 def test_locks_name_what_is_shown(tmp_path: Path) -> None:
-    with lock_file(tmp_path / "a.lock"), pytest.raises(OutputError, match=r"out\.tif is being"):
-        with lock_file(tmp_path / "a.lock", shown=tmp_path / "out.tif"):
-            pass
+    with (
+        lock_file(tmp_path / "a.lock"),
+        pytest.raises(OutputError, match=r"out\.tif is being"),
+        lock_file(tmp_path / "a.lock", shown=tmp_path / "out.tif"),
+    ):
+        pass
 
 
 def test_a_lock_held_by_many_in_turn_is_held_by_one_at_a_time(tmp_path: Path) -> None:
