@@ -160,8 +160,14 @@ def _go_on(
     old_header, records, kept = found
     check_match(out, old_header, header)
     sink = target.sink(resume=True)
-    restored = restore(out, spec, records, sink)
-    log = Journal(out, header, slot_bytes(spec), sink.sync, lock, kept=kept, slots=restored.slots)
+    try:
+        restored = restore(out, spec, records, sink)
+        log = Journal(
+            out, header, slot_bytes(spec), sink.sync, lock, kept=kept, slots=restored.slots
+        )
+    except BaseException:
+        sink.close()
+        raise
     writer = StreamWriter(spec, sink, log, threads=target.threads, keep=True)
     try:
         writer.restore(restored)
