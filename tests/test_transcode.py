@@ -16,6 +16,7 @@ from tests.pyramid.support import decode, picture, write
 from wsisr import transcode as module
 from wsisr.cli import cli
 from wsisr.errors import SlideError, UsageError
+from wsisr.formats import Photometric
 from wsisr.pyramid import PyramidSpec
 from wsisr.slides import open_slide
 from wsisr.transcode import convert
@@ -69,7 +70,7 @@ def test_there_and_back(version: str, tmp_path: Path) -> None:
         assert slide.icc_profile == b"icc"
 
 
-def tile_place(path: Path, index: int) -> tuple[int, int]:
+def stored_range(path: Path, index: int) -> tuple[int, int]:
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         return page.dataoffsets[index], page.databytecounts[index]
@@ -78,7 +79,7 @@ def tile_place(path: Path, index: int) -> tuple[int, int]:
 def test_a_damaged_tile_stops_the_conversion_or_is_listed(tmp_path: Path) -> None:
     path, out = source(tmp_path), tmp_path / "out.ome.tif"
     whole = pixels_of(path)
-    offset, length = tile_place(path, 11 + 3)
+    offset, length = stored_range(path, 11 + 3)
     data = bytearray(path.read_bytes())
     data[offset : offset + length] = bytes(length)
     path.write_bytes(data)
@@ -86,7 +87,7 @@ def test_a_damaged_tile_stops_the_conversion_or_is_listed(tmp_path: Path) -> Non
         convert(path, out)
     # the same command, told to go on, takes over what is done
     result = convert(path, out, on_tile_error="blank")
-    assert result.unreadable_tiles == 1
+    assert result.damaged_source_tiles == 1
     pixels = decode(out)[0]
     assert (pixels[64:128, 192:256] == 255).all()
     pixels[64:128, 192:256] = whole[64:128, 192:256]
@@ -97,7 +98,7 @@ def test_a_damaged_tile_stops_the_conversion_or_is_listed(tmp_path: Path) -> Non
 
 def test_damage_is_listed_whole_after_an_interruption(tmp_path: Path) -> None:
     path, out = source(tmp_path), tmp_path / "out.ome.tif"
-    offset, length = tile_place(path, 0)
+    offset, length = stored_range(path, 0)
     data = bytearray(path.read_bytes())
     data[offset : offset + length] = bytes(length)
     path.write_bytes(data)
@@ -108,7 +109,7 @@ def test_damage_is_listed_whole_after_an_interruption(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         convert(path, out, on_tile_error="blank", progress=interrupt)
-    assert convert(path, out, on_tile_error="blank").unreadable_tiles == 1
+    assert convert(path, out, on_tile_error="blank").damaged_source_tiles == 1
     assert '["level 0", 0, 0]' in (tifffile.TiffFile(out).ome_metadata or "")
 
 
@@ -140,21 +141,21 @@ def test_a_tile_unlike_the_others_is_encoded_again(
         page = file.pages.first
         file.filehandle.seek(page.dataoffsets[index])
         stream = file.filehandle.read(page.databytecounts[index])
-    assert module._kind(stream, module.YCBCR) == ("420", 64, 64)
+    assert module._kind(stream, Photometric.YCBCR) == ("420", 64, 64)
     got = decode(out)[0][-rows:, 192:256].astype(int)
     assert np.abs(got - pixels_of(path)[-rows:, 192:256]).mean() < 4
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [({"mpp": 0.5}, (0.5, 20)), ({"magnification": 10}, (1.0, 10))]
+    ("given", "wanted"), [({"input_mpp": 0.5}, (0.5, 20)), ({"input_mag": 10}, (1.0, 10))]
 )
 def test_a_stated_resolution_replaces_both(
     given: dict[str, float], wanted: tuple[float, float], tmp_path: Path
 ) -> None:
     result = convert(source(tmp_path), tmp_path / "out.ome.tif", **given)
     assert (result.mpp, result.magnification) == wanted
-    with pytest.raises(UsageError, match="--input-mag 0"):
-        convert(tmp_path / "source.ome.tif", tmp_path / "b.ome.tif", magnification=0)
+    with pytest.raises(UsageError, match="input_mag 0"):
+        convert(tmp_path / "source.ome.tif", tmp_path / "b.ome.tif", input_mag=0)
 
 
 def test_associated_images_only_on_demand(tmp_path: Path) -> None:
@@ -183,10 +184,10 @@ def test_aperio_rgb_tiles_are_copied_and_read_by_openslide(data_dir: Path, tmp_p
 
 def test_a_slide_without_pixel_size(data_dir: Path, tmp_path: Path) -> None:
     path = data_dir / "slides" / "tcga-cr-7395-01a-01-ts1.svs"
-    with pytest.raises(UsageError, match="--input-mpp"):
+    with pytest.raises(UsageError, match="give input_mpp"):
         convert(path, tmp_path / "out.ome.tif")
     assert list(tmp_path.iterdir()) == []
-    assert convert(path, tmp_path / "out.ome.tif", magnification=20).mpp == 0.5
+    assert convert(path, tmp_path / "out.ome.tif", input_mag=20).mpp == 0.5
 
 
 def test_an_unreadable_slide_leaves_nothing(data_dir: Path, tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     path, out = source(tmp_path), tmp_path / "out.ome.tif"
     data = bytearray(path.read_bytes())
-    offset, length = tile_place(path, 5)
+    offset, length = stored_range(path, 5)
     data[offset : offset + length] = bytes(length)
     path.write_bytes(data)
     command = ["convert", str(path), str(out), "--input-mpp", "0.5", "--json"]
@@ -224,5 +225,5 @@ def test_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, [*command, "--on-tile-error", "blank"], catch_exceptions=False)
     facts = json.loads(done.stdout)
     assert (facts["mpp"], facts["magnification"]) == (0.5, 20)
-    assert facts["unreadable_tiles"] == 1
+    assert facts["damaged_source_tiles"] == 1
     assert CliRunner().invoke(cli, ["convert", str(path), str(out)]).exception is not None

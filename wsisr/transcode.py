@@ -1,9 +1,9 @@
-"""From one pyramid format to another, without a model: any readable slide to OME-TIFF or OME-Zarr.
+"""Converts one pyramid format to another, without a model: any slide to OME-TIFF or OME-Zarr.
 
 Where level 0 of the source is tiled JPEG of a kind that every reader takes, its tiles are copied
 as they are: no second loss. All else is decoded and encoded again, a single tile that differs from
-the others too. Levels above 0 are always made
-anew, by 2x2 means. Memory is that of the writer fed in Z-order, and of the slide's cache.
+the others too. Levels above 0 are always made anew, by 2x2 means. Memory is that of the writer fed
+in Z-order, and of the slide's cache.
 """
 
 from __future__ import annotations
@@ -15,33 +15,62 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import tifffile
 
-from wsisr.errors import UsageError
+from wsisr.errors import OptionError, UsageError
 from wsisr.files import file_sha256
-from wsisr.pyramid import PyramidSpec, PyramidWriter, open_writer, z_order
+from wsisr.formats import (
+    ADOBE_RGB,
+    Codec,
+    DamagedPieceError,
+    Photometric,
+    PlanarConfiguration,
+    jpeg_header,
+)
+from wsisr.pyramid import (
+    Compression,
+    Layout,
+    PyramidSpec,
+    PyramidWriter,
+    Subsampling,
+    ZarrVersion,
+    open_writer,
+    z_order,
+)
 from wsisr.resolution import completed
 from wsisr.slides import Slide, open_slide
 from wsisr.version import VERSION
 
-JPEG, YCBCR, RGB = 7, 6, 2
-_SOF = frozenset({0xC0, 0xC1})
-"""Sequential streams; progressive ones are not read everywhere."""
-_SOS = 0xDA
 TILES_LOOKED_AT = 8
-_ADOBE = 0xEE
-ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
-"""Says that a stream is RGB. Aperio's do not, and readers without the TIFF tags take YCbCr."""
+"""So many tiles are tried to find out how a slide is coded, for the first may be damaged."""
+
+DamagedTiles = set[tuple[str, int, int]]
+"""What of a source could not be read: name of the level, column and row of the tile."""
+
+_SUBSAMPLINGS: dict[tuple[tuple[int, int], ...], Subsampling] = {
+    ((2, 2), (1, 1), (1, 1)): "420",
+    ((2, 1), (1, 1), (1, 1)): "422",
+    ((1, 1), (1, 1), (1, 1)): "444",
+}
 
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """What was written.
+    """What came of a conversion; `wsisr convert --json` prints these fields.
 
-    `copied_tiles` of the level-0 `tiles` were taken over undecoded, `unreadable_tiles` were damaged
-    in the source and are background.
+    Attributes:
+        output: the file or folder written.
+        width: width of level 0 in px.
+        height: height of level 0 in px.
+        mpp: um/px of level 0.
+        magnification: of the objective that level 0 corresponds to.
+        levels: how many levels the output has.
+        tiles: how many tiles level 0 has.
+        copied_tiles: how many of them were taken over undecoded, by this run.
+        damaged_source_tiles: how many tiles of the source could not be read and are background.
+        seconds: how long it took.
     """
 
     output: Path
@@ -52,28 +81,34 @@ class ConvertResult:
     levels: int
     tiles: int
     copied_tiles: int
-    unreadable_tiles: int
+    damaged_source_tiles: int
     seconds: float
 
 
 @dataclass(frozen=True)
 class JpegTiles:
-    """Level 0 of a TIFF as square JPEG tiles. subsampling: as `PyramidSpec` names it.
+    """Level 0 of a TIFF as square JPEG tiles that can be copied.
 
-    photometric: RGB or YCBCR, as the tag says. head: the segments that each tile's stream lacks to
-    stand alone, to put behind its first two bytes.
+    Attributes:
+        tile: side of a tile in px.
+        subsampling: chroma subsampling of every tile.
+        photometric: RGB or YCBCR, as the tag says it.
+        head: the segments that each tile's stream lacks to stand alone, to put behind its first
+            two bytes.
+        offsets: position of each tile in the file, row by row.
+        lengths: bytes of each tile, 0 for one that is not stored.
     """
 
     tile: int
-    subsampling: str
-    photometric: int
+    subsampling: Subsampling
+    photometric: Photometric
     head: bytes
     offsets: tuple[int, ...]
     lengths: tuple[int, ...]
 
-    def whole(self, data: bytes) -> bytes | None:
-        """A tile's stream made to stand alone; None where it is unlike the others."""
-        stream = whole_jpeg(data, self.head)
+    def complete(self, data: bytes) -> bytes | None:
+        """Makes a tile's stream stand alone; gives None where it is unlike the others."""
+        stream = complete_jpeg(data, self.head)
         kind = _kind(stream, self.photometric)
         return stream if kind == (self.subsampling, self.tile, self.tile) else None
 
@@ -83,44 +118,66 @@ def convert(
     output: str | Path,
     *,
     tile: int = 512,
-    compression: str = "jpeg",
+    compression: Compression = "jpeg",
     quality: int = 90,
-    subsampling: str = "420",
-    layout: str = "ome",
-    zarr_version: str = "0.4",
-    mpp: float | None = None,
-    magnification: float | None = None,
+    subsampling: Subsampling = "420",
+    layout: Layout = "ome",
+    zarr_version: ZarrVersion = "0.4",
+    input_mpp: float | None = None,
+    input_mag: float | None = None,
     associated: bool = False,
     reencode: bool = False,
-    on_tile_error: str = "fail",
+    on_tile_error: Literal["fail", "blank"] = "fail",
     threads: int = 1,
     overwrite: bool = False,
     resume: bool | None = None,
     progress: Callable[[int, int], None] = lambda done, tiles: None,
 ) -> ConvertResult:
-    """Write `source` to `output`, an `.ome.tif`, `.ome.tiff` or `.ome.zarr`.
+    """Converts a slide to OME-TIFF or OME-Zarr without a model.
 
-    tile, compression, quality, subsampling, layout, zarr_version: see `PyramidSpec`; where JPEG
-    tiles are copied, tile size and subsampling are the source's, and quality is that of the
-    levels above 0. reencode: do not copy. mpp (um/px), magnification: stand in place of the
-    source's; one follows from the other where only one is known (10 um/px at 1x). associated:
-    carry label, macro and thumbnail. on_tile_error: `fail`, or `blank`: damaged tiles become
-    background and are listed in the provenance. progress: called with tiles done and in
-    all. An interrupted conversion goes on when called again; see `open_writer` for overwrite and
-    resume.
+    An interrupted conversion goes on when it is called again.
 
-    Raises SlideError (unreadable source), UsageError (no pixel size known, bad options) and
-    OutputError.
+    Args:
+        source: any slide that wsisr reads.
+        output: the file or folder to write; `.ome.tif`, `.ome.tiff` or `.ome.zarr` picks the
+            format.
+        tile: side of the stored tiles in px; where JPEG tiles are copied it is the source's.
+        compression: how the tiles of an OME-TIFF are coded.
+        quality: the JPEG quality from 1 to 100, of the levels above 0 alone where JPEG tiles are
+            copied; it also picks the fidelity of JPEG 2000, which is lossless at 100.
+        subsampling: chroma subsampling of JPEG; where JPEG tiles are copied it is the source's.
+        layout: `ome` keeps the levels of an OME-TIFF in SubIFDs alone, `hybrid` also chains them
+            as main images, for openslide and cuCIM.
+        zarr_version: version of NGFF that an OME-Zarr follows.
+        input_mpp: um/px of the source in place of what it records.
+        input_mag: magnification of the source in place of what it records; where only one of the
+            two is known, the other follows from it (10 um/px at 1x).
+        associated: carry label, macro and thumbnail, which may hold patient data.
+        reencode: do not copy JPEG tiles as they are.
+        on_tile_error: `fail` stops at a damaged tile of the source; with `blank`, damaged tiles
+            become background and are listed in the output's metadata.
+        threads: how many workers encode tiles.
+        overwrite: replace an existing output, and discard an unfinished run unless `resume` is
+            True.
+        resume: None and True go on from an unfinished run if there is one; False discards it.
+        progress: called with the tiles done and all tiles of level 0.
+
+    Returns:
+        What was written.
+
+    Raises:
+        SlideError: the source cannot be read.
+        UsageError: no pixel size is known, or an option cannot be carried out.
+        OutputError: the output cannot be written.
     """
     start = time.monotonic()
     output = Path(output)
+    damaged: DamagedTiles | None = set() if on_tile_error == "blank" else None
     with ExitStack() as stack:
-        unreadable: set[tuple[str, int, int]] | None = set() if on_tile_error == "blank" else None
-        slide = stack.enter_context(open_slide(source, unreadable=unreadable))
-        mpp, magnification = _scale(slide, mpp, magnification)
+        slide = stack.enter_context(open_slide(source, unreadable=damaged))
+        mpp, magnification = _resolution(slide, input_mpp, input_mag)
         wants_jpeg = compression == "jpeg" and not output.name.lower().endswith(".zarr")
         tiles = jpeg_tiles(slide) if wants_jpeg and not reencode else None
-        provenance = _provenance(slide, copied=tiles is not None)
         spec = PyramidSpec(
             slide.width,
             slide.height,
@@ -134,7 +191,7 @@ def convert(
             icc_profile=slide.icc_profile,
             background=slide.background,
             name=slide.path.name,
-            provenance=provenance,
+            provenance=_provenance(slide, copied=tiles is not None),
             associated=dict(slide.associated) if associated else {},
             zarr_version=zarr_version,
         )
@@ -145,36 +202,40 @@ def convert(
                 threads=threads,
                 overwrite=overwrite,
                 resume=resume,
-                fingerprint=json.dumps(provenance, sort_keys=True),
+                fingerprint=json.dumps(spec.provenance, sort_keys=True),
             )
         )
-        copied = _write(slide, tiles, writer, unreadable, progress)
-        # known only now; the metadata are written last
-        provenance["unreadable_tiles"] = sorted(unreadable or ())
-        writer.finish()
+        copied = _write_tiles(slide, tiles, writer, damaged, progress)
+        writer.finish({**spec.provenance, "unreadable_tiles": sorted(damaged or ())})
+    return _report(output, spec, copied, len(damaged or ()), time.monotonic() - start)
+
+
+def _report(
+    output: Path, spec: PyramidSpec, copied: int, damaged: int, seconds: float
+) -> ConvertResult:
     rows, cols = spec.grid(0)
     return ConvertResult(
-        output,
-        spec.width,
-        spec.height,
-        mpp,
-        magnification,
-        len(spec.levels),
-        rows * cols,
-        copied,
-        len(unreadable or ()),
-        time.monotonic() - start,
+        output=output,
+        width=spec.width,
+        height=spec.height,
+        mpp=spec.mpp,
+        magnification=spec.magnification,
+        levels=len(spec.levels),
+        tiles=rows * cols,
+        copied_tiles=copied,
+        damaged_source_tiles=damaged,
+        seconds=seconds,
     )
 
 
-def _write(
+def _write_tiles(
     slide: Slide,
     tiles: JpegTiles | None,
     writer: PyramidWriter,
-    unreadable: set[tuple[str, int, int]] | None,
+    damaged: DamagedTiles | None,
     progress: Callable[[int, int], None],
 ) -> int:
-    """Give every tile that is not there yet; how many are copies, of those given."""
+    """Gives every tile that is not there yet; counts those of them that are copies."""
     spec = writer.spec
     rows, cols = spec.grid(0)
     copied = 0
@@ -183,12 +244,12 @@ def _write(
         for number, (row, col) in enumerate(z_order(rows, cols), start=1):
             done = writer.done(row, col)
             # what is done is read again only to list the damage of the whole slide
-            if not done or unreadable is not None:
+            if not done or damaged is not None:
                 height, width = spec.tile_shape(0, row, col)
                 pixels = slide.read(0, col * spec.tile, row * spec.tile, width, height)
             if not done:
                 data = None
-                if tiles and file and ("level 0", col, row) not in (unreadable or ()):
+                if tiles and file and ("level 0", col, row) not in (damaged or ()):
                     data = _stored_tile(tiles, file, row * cols + col)
                 if data is None:
                     writer.write_tile(row, col, pixels)
@@ -200,103 +261,114 @@ def _write(
 
 
 def _stored_tile(tiles: JpegTiles, file: BinaryIO, index: int) -> bytes | None:
-    """A tile of the source as it is to stand in the output; None where it cannot be copied."""
+    """Reads a tile as it is to stand in the output; None where it cannot be copied."""
     if not tiles.lengths[index]:
         return None
     file.seek(tiles.offsets[index])
-    return tiles.whole(file.read(tiles.lengths[index]))
+    return tiles.complete(file.read(tiles.lengths[index]))
 
 
 def jpeg_tiles(slide: Slide) -> JpegTiles | None:
-    """Level 0 of a slide as JPEG tiles that can stand in an OME-TIFF as they are, or None.
+    """Finds JPEG tiles at level 0 of a slide that can stand in an OME-TIFF as they are.
 
     Taken are square tiles whose side is a multiple of 16, in the colour models that all readers
     agree on: YCbCr at 4:2:0 or 4:2:2, or RGB at full resolution, in the tags and in the stream.
+
+    Args:
+        slide: the open slide.
+
+    Returns:
+        The tiles, or None where the slide has none of that kind.
     """
     try:
         with tifffile.TiffFile(slide.path) as file:
             page: Any = file.pages.first
-            if not _is_plain_jpeg(page) or (page.imagewidth, page.imagelength) != (
-                slide.width,
-                slide.height,
-            ):
+            size = page.imagewidth, page.imagelength
+            if not _is_plain_jpeg(page) or size != (slide.width, slide.height):
                 return None
-            lengths = tuple(int(n) for n in page.databytecounts)
-            offsets = tuple(int(n) for n in page.dataoffsets)
-            # shared tables are a stream of their own; what counts is between its two markers
-            head = bytes(page.jpegtables or b"")[2:-2]
-            photometric, tile = int(page.photometric), int(page.tilewidth)
-            stored = [i for i, length in enumerate(lengths) if length]
-            # the first one may be damaged
-            for index in stored[:TILES_LOOKED_AT]:
-                file.filehandle.seek(offsets[index])
-                stream = whole_jpeg(file.filehandle.read(lengths[index]), head)
-                kind = _kind(stream, photometric)
-                if kind is not None and kind[1:] == (tile, tile):
-                    if kind[0] == "444" and ADOBE_RGB[4:9] not in stream[:4096]:
-                        head = ADOBE_RGB + head
-                    return JpegTiles(tile, kind[0], photometric, head, offsets, lengths)
-            return None
+            return _tiles_of(page, file.filehandle)
     except (OSError, tifffile.TiffFileError, ValueError):
         # no TIFF, or one that tifffile takes no part in: the slide's own reader decodes it
         return None
 
 
+def _tiles_of(page: Any, file: Any) -> JpegTiles | None:
+    lengths = tuple(int(n) for n in page.databytecounts)
+    offsets = tuple(int(n) for n in page.dataoffsets)
+    # shared tables are a stream of their own; what counts is between its two markers
+    head = bytes(page.jpegtables or b"")[2:-2]
+    photometric, tile = Photometric(int(page.photometric)), int(page.tilewidth)
+    stored = [i for i, length in enumerate(lengths) if length]
+    for index in stored[:TILES_LOOKED_AT]:
+        file.seek(offsets[index])
+        stream = complete_jpeg(file.read(lengths[index]), head)
+        kind = _kind(stream, photometric)
+        if kind is not None and kind[1:] == (tile, tile):
+            # Aperio's RGB streams do not declare it, and readers without the tags take YCbCr
+            if kind[0] == "444" and ADOBE_RGB[4:9] not in stream[:4096]:
+                head = ADOBE_RGB + head
+            return JpegTiles(tile, kind[0], photometric, head, offsets, lengths)
+    return None
+
+
 def _is_plain_jpeg(page: Any) -> bool:
     return bool(
         page.is_tiled
-        and page.compression == JPEG
-        and page.photometric in (YCBCR, RGB)
+        and page.compression == Codec.JPEG
+        and page.photometric in (Photometric.YCBCR, Photometric.RGB)
         and page.samplesperpixel == 3
-        and page.planarconfig == 1
+        and page.planarconfig == PlanarConfiguration.INTERLEAVED
         and page.bitspersample == 8
         and page.tilewidth == page.tilelength
         and page.tilewidth % 16 == 0
     )
 
 
-def whole_jpeg(data: bytes, head: bytes) -> bytes:
-    """An abbreviated JPEG stream made whole (TIFF Technical Note 2)."""
+def complete_jpeg(data: bytes, head: bytes) -> bytes:
+    """Completes an abbreviated JPEG stream (TIFF Technical Note 2).
+
+    Args:
+        data: the stream.
+        head: the segments that it lacks.
+
+    Returns:
+        A stream that stands alone.
+    """
     return data[:2] + head + data[2:]
 
 
-def _kind(stream: bytes, photometric: int) -> tuple[str, int, int] | None:
-    """Chroma subsampling, width and height of a stream, where its colour model can be copied.
+def _kind(stream: bytes, photometric: Photometric) -> tuple[Subsampling, int, int] | None:
+    """Gives chroma subsampling, width and height of a stream whose colour model can be copied.
 
-    That is where tags and stream agree on a model that every reader takes.
+    That is where tags and stream agree on a model that every reader takes; progressive streams
+    are not read everywhere.
     """
-    factors: list[int] = []
-    width = height = 0
-    transform = None
-    at = 2
-    while at + 4 <= len(stream) and stream[at] == 0xFF and stream[at + 1] != _SOS:
-        marker, size = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
-        body = stream[at + 4 : at + 2 + size]
-        if marker in _SOF and len(body) >= 15:
-            height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
-            factors = [body[7], body[10], body[13]]
-        elif marker == _ADOBE and body.startswith(b"Adobe") and len(body) >= 12:
-            transform = body[11]
-        at += 2 + size
-    if photometric == RGB:
-        subsampling = "444" if not transform and factors == [0x11] * 3 else None
-    elif transform == 0:
+    try:
+        header = jpeg_header(stream)
+    except DamagedPieceError:
         return None
-    else:
-        subsampling = {"221111": "420", "211111": "422"}.get(bytes(factors).hex())
-    return None if subsampling is None else (subsampling, width, height)
+    subsampling = _SUBSAMPLINGS.get(header.sampling) if header.sequential else None
+    is_rgb = photometric is Photometric.RGB
+    # RGB streams are not transformed, and YCbCr streams do not claim to be RGB
+    agrees = not header.adobe_transform if is_rgb else header.adobe_transform != 0
+    if subsampling is None or not agrees or is_rgb != (subsampling == "444"):
+        return None
+    return subsampling, header.width, header.height
 
 
-def _scale(slide: Slide, mpp: float | None, magnification: float | None) -> tuple[float, float]:
-    for option, value in (("--input-mpp", mpp), ("--input-mag", magnification)):
+def _resolution(
+    slide: Slide, input_mpp: float | None, input_mag: float | None
+) -> tuple[float, float]:
+    """Determines um/px and magnification of the source."""
+    for option, value in (("input_mpp", input_mpp), ("input_mag", input_mag)):
         if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"{option} {value:g} is not a resolution; give a number above 0")
-    if mpp is None and magnification is None:
-        mpp, magnification = slide.mpp, slide.magnification
-    mpp, magnification = completed(mpp, magnification)
+            raise OptionError(option, value, "is not a resolution; give a number above 0")
+    if input_mpp is None and input_mag is None:
+        input_mpp, input_mag = slide.mpp, slide.magnification
+    mpp, magnification = completed(input_mpp, input_mag)
     if mpp is None or magnification is None:
         raise UsageError(
-            f"{slide.path} does not say its pixel size; give --input-mpp or --input-mag"
+            f"{slide.path} does not record its pixel size; give <input_mpp> or <input_mag>"
         )
     return mpp, magnification
 

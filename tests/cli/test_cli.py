@@ -18,8 +18,7 @@ from PIL import Image
 from tests.processes import Run, wsisr
 from wsisr.cli.main import cli, way_on
 from wsisr.pyramid import PyramidSpec, open_writer
-from wsisr.pyramid.journal import journal_path
-from wsisr.pyramid.journal import read as read_journal
+from wsisr.pyramid.records import journal_path, read_journal
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def recorded_tiles(out: Path) -> int:
     """Tiles of level 0 that the journal of an unfinished output holds."""
     path = journal_path(out)
     found = read_journal(path) if path.exists() else None
-    return len({r.place for r in found[1] if r.place[0] == 0}) if found else 0
+    return len({r.address for r in found[1] if r.address[0] == 0}) if found else 0
 
 
 def wait_until(process: Run, ready: Callable[[], bool]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.pyramid.support import feed, picture, places
+from tests.pyramid.support import all_tiles, feed, picture
 from wsisr.pyramid import PyramidSpec, open_writer
 
 WIDTH, HEIGHT, TILE = 1170, 1030, 64
@@ -25,7 +25,7 @@ def main(out: str, version: str, seed: str) -> None:
     pixels[:200, :400] = 255
     wanted = spec(version)
     with open_writer(Path(out), wanted, threads=2, fingerprint=FINGERPRINT) as writer:
-        order = places(wanted)
+        order = all_tiles(wanted)
         if rng.random() < 0.5:
             order = [order[i] for i in rng.permutation(len(order))]
         sys.stdout.write("ready\n")

@@ -40,7 +40,7 @@ def tile_of(pixels: np.ndarray, spec: PyramidSpec, row: int, col: int) -> np.nda
     return pixels[row * side : (row + 1) * side, col * side : (col + 1) * side]
 
 
-def places(spec: PyramidSpec) -> list[tuple[int, int]]:
+def all_tiles(spec: PyramidSpec) -> list[tuple[int, int]]:
     rows, cols = spec.grid(0)
     return [(row, col) for row in range(rows) for col in range(cols)]
 
@@ -50,7 +50,7 @@ def feed(
 ) -> int:
     """Give every tile that is not done yet; how many were given."""
     given = 0
-    for row, col in places(writer.spec) if order is None else order:
+    for row, col in all_tiles(writer.spec) if order is None else order:
         if not writer.done(row, col):
             writer.write_tile(row, col, tile_of(pixels, writer.spec, row, col))
             given += 1

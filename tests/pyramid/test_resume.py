@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pyramid import child
-from tests.pyramid.support import decode, feed, picture, places
+from tests.pyramid.support import all_tiles, decode, feed, picture
 from wsisr.errors import OutputError, UsageError
 from wsisr.pyramid import PyramidSpec, open_writer
-from wsisr.pyramid.journal import Record, journal_path, pack, pieces_path, read
+from wsisr.pyramid.records import Record, journal_path, pack_record, pieces_path, read_journal
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {
@@ -42,12 +42,12 @@ def leftovers(out: Path) -> list[str]:
 
 def write_part(out: Path, spec: PyramidSpec, pixels: np.ndarray, count: int, seed: int = 0) -> None:
     """Write `count` tiles in a random order, then fail."""
-    order = np.random.default_rng(seed).permutation(len(places(spec)))[:count]
+    order = np.random.default_rng(seed).permutation(len(all_tiles(spec)))[:count]
     with (
         suppress(InterruptedRunError),
         open_writer(out, spec, threads=2, fingerprint=child.FINGERPRINT) as writer,
     ):
-        feed(writer, pixels, [places(spec)[i] for i in order])
+        feed(writer, pixels, [all_tiles(spec)[i] for i in order])
         raise InterruptedRunError
 
 
@@ -141,7 +141,7 @@ def test_only_tiles_in_flight_are_done_again(kind: str, tmp_path: Path) -> None:
     out = tmp_path / name
     write_part(out, spec, pixels, 100)
     assert not out.exists()
-    assert complete(out, spec, pixels) == len(places(spec)) - 100
+    assert complete(out, spec, pixels) == len(all_tiles(spec)) - 100
     assert leftovers(out) == []
 
 
@@ -154,12 +154,12 @@ def test_a_kill_after_a_burst_loses_nothing(kind: str, tmp_path: Path) -> None:
     out, copy = tmp_path / "a" / name, tmp_path / "b" / name
     out.parent.mkdir()
     with open_writer(out, spec, threads=2, fingerprint=child.FINGERPRINT) as writer:
-        feed(writer, pixels, places(spec)[:71])
+        feed(writer, pixels, all_tiles(spec)[:71])
         wait_for_records(out, 71)
         shutil.copytree(out.parent, copy.parent)
         writer.abort(keep=False)
     with open_writer(copy, spec, fingerprint=child.FINGERPRINT) as writer:
-        assert [writer.done(*place) for place in places(spec)] == [i < 71 for i in range(176)]
+        assert [writer.done(*place) for place in all_tiles(spec)] == [i < 71 for i in range(176)]
         feed(writer, pixels)
         writer.finish()
     complete(out, spec, pixels)
@@ -171,8 +171,8 @@ def wait_for_records(out: Path, count: int) -> None:
     """Until the journal holds `count` tiles of level 0."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = read(journal_path(out))
-        if found and len({r.place for r in found[1] if r.place[0] == 0}) >= count:
+        found = read_journal(journal_path(out))
+        if found and len({r.address for r in found[1] if r.address[0] == 0}) >= count:
             return
         time.sleep(0.01)
     pytest.fail(f"{count} tiles were not recorded within a minute")
@@ -207,7 +207,7 @@ def test_lost_pieces_are_made_again(tmp_path: Path) -> None:
     kept = pieces_path(out)
     assert kept.stat().st_size > 0
     kept.write_bytes(bytes(kept.stat().st_size))
-    assert complete(out, small(), pixels) > len(places(small())) - 60
+    assert complete(out, small(), pixels) > len(all_tiles(small())) - 60
     for got, expected in zip(decode(out), decode(whole), strict=True):
         assert np.array_equal(got, expected)
 
@@ -228,7 +228,7 @@ def test_another_run_is_refused_with_the_reason(tmp_path: Path) -> None:
         suppress(InterruptedRunError),
         open_writer(other, small(provenance=made), fingerprint="0") as writer,
     ):
-        feed(writer, pixels, places(writer.spec)[:9])
+        feed(writer, pixels, all_tiles(writer.spec)[:9])
         raise InterruptedRunError
     for change, reason in (
         ({**made, "seed": 1}, r"\(seed 0, now 1\)"),
@@ -237,7 +237,7 @@ def test_another_run_is_refused_with_the_reason(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=reason):
             open_writer(other, small(provenance=change), fingerprint="1")
     # a refusal harms nothing
-    assert complete(out, small(), pixels) == len(places(small())) - 10
+    assert complete(out, small(), pixels) == len(all_tiles(small())) - 10
 
 
 @pytest.mark.parametrize("options", [{"overwrite": True}, {"resume": False}])
@@ -246,7 +246,7 @@ def test_an_unfinished_run_can_be_discarded(options: dict[str, bool], tmp_path: 
     pixels = picture(300, 200)
     write_part(out, small(), pixels, 10)
     with open_writer(out, small(quality=80), fingerprint="new", **options) as writer:
-        assert feed(writer, pixels) == len(places(small()))
+        assert feed(writer, pixels) == len(all_tiles(small()))
         writer.finish()
     assert leftovers(out) == []
 
@@ -268,7 +268,7 @@ def test_a_journal_without_its_header_starts_anew(damage: bytes, tmp_path: Path)
     pixels = picture(300, 200)
     write_part(out, small(), pixels, 10)
     journal_path(out).write_bytes(damage)
-    assert complete(out, small(), pixels) == len(places(small()))
+    assert complete(out, small(), pixels) == len(all_tiles(small()))
 
 
 def test_something_else_in_place_of_the_journal_is_refused(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_something_else_in_place_of_the_journal_is_refused(tmp_path: Path) -> No
     data = journal_path(out).read_bytes()
     for damaged in (b"not a journal", data[:20] + b"!" + data[21:]):
         journal_path(out).write_bytes(damaged)
-        with pytest.raises(OutputError, match=r"journal.*--overwrite"):
+        with pytest.raises(OutputError, match=r"journal.*give overwrite"):
             open_writer(out, small(), fingerprint=child.FINGERPRINT)
 
 
@@ -288,7 +288,7 @@ numbers = st.integers(0, 2**32 - 1)
     records=st.lists(
         st.builds(
             Record,
-            place=st.tuples(st.integers(0, 255), numbers, numbers)
+            address=st.tuples(st.integers(0, 255), numbers, numbers)
             | st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 9)),
             state=st.integers(0, 255),
             offset=st.integers(0, 2**64 - 1),
@@ -311,7 +311,7 @@ def test_no_journal_content_crashes_or_harms(
     write_part(out, small(), pixels, 5)
     with journal_path(out).open("ab") as file:
         for record in records:
-            file.write(pack(record, file.tell()))
+            file.write(pack_record(record, file.tell()))
         file.write(garbage)
     complete(out, small(), pixels)
     assert decode(out)[0].shape == (200, 300, 3)
@@ -352,7 +352,7 @@ def test_bytes_flipped_anywhere_are_found_out(
     except OutputError as error:
         refusal = str(error)
     if refusal is not None:
-        assert "--overwrite" in refusal
+        assert "give overwrite" in refusal
         return
     (folder / "whole").mkdir()
     complete(folder / "whole" / name, spec, pixels)
@@ -369,7 +369,7 @@ def test_reading_arbitrary_bytes_as_a_journal(
     for prefix in (b"", b"WSISRJ1\n"):
         path.write_bytes(prefix + data)
         try:
-            found = read(path)
+            found = read_journal(path)
         except OutputError:
             continue
         assert found is None or found[2] <= path.stat().st_size

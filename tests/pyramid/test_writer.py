@@ -12,14 +12,16 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pyramid.support import decode, feed, picture, places, reference_levels, tile_of, write
+from tests.pyramid.support import all_tiles, decode, feed, picture, reference_levels, tile_of, write
 from wsisr import files
 from wsisr.errors import OutputError, UsageError
 from wsisr.pyramid import PyramidSpec, open_writer, tiff
-from wsisr.resize.halving import halve
+from wsisr.pyramid.records import journal_path, read_journal
+from wsisr.resize import halve
 from wsisr.slides import open_slide
 from wsisr_kernels import box2x2
 
@@ -69,8 +71,8 @@ def test_any_size_in_any_order(
     rng = np.random.default_rng(seed)
     out = tmp_path_factory.mktemp("any") / name
     with open_writer(out, spec, threads=2) as writer:
-        for i in rng.permutation(len(places(spec))):
-            row, col = places(spec)[i]
+        for i in rng.permutation(len(all_tiles(spec))):
+            row, col = all_tiles(spec)[i]
             if rng.random() < blank:
                 tile_of(pixels, spec, row, col)[...] = 255
                 writer.write_blank(row, col)
@@ -106,7 +108,7 @@ def test_decoded_pixels_do_not_depend_on_threads_or_order(tmp_path: Path) -> Non
     pixels, spec = picture(500, 400), spec_of(500, 400)
     first = decode(write(tmp_path / "a.ome.tif", spec, pixels, threads=1))
     with open_writer(tmp_path / "b.ome.tif", spec, threads=3) as writer:
-        feed(writer, pixels, reversed(places(spec)))
+        feed(writer, pixels, reversed(all_tiles(spec)))
         writer.finish()
     for a, b in zip(first, decode(tmp_path / "b.ome.tif"), strict=True):
         assert np.array_equal(a, b)
@@ -121,7 +123,7 @@ def test_one_thread_in_order_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_blank_tiles_share_one_encoded_tile(tmp_path: Path) -> None:
     out, spec = tmp_path / "out.ome.tif", spec_of(640, 640, background=(244, 240, 243))
     with open_writer(out, spec) as writer:
-        for row, col in places(spec):
+        for row, col in all_tiles(spec):
             writer.write_blank(row, col)
         writer.finish()
     with tifffile.TiffFile(out) as file:
@@ -145,7 +147,7 @@ def test_two_hundred_thousand_pixels_a_side(compression: str, tmp_path: Path) ->
     out, tissue = tmp_path / "out.ome.tif", picture(512, 512)
     corner = tissue[: side % 512, : side % 512]
     with open_writer(out, spec, threads=2, fingerprint="run") as writer:
-        for row, col in places(spec):
+        for row, col in all_tiles(spec):
             if (row, col) == (0, 0):
                 writer.write_tile(row, col, tissue)
             elif (row, col) == (390, 390):
@@ -179,12 +181,12 @@ def test_two_hundred_thousand_pixels_a_side(compression: str, tmp_path: Path) ->
         ({"width": 0}, "width 0"),
         ({"mpp": float("nan")}, "mpp nan"),
         ({"magnification": -1}, "magnification -1"),
-        ({"tile": 100}, "--tile 100"),
-        ({"quality": 0}, "--quality 0"),
-        ({"compression": "gif"}, "--compression gif"),
-        ({"subsampling": "411"}, "--subsampling 411"),
-        ({"layout": "flat"}, "--layout flat"),
-        ({"zarr_version": "0.3"}, "--zarr-version 0.3"),
+        ({"tile": 100}, "tile 100"),
+        ({"quality": 0}, "quality 0"),
+        ({"compression": "gif"}, "compression gif"),
+        ({"subsampling": "411"}, "subsampling 411"),
+        ({"layout": "flat"}, "layout flat"),
+        ({"zarr_version": "0.3"}, "zarr_version 0.3"),
         ({"background": (0, 0, 256)}, "background"),
         ({"associated": {"photo": np.zeros((2, 2, 3), np.uint8)}}, "photo"),
         ({"associated": {"label": np.zeros((2, 2), np.uint8)}}, "label"),
@@ -222,7 +224,7 @@ def test_where_the_output_may_not_be(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="does not exist"):
         open_writer(tmp_path / "missing" / "out.ome.tif", spec)
     (tmp_path / "there.ome.tif").write_bytes(b"precious")
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="give overwrite"):
         open_writer(tmp_path / "there.ome.tif", spec)
     assert (tmp_path / "there.ome.tif").read_bytes() == b"precious"
     assert len(list(tmp_path.iterdir())) == 1
@@ -304,7 +306,7 @@ def test_back_pressure_bounds_what_is_queued(
     with open_writer(tmp_path / "out.ome.tif", spec, threads=2) as writer:
 
         def produce() -> None:
-            for row, col in places(spec):
+            for row, col in all_tiles(spec):
                 writer.write_tile(row, col, tile_of(pixels, spec, row, col))
                 given_tiles.append((row, col))
 
@@ -368,3 +370,29 @@ def test_a_full_disk_is_resumed_from_when_there_is_room(
     for got, wanted in zip(decode(out), whole, strict=True):
         assert np.array_equal(got, wanted)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "whole"])
+
+
+@pytest.mark.parametrize("name", ["out.ome.tif", "out.ome.zarr"])
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_the_final_provenance_takes_the_place_of_the_specs(
+    name: str, version: str, tmp_path: Path
+) -> None:
+    """The journal keeps what the run began with, so that a resume is not concerned."""
+    spec, pixels = spec_of(provenance={"model": "tiny"}, zarr_version=version), picture(300, 200)
+    out = tmp_path / name
+    with open_writer(out, spec, fingerprint="run") as writer:
+        feed(writer, pixels, all_tiles(spec)[:9])
+    header = read_journal(journal_path(out))
+    assert header is not None
+    assert header[0]["made_by"] == {"model": "tiny"}
+    with open_writer(out, spec, fingerprint="run") as writer:
+        assert writer.done(0, 8)
+        feed(writer, pixels)
+        writer.finish({"model": "tiny", "damage": ["level 0"]})
+    assert spec.provenance == {"model": "tiny"}
+    if out.is_file():
+        assert '"damage": ["level 0"]' in (tifffile.TiffFile(out).ome_metadata or "")
+    else:
+        group = zarr.open_group(out, mode="r")
+        assert group.attrs["wsisr"]["damage"] == ["level 0"]
+        assert "damage" in (out / "OME" / "METADATA.ome.xml").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.pyramid.support import decode, feed, picture, places, reference_levels, write
+from tests.pyramid.support import all_tiles, decode, feed, picture, reference_levels, write
 from wsisr.errors import UsageError
 from wsisr.pyramid import PyramidSpec, open_writer
 
@@ -89,7 +89,7 @@ def test_background_is_read_back(
     spec = PyramidSpec(300, 200, 0.25, 40, tile=32, zarr_version=version, background=background)
     out = tmp_path / "out.ome.zarr"
     with open_writer(out, spec) as writer:
-        for row, col in places(spec):
+        for row, col in all_tiles(spec):
             if row < 2 and col < 5:
                 writer.write_blank(row, col)
             else:
@@ -106,7 +106,7 @@ def test_overwriting_replaces_the_folder(tmp_path: Path) -> None:
     out = tmp_path / "out.ome.zarr"
     spec = PyramidSpec(100, 80, 0.25, 40, tile=32)
     write(out, spec, picture(100, 80, seed=1))
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="give overwrite"):
         open_writer(out, spec)
     wanted = picture(100, 80, seed=2)
     write(out, spec, wanted, overwrite=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from train.errors import DataError
+from wsisr import files
 
 END = b"\0" * 2 * tarfile.BLOCKSIZE
 """Of a tar."""
@@ -231,13 +232,5 @@ def packed_size(name: str, data: bytes) -> int:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is either the old or the new one, whatever happens."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Writes a file so that it is either the old or the new one, whatever happens."""
+    files.write_atomic(path, data)

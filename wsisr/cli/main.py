@@ -153,8 +153,8 @@ def upscale(source: Path, output: Path, as_json: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--input-mpp", "--mpp", "mpp", type=float, help="um/px of IN, if not recorded.")
-@click.option("--input-mag", "--magnification", "magnification", type=float, help="It instead.")
+@click.option("--input-mpp", "--mpp", "input_mpp", type=float, help="um/px of IN, if not recorded.")
+@click.option("--input-mag", "--magnification", "input_mag", type=float, help="It instead.")
 @click.option("--tile", type=int, default=512, show_default=True)
 @click.option(
     "--compression",

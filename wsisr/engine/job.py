@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsisr.plan import Rect
+from wsisr.pyramid import Compression, Layout, Subsampling, ZarrVersion
 
 Progress = Callable[[int, int], None]
 """Called with (windows done, windows in all) after each window."""
@@ -78,11 +79,11 @@ class Job:
     tissue_out: Path | None = None
     on_tile_error: TileErrors = "fail"
     tile: int = 512
-    compression: str = "jpeg"
+    compression: Compression = "jpeg"
     quality: int = 90
-    subsampling: str = "420"
-    layout: str = "ome"
-    zarr_version: str = "0.4"
+    subsampling: Subsampling = "420"
+    layout: Layout = "ome"
+    zarr_version: ZarrVersion = "0.4"
     associated: bool = False
     overwrite: bool = False
     resume: bool | None = None

@@ -1,4 +1,4 @@
-"""Writing tiled pyramids: OME-TIFF and OME-Zarr, streamed, complete or resumable."""
+"""Writes tiled pyramids, OME-TIFF and OME-Zarr: streamed, complete or resumable."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Tile codecs of the OME-TIFF writer as data: TIFF tags beside the function that encodes.
+"""Encodes the tiles of an OME-TIFF: TIFF tags beside the function that encodes.
 
 JPEG colour follows what every reader agrees on: 4:2:0 and 4:2:2 as YCbCr, and full chroma
 resolution as an RGB stream, for a YCbCr stream at 4:4:4 is read with wrong colours by Bio-Formats.
@@ -15,42 +15,65 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from wsisr.formats import Codec, Photometric, Predictor
 from wsisr.pyramid.spec import PyramidSpec
 
-GREY, RGB, YCBCR = 1, 2, 6
 Image = NDArray[np.uint8]
 
+_YCBCR_SUBSAMPLING = {"420": (2, 2), "422": (2, 1)}
 # its stubs know bytes alone, while arrays save a copy
 _codecs: Any = imagecodecs
 
 
 @dataclass(frozen=True)
-class Codec:
-    """TIFF tags of a way to store a tile, and `encode`: uint8 (rows, columns, samples) -> bytes."""
+class TileCodec:
+    """How a tile is stored: TIFF tags, and the function that encodes it.
 
-    compression: int
-    photometric: int
+    Attributes:
+        compression: the compression that the tags name.
+        photometric: the colour model that the tags name.
+        encode: turns uint8 (rows, columns, samples) into the stored bytes.
+        subsampling: horizontal and vertical chroma subsampling of YCbCr, None for other models.
+        predictor: what is done to the samples before a lossless compression.
+    """
+
+    compression: Codec
+    photometric: Photometric
     encode: Callable[[Image], bytes]
     subsampling: tuple[int, int] | None = None
-    predictor: int = 1
+    predictor: Predictor = Predictor.NONE
 
 
-def tiff_codec(spec: PyramidSpec) -> Codec:
-    """The codec that `spec` asks for; its `encode` may be called from several threads."""
-    quality = spec.quality
-    plain = RGB if spec.samples == 3 else GREY
+def tiff_codec(spec: PyramidSpec) -> TileCodec:
+    """Picks the codec that a pyramid asks for.
+
+    Args:
+        spec: the pyramid; compression, quality, subsampling and channels count.
+
+    Returns:
+        The codec, whose `encode` may be called from several threads.
+    """
+    plain = Photometric.RGB if spec.samples == 3 else Photometric.MIN_IS_BLACK
     if spec.compression == "deflate":
-        return Codec(8, plain, _deflate, predictor=2)
+        return TileCodec(Codec.DEFLATE, plain, _deflate, predictor=Predictor.HORIZONTAL)
     if spec.compression == "zstd":
-        return Codec(50000, plain, _zstd, predictor=2)
+        return TileCodec(Codec.ZSTD, plain, _zstd, predictor=Predictor.HORIZONTAL)
     if spec.compression == "jpeg2000":
-        return Codec(33005, plain, partial(_jpeg2000, quality=quality))
+        return TileCodec(Codec.APERIO_J2K_RGB, plain, partial(_jpeg2000, quality=spec.quality))
+    return _jpeg_codec(spec)
+
+
+def _jpeg_codec(spec: PyramidSpec) -> TileCodec:
+    quality = spec.quality
     if spec.samples == 1:
-        return Codec(7, GREY, partial(_grey_jpeg, quality=quality))
+        encode = partial(_grey_jpeg, quality=quality)
+        return TileCodec(Codec.JPEG, Photometric.MIN_IS_BLACK, encode)
     if spec.subsampling == "444":
-        return Codec(7, RGB, partial(_jpeg, quality=quality, outcolorspace="rgb", sampling="444"))
+        encode = partial(_jpeg, quality=quality, outcolorspace="rgb", sampling="444")
+        return TileCodec(Codec.JPEG, Photometric.RGB, encode)
     encode = partial(_jpeg, quality=quality, outcolorspace="ycbcr", sampling=spec.subsampling)
-    return Codec(7, YCBCR, encode, subsampling={"420": (2, 2), "422": (2, 1)}[spec.subsampling])
+    factors = _YCBCR_SUBSAMPLING[spec.subsampling]
+    return TileCodec(Codec.JPEG, Photometric.YCBCR, encode, subsampling=factors)
 
 
 def _jpeg(pixels: Image, quality: int, outcolorspace: str, sampling: str) -> bytes:
@@ -85,7 +108,15 @@ def _zstd(pixels: Image) -> bytes:
 
 
 def padded(pixels: Image, tile: int) -> Image:
-    """`pixels` grown to (tile, tile, samples) by repeating its last row and column."""
+    """Grows a tile to its full size by repeating its last row and column.
+
+    Args:
+        pixels: uint8 (rows, columns, samples), at most `tile` a side.
+        tile: side of the full tile in px.
+
+    Returns:
+        uint8 (tile, tile, samples), contiguous.
+    """
     rows, cols = pixels.shape[:2]
     if (rows, cols) == (tile, tile):
         return np.ascontiguousarray(pixels)

@@ -1,4 +1,4 @@
-"""OME-XML of a pyramid (Open Microscopy Environment schema 2016-06).
+"""Writes the OME-XML of a pyramid (Open Microscopy Environment schema 2016-06).
 
 Element order follows the schema: readers validate it, and QuPath takes the magnification only
 from an Instrument's Objective that the Image refers to. Lengths carry no unit attribute, since
@@ -23,13 +23,19 @@ CREATOR = "wsisr"
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def ome_xml(spec: PyramidSpec, *, tiff: bool = True) -> str:
-    """The OME-XML of `spec`: image 0 is the pyramid, then the associated images in order.
+def ome_xml(spec: PyramidSpec, provenance: Mapping[str, Any], *, tiff: bool = True) -> str:
+    """Writes the OME-XML of a pyramid: image 0 is the pyramid, then the associated images.
 
-    tiff: write TiffData elements (images stand in the main IFD chain in the same order); without,
-    the form that `OME/METADATA.ome.xml` of an OME-Zarr takes.
+    Args:
+        spec: the pyramid.
+        provenance: what made the pixels; it becomes an annotation of the image, if it is not empty.
+        tiff: write TiffData elements, for the images stand in the main IFD chain in the same
+            order; without, the form that `OME/METADATA.ome.xml` of an OME-Zarr takes.
+
+    Returns:
+        The document, to be stored as UTF-8.
     """
-    images = [_pyramid_image(spec, tiff)]
+    images = [_pyramid_image(spec, bool(provenance), tiff)]
     for number, (name, image) in enumerate(spec.associated.items(), start=1):
         height, width = image.shape[:2]
         images.append(
@@ -42,18 +48,13 @@ def ome_xml(spec: PyramidSpec, *, tiff: bool = True) -> str:
         f'xsi:schemaLocation="{SCHEMA} {SCHEMA}/ome.xsd" Creator="{CREATOR}">'
         '<Instrument ID="Instrument:0"><Objective ID="Objective:0" '
         f'NominalMagnification="{_number(spec.magnification)}"/></Instrument>'
-        f"{''.join(images)}{_annotations(spec.provenance)}</OME>"
+        f"{''.join(images)}{_annotations(provenance)}</OME>"
     )
 
 
-def provenance_json(provenance: Mapping[str, Any]) -> str:
-    """`provenance` as JSON text with sorted keys; what JSON cannot hold is written as its str()."""
-    return json.dumps(provenance, sort_keys=True, ensure_ascii=False, default=str)
-
-
-def _pyramid_image(spec: PyramidSpec, tiff: bool) -> str:
+def _pyramid_image(spec: PyramidSpec, annotated: bool, tiff: bool) -> str:
     size = f'PhysicalSizeX="{_number(spec.mpp)}" PhysicalSizeY="{_number(spec.mpp)}" '
-    reference = '<AnnotationRef ID="Annotation:0"/>' if spec.provenance else ""
+    reference = '<AnnotationRef ID="Annotation:0"/>' if annotated else ""
     return (
         f'<Image ID="Image:0" Name={_attribute(spec.name or "pyramid")}>'
         '<InstrumentRef ID="Instrument:0"/><ObjectiveSettings ID="Objective:0"/>'
@@ -69,7 +70,7 @@ def _pixels(
     tiff: bool,
     names: tuple[str, ...] = ("Red", "Green", "Blue"),
 ) -> str:
-    place = f'<TiffData IFD="{image}" PlaneCount="1"/>' if tiff else "<MetadataOnly/>"
+    tiff_data = f'<TiffData IFD="{image}" PlaneCount="1"/>' if tiff else "<MetadataOnly/>"
     if len(names) == 1:
         order, interleaved = "XYCZT", ""
         channels = (
@@ -90,7 +91,7 @@ def _pixels(
     return (
         f'<Pixels ID="Pixels:{image}" DimensionOrder="{order}" Type="uint8" '
         f'SignificantBits="8" {interleaved}BigEndian="false" SizeX="{width}" SizeY="{height}" '
-        f'SizeZ="1" SizeC="{len(names)}" SizeT="1" {physical}>{channels}{place}</Pixels>'
+        f'SizeZ="1" SizeC="{len(names)}" SizeT="1" {physical}>{channels}{tiff_data}</Pixels>'
     )
 
 
@@ -101,7 +102,9 @@ _OME_COLOURS = (("Red", -16776961), ("Green", 16711935), ("Blue", 65535))
 def _annotations(provenance: Mapping[str, Any]) -> str:
     if not provenance:
         return ""
-    text = escape(_clean(provenance_json(provenance)))
+    # what JSON cannot hold is written as its str()
+    record = json.dumps(provenance, sort_keys=True, ensure_ascii=False, default=str)
+    text = escape(_clean(record))
     return (
         '<StructuredAnnotations><CommentAnnotation ID="Annotation:0" '
         f'Namespace="{PROVENANCE_NAMESPACE}"><Value>{text}</Value></CommentAnnotation>'

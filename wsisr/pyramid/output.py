@@ -1,22 +1,24 @@
-"""Opening an output: the format from its suffix, and what may be overwritten or resumed."""
+"""Opens an output: the format from its suffix, and what may be overwritten or resumed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from wsisr.errors import OutputError, UsageError
+from wsisr.errors import OptionError, OutputError, UsageError
 from wsisr.files import remove
-from wsisr.pyramid.journal import (
-    Journal,
-    NoJournal,
+from wsisr.pyramid.journal import Journal, NoJournal, lock_output
+from wsisr.pyramid.records import (
+    Record,
     check_match,
-    describe,
+    describe_run,
     journal_path,
-    lock,
     pieces_path,
-    read,
+    read_journal,
 )
 from wsisr.pyramid.resume import restore, slot_bytes
 from wsisr.pyramid.sink import TileSink
@@ -35,6 +37,34 @@ _SINKS: dict[str, Callable[..., TileSink]] = {
 }
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What is written where, and by how many threads."""
+
+    out: Path
+    spec: PyramidSpec
+    kind: str
+    threads: int
+
+    @property
+    def partial(self) -> Path:
+        return self.out.with_name(self.out.name + ".partial")
+
+    def new_sink(self) -> TileSink:
+        try:
+            return self.sink(resume=False)
+        except BaseException:
+            remove(self.partial)
+            raise
+
+    def sink(self, *, resume: bool) -> TileSink:
+        return _SINKS[self.kind](self.out, self.partial, self.spec, resume=resume)
+
+    def remove_unfinished(self) -> None:
+        for left in (self.partial, journal_path(self.out), pieces_path(self.out)):
+            remove(left)
+
+
 def open_writer(
     path: str | os.PathLike[str],
     spec: PyramidSpec,
@@ -44,91 +74,101 @@ def open_writer(
     resume: bool | None = None,
     fingerprint: str = "",
 ) -> PyramidWriter:
-    """Start or go on writing the pyramid `spec` to `path`.
+    """Starts, or goes on with, writing a pyramid.
 
-    The suffix picks the format: `.ome.tif`, `.ome.tiff` or `.ome.zarr`. Everything goes to
-    `<path>.partial` until `finish()`. threads: workers that encode.
+    Everything goes to `<path>.partial` until `finish()`. With a fingerprint a journal is kept: an
+    error or `kill -9` leaves the partial output in place, and the next call with the same spec and
+    fingerprint goes on from it. Without one an error leaves nothing.
 
-    fingerprint: what makes the pixels (input, model, settings, seed), as a short text. With one,
-    a journal is kept, an error or `kill -9` leaves the partial output in place, and the next call
-    with the same spec and fingerprint goes on from it; without, an error leaves nothing.
-    resume: None and True go on from an unfinished run if there is one; False discards it.
-    overwrite: replace an existing output, and discard an unfinished run unless resume is True.
+    Args:
+        path: the output; its suffix picks the format: `.ome.tif`, `.ome.tiff` or `.ome.zarr`.
+        spec: the pyramid.
+        threads: how many workers encode tiles.
+        overwrite: replace an existing output, and discard an unfinished run unless `resume` is
+            True.
+        resume: None and True go on from an unfinished run if there is one; False discards it.
+        fingerprint: what makes the pixels (input, model, settings, seed), as a short text.
 
-    Raises UsageError (unknown suffix, output exists, an unfinished run that does not match) and
-    OutputError (folder missing or not writable, a journal in use or damaged).
+    Returns:
+        The writer, to be used as a context manager.
+
+    Raises:
+        UsageError: the suffix is unknown, the output exists, or an unfinished run does not match.
+        OutputError: the folder is missing or not writable, another run writes to the output, or
+            its journal is damaged.
     """
     out = Path(path)
-    kind = _format(out, spec)
+    target = _Target(out, spec, _format(out, spec), threads)
     if threads < 1:
-        raise UsageError(f"threads {threads}: give 1 or more")
+        raise OptionError("threads", threads, "give 1 or more")
     if not out.parent.is_dir():
         raise OutputError(f"{out}: the folder {out.parent} does not exist; create it first")
     if (out.exists() or out.is_symlink()) and not overwrite:
-        raise UsageError(f"{out} exists; give --overwrite or another name")
-    partial = out.with_name(out.name + ".partial")
+        raise UsageError(f"{out} exists; give <overwrite> or another name")
     anew = resume is False or (overwrite and not resume)
     if fingerprint:
-        return _resumable(out, partial, spec, kind, threads, fingerprint, anew=anew)
-    if journal_path(out).is_file():
-        os.close(lock(journal_path(out), out))
-        if not anew:
-            raise UsageError(f"{out}: an unfinished run is there; resume it, or give --overwrite")
-    for left in (partial, journal_path(out), pieces_path(out)):
-        remove(left)
-    sink = _new_sink(out, partial, spec, kind)
-    return StreamWriter(spec, sink, NoJournal(), threads=threads, keep=False)
+        return _open_resumable(target, fingerprint, anew=anew)
+    unfinished = journal_path(out).is_file()
+    with lock_output(out) if unfinished else nullcontext():
+        if unfinished and not anew:
+            raise UsageError(f"{out}: an unfinished run is there; resume it, or give <overwrite>")
+        target.remove_unfinished()
+    return StreamWriter(spec, target.new_sink(), NoJournal(), threads=threads, keep=False)
 
 
-def _new_sink(out: Path, partial: Path, spec: PyramidSpec, kind: str) -> TileSink:
+def _open_resumable(target: _Target, fingerprint: str, *, anew: bool) -> PyramidWriter:
+    """Opens a writer with a journal; it goes on from an unfinished run unless `anew`."""
+    header = describe_run(target.spec, target.kind, fingerprint)
+    lock = ExitStack()
+    lock.enter_context(lock_output(target.out))
     try:
-        return _SINKS[kind](out, partial, spec, resume=False)
+        found = None if anew else _read_unfinished(target)
+        if found is None:
+            return _start(target, header, lock)
+        return _go_on(target, header, lock, found)
     except BaseException:
-        remove(partial)
+        lock.close()
         raise
 
 
-def _resumable(
-    out: Path,
-    partial: Path,
-    spec: PyramidSpec,
-    kind: str,
-    threads: int,
-    fingerprint: str,
-    *,
-    anew: bool,
-) -> PyramidWriter:
-    """A writer with a journal, going on from the unfinished run that is there unless `anew`."""
-    header = describe(spec, kind, fingerprint)
-    lock_fd = lock(journal_path(out), out)
+def _read_unfinished(target: _Target) -> tuple[dict[str, Any], list[Record], int] | None:
+    journal = journal_path(target.out)
+    if not (target.partial.exists() and pieces_path(target.out).is_file() and journal.is_file()):
+        return None
+    return read_journal(journal)
+
+
+def _start(target: _Target, header: dict[str, Any], lock: ExitStack) -> PyramidWriter:
+    target.remove_unfinished()
+    sink = target.new_sink()
     try:
-        there = partial.exists() and pieces_path(out).is_file() and not anew
-        found = read(journal_path(out)) if there else None
-        if found is None:
-            remove(partial)
-            os.truncate(journal_path(out), 0)
-            sink = _new_sink(out, partial, spec, kind)
-            try:
-                log = Journal(out, header, slot_bytes(spec), sink.sync, lock_fd)
-            except BaseException:
-                sink.discard()
-                remove(pieces_path(out))
-                os.truncate(journal_path(out), 0)
-                raise
-            return StreamWriter(spec, sink, log, threads=threads, keep=True)
-        old_header, records, kept = found
-        check_match(out, old_header, header)
-        sink = _SINKS[kind](out, partial, spec, resume=True)
+        log = Journal(target.out, header, slot_bytes(target.spec), sink.sync, lock)
+    except BaseException:
+        sink.discard()
+        target.remove_unfinished()
+        raise
+    return StreamWriter(target.spec, sink, log, threads=target.threads, keep=True)
+
+
+def _go_on(
+    target: _Target,
+    header: dict[str, Any],
+    lock: ExitStack,
+    found: tuple[dict[str, Any], list[Record], int],
+) -> PyramidWriter:
+    out, spec = target.out, target.spec
+    old_header, records, kept = found
+    check_match(out, old_header, header)
+    sink = target.sink(resume=True)
+    try:
         restored = restore(out, spec, records, sink)
         log = Journal(
-            out, header, slot_bytes(spec), sink.sync, lock_fd, kept=kept, slots=restored.slots
+            out, header, slot_bytes(spec), sink.sync, lock, kept=kept, slots=restored.slots
         )
     except BaseException:
-        if os.fstat(lock_fd).st_size == 0:
-            remove(journal_path(out))
-        os.close(lock_fd)
+        sink.close()
         raise
-    writer = StreamWriter(spec, sink, log, threads=threads, keep=True)
+    writer = StreamWriter(spec, sink, log, threads=target.threads, keep=True)
     try:
         writer.restore(restored)
     except BaseException:

@@ -1,4 +1,4 @@
-"""What of an interrupted run can be gone on from.
+"""Judges what of an interrupted run can be gone on from.
 
 A tile counts as done if its stored bytes are sound and what it gives to the level above is not
 lost: the tile above is done, or its piece is kept. Tiles are judged from the top level down, so
@@ -7,7 +7,6 @@ that a lost tile takes its pieces' owners with it, and is made again from them w
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,46 +14,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import OutputError
-from wsisr.files import os_errors
-from wsisr.pyramid.journal import BLANK_PIECE, Record, checksum, pieces_path
-from wsisr.pyramid.levels import BLANK, STORED, Place
+from wsisr.files import os_errors, read_at
+from wsisr.pyramid.levels import BLANK, STORED, TileAddress, address_above
+from wsisr.pyramid.records import BLANK_PIECE, Record, checksum, pieces_path
 from wsisr.pyramid.sink import TileSink
 from wsisr.pyramid.spec import PyramidSpec
 
 
 @dataclass
 class Restored:
-    """Sound tiles, the pieces that wait for siblings, and the slots those are kept in."""
+    """What a run goes on from.
 
-    records: dict[Place, Record] = field(default_factory=dict)
-    pieces: dict[Place, NDArray[np.uint8] | None] = field(default_factory=dict)
-    slots: dict[Place, int] = field(default_factory=dict)
+    Attributes:
+        records: the sound tiles.
+        pieces: what waits for its siblings, by tile; None for pure background.
+        slots: where those pieces are kept, by tile.
+    """
+
+    records: dict[TileAddress, Record] = field(default_factory=dict)
+    pieces: dict[TileAddress, NDArray[np.uint8] | None] = field(default_factory=dict)
+    slots: dict[TileAddress, int] = field(default_factory=dict)
 
 
 def restore(out: Path, spec: PyramidSpec, records: list[Record], sink: TileSink) -> Restored:
-    """Judge the records of a journal against the stored bytes. Reads the partial output once."""
-    latest = {record.place: record for record in records if _plausible(spec, record)}
+    """Judges the records of a journal against the stored bytes; reads the partial output once.
+
+    Args:
+        out: the output.
+        spec: the pyramid.
+        records: the records of the journal, in their order.
+        sink: the partial output.
+
+    Returns:
+        What can be gone on from.
+
+    Raises:
+        OutputError: the kept pieces cannot be read.
+    """
+    latest = {record.address: record for record in records if _plausible(spec, record)}
     top = len(spec.levels) - 1
     restored = Restored()
     with os_errors(out), pieces_path(out).open("rb") as kept:
-        for place in sorted(latest, key=lambda place: -place[0]):
-            record = latest[place]
+        for address in sorted(latest, key=lambda address: -address[0]):
+            record = latest[address]
             if not _sound(sink, record):
                 continue
-            level, row, col = place
-            if level < top and (level + 1, row // 2, col // 2) not in restored.records:
+            if address[0] < top and address_above(address) not in restored.records:
                 found, piece = _piece(spec, record, kept.fileno())
                 if not found:
                     continue
-                restored.pieces[place] = piece
+                restored.pieces[address] = piece
                 if record.slot >= 0:
-                    restored.slots[place] = record.slot
-            restored.records[place] = record
+                    restored.slots[address] = record.slot
+            restored.records[address] = record
     return restored
 
 
 def _plausible(spec: PyramidSpec, record: Record) -> bool:
-    level, row, col = record.place
+    level, row, col = record.address
     if level >= len(spec.levels) or record.state not in (STORED, BLANK):
         return False
     rows, cols = spec.grid(level)
@@ -65,25 +82,26 @@ def _plausible(spec: PyramidSpec, record: Record) -> bool:
 
 def _sound(sink: TileSink, record: Record) -> bool:
     try:
-        data = sink.read(record.place, record.offset, record.length)
+        data = sink.read(record.address, record.offset, record.length)
     except OutputError:
         return False
     return len(data) == record.length and checksum(data) == record.checksum
 
 
 def _piece(spec: PyramidSpec, record: Record, kept: int) -> tuple[bool, NDArray[np.uint8] | None]:
+    """Tells whether the piece of a tile is kept and sound, and reads it."""
     if record.slot == BLANK_PIECE:
         return True, None
     if record.slot < 0:
         return False, None
-    rows, cols = (-(-side // 2) for side in spec.tile_shape(*record.place))
+    rows, cols = (-(-side // 2) for side in spec.tile_shape(*record.address))
     size = rows * cols * spec.samples
-    data = os.pread(kept, size, record.slot * slot_bytes(spec))
+    data = read_at(kept, record.slot * slot_bytes(spec), size)
     if len(data) < size or checksum(data) != record.piece_checksum:
         return False, None
     return True, np.frombuffer(data, np.uint8).reshape(rows, cols, spec.samples)
 
 
 def slot_bytes(spec: PyramidSpec) -> int:
-    """Bytes of the largest piece."""
+    """Computes the size of the largest piece in bytes."""
     return (spec.tile // 2) ** 2 * spec.samples

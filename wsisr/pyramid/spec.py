@@ -1,4 +1,4 @@
-"""What a pyramid is to be: size, scale, tiles, codec, metadata, and the geometry of its levels."""
+"""Describes a pyramid to be written: size, scale, tiles, codec, metadata, and its levels."""
 
 from __future__ import annotations
 
@@ -6,36 +6,59 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.errors import UsageError
+from wsisr.errors import OptionError, UsageError
 
-COMPRESSIONS = ("jpeg", "deflate", "zstd", "jpeg2000")
-SUBSAMPLINGS = ("420", "422", "444")
-LAYOUTS = ("ome", "hybrid")
-ZARR_VERSIONS = ("0.4", "0.5")
-ASSOCIATED = ("label", "macro", "thumbnail")
+Compression = Literal["jpeg", "deflate", "zstd", "jpeg2000"]
+Subsampling = Literal["420", "422", "444"]
+Layout = Literal["ome", "hybrid"]
+ZarrVersion = Literal["0.4", "0.5"]
+
+COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
+SUBSAMPLINGS: tuple[Subsampling, ...] = get_args(Subsampling)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+ZARR_VERSIONS: tuple[ZarrVersion, ...] = get_args(ZarrVersion)
+ASSOCIATED_NAMES = ("label", "macro", "thumbnail")
 MAX_SIDE = 2**31 - 1
+MIN_TILE, MAX_TILE = 16, 8192
 
 
 @dataclass(frozen=True)
 class PyramidSpec:
-    """Everything a writer must know before the first tile.
+    """Everything that a writer must know before the first tile.
 
-    width, height: level 0 in px. mpp: um/px of level 0. magnification: of the objective, e.g. 40.
-    tile: side in px, a multiple of 16. compression and subsampling: see `wsisr.pyramid.encode`;
-    `quality` (1-100) is the JPEG quality, and picks the fidelity of JPEG 2000 (100: lossless).
-    layout: `ome` keeps the levels in SubIFDs alone, `hybrid` also chains them as main images.
-    zarr_version: the NGFF version of an OME-Zarr, 0.4 (Zarr 2) or 0.5 (Zarr 3, sharded);
-    OME-Zarr stores tiles losslessly and takes no notice of compression, quality or subsampling.
-    background: RGB of glass. provenance: anything JSON holds. associated: `label`, `macro`,
-    `thumbnail` as uint8 (h, w, 3); empty by default, for these images carry patient data.
-    channels: what each channel is called; three are RGB, one is a grey-scale map, OME-TIFF alone.
+    Attributes:
+        width: width of level 0 in px.
+        height: height of level 0 in px.
+        mpp: um/px of level 0.
+        magnification: of the objective that level 0 corresponds to, for example 40.
+        tile: side of the stored tiles in px, a multiple of 16.
+        compression: how the tiles of an OME-TIFF are coded.
+        quality: the JPEG quality from 1 to 100; it also picks the fidelity of JPEG 2000, which is
+            lossless at 100.
+        subsampling: chroma subsampling of JPEG.
+        layout: `ome` keeps the levels of an OME-TIFF in SubIFDs alone, `hybrid` also chains them
+            as main images, for openslide and cuCIM.
+        icc_profile: the ICC colour profile, carried as it is.
+        background: colour of glass, one value from 0 to 255 a channel.
+        name: what the image is called in the metadata.
+        provenance: what made the pixels; anything that JSON holds.
+        associated: `label`, `macro` and `thumbnail` as uint8 (rows, columns, 3), for OME-TIFF
+            alone; empty by default, for these images carry patient data.
+        zarr_version: version of NGFF that an OME-Zarr follows: 0.4 (Zarr 2) or 0.5 (Zarr 3,
+            sharded). OME-Zarr stores tiles without loss and ignores compression, quality,
+            subsampling and layout.
+        channels: what each channel is called: three are RGB, one is a grey-scale map, for
+            OME-TIFF alone.
 
-    Raises UsageError for a value outside its range.
+    Raises:
+        OptionError: tile, quality, compression, subsampling, layout or zarr_version is outside its
+            range.
+        UsageError: another value is outside its range.
     """
 
     width: int
@@ -43,19 +66,26 @@ class PyramidSpec:
     mpp: float
     magnification: float
     tile: int = 512
-    compression: str = "jpeg"
+    compression: Compression = "jpeg"
     quality: int = 90
-    subsampling: str = "420"
-    layout: str = "ome"
+    subsampling: Subsampling = "420"
+    layout: Layout = "ome"
     icc_profile: bytes | None = None
     background: tuple[int, ...] = (255, 255, 255)
     name: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
     associated: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict, compare=False)
-    zarr_version: str = "0.4"
+    zarr_version: ZarrVersion = "0.4"
     channels: tuple[str, ...] = ("Red", "Green", "Blue")
 
     def __post_init__(self) -> None:
+        self._check_scale()
+        self._check_coding()
+        self._check_colours()
+        for name, image in self.associated.items():
+            _check_associated(name, image)
+
+    def _check_scale(self) -> None:
         for side in ("width", "height"):
             value = getattr(self, side)
             if not 1 <= value <= MAX_SIDE:
@@ -66,35 +96,35 @@ class PyramidSpec:
             value = getattr(self, name)
             if not 0 < value < 1e6:
                 raise UsageError(f"{name} {value} is not a positive number; give a real value")
-        if self.tile < 16 or self.tile % 16 or self.tile > 8192:
-            raise UsageError(f"--tile {self.tile}: give a multiple of 16 from 16 to 8192")
+
+    def _check_coding(self) -> None:
+        if not MIN_TILE <= self.tile <= MAX_TILE or self.tile % MIN_TILE:
+            rule = f"give a multiple of {MIN_TILE} from {MIN_TILE} to {MAX_TILE}"
+            raise OptionError("tile", self.tile, rule)
         if not 1 <= self.quality <= 100:
-            raise UsageError(f"--quality {self.quality}: give a number from 1 to 100")
-        for option, choices in (
-            ("compression", COMPRESSIONS),
-            ("subsampling", SUBSAMPLINGS),
-            ("layout", LAYOUTS),
-            ("zarr_version", ZARR_VERSIONS),
-        ):
+            raise OptionError("quality", self.quality, "give a number from 1 to 100")
+        choices: dict[str, tuple[str, ...]] = {
+            "compression": COMPRESSIONS,
+            "subsampling": SUBSAMPLINGS,
+            "layout": LAYOUTS,
+            "zarr_version": ZARR_VERSIONS,
+        }
+        for option, known in choices.items():
             value = getattr(self, option)
-            if value not in choices:
-                flag = option.replace("_", "-")
-                raise UsageError(f"--{flag} {value}: choose one of {', '.join(choices)}")
+            if value not in known:
+                raise OptionError(option, value, f"choose one of {', '.join(known)}")
+
+    def _check_colours(self) -> None:
         if self.samples not in (1, 3):
             raise UsageError(f"channels {self.channels}: give one name or three")
         if len(self.background) != self.samples or not all(0 <= v <= 255 for v in self.background):
             raise UsageError(
                 f"background {self.background}: give {self.samples} values from 0 to 255"
             )
-        for name, image in self.associated.items():
-            if name not in ASSOCIATED:
-                raise UsageError(f"associated image {name}: choose one of {', '.join(ASSOCIATED)}")
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-                raise UsageError(f"associated image {name}: give uint8 RGB (height, width, 3)")
 
     @property
     def samples(self) -> int:
-        """Values a pixel: 3 for RGB, 1 for a map."""
+        """How many values a pixel has: 3 for RGB, 1 for a map."""
         return len(self.channels)
 
     @cached_property
@@ -107,7 +137,7 @@ class PyramidSpec:
         return tuple(sizes)
 
     def grid(self, level: int) -> tuple[int, int]:
-        """(rows, columns) of tiles at `level`."""
+        """Counts the tiles of a level, as (rows, columns)."""
         return self._grids[level]
 
     @cached_property
@@ -115,12 +145,28 @@ class PyramidSpec:
         return tuple((-(-h // self.tile), -(-w // self.tile)) for w, h in self.levels)
 
     def tile_shape(self, level: int, row: int, col: int) -> tuple[int, int]:
-        """(rows, columns) in px of the tile's part inside its level: smaller at the far edges."""
+        """Measures the part of a tile that lies inside its level: smaller at the far edges.
+
+        Args:
+            level: the level, 0 the finest.
+            row: row of the tile in the level's grid.
+            col: column of the tile in the level's grid.
+
+        Returns:
+            (rows, columns) in px.
+        """
         width, height = self.levels[level]
         return min(self.tile, height - row * self.tile), min(self.tile, width - col * self.tile)
 
     def resolution(self, level: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Pixels per centimetre along x and y as TIFF rationals (numerator, denominator)."""
+        """Computes the pixels per centimetre of a level as TIFF has them.
+
+        Args:
+            level: the level, 0 the finest.
+
+        Returns:
+            Rationals along x and y, each (numerator, denominator).
+        """
         sizes = self.levels
         x, y = (
             Fraction(10_000) / Fraction(self.mpp) * Fraction(own, full)
@@ -129,7 +175,15 @@ class PyramidSpec:
         return _rational(x), _rational(y)
 
 
+def _check_associated(name: str, image: NDArray[np.uint8]) -> None:
+    if name not in ASSOCIATED_NAMES:
+        raise UsageError(f"associated image {name}: choose one of {', '.join(ASSOCIATED_NAMES)}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UsageError(f"associated image {name}: give uint8 RGB (height, width, 3)")
+
+
 def _rational(value: Fraction) -> tuple[int, int]:
+    """Rounds to a fraction whose numbers both fit into 32 bits, above 0."""
     limit = 2**32 - 1
     for denominator in (1_000_000, 10_000, 100, 1):
         numerator = round(value * denominator)

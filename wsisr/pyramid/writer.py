@@ -1,37 +1,39 @@
-"""The streaming writer: tiles in, encoded in threads, levels built on the way, complete or absent.
+"""Writes a pyramid as a stream: tiles in, encoded in threads, levels built on the way.
 
 One call of `write_tile` hands a tile to a worker, which encodes and stores it, halves it, and,
 where that completes the tile above, goes on with that one. At most `3 * threads` tiles are held
 at a time (`write_tile` waits for room), beside the pieces that `wsisr.pyramid.levels` describes.
+The output is complete in the end, or it is absent.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
-from queue import SimpleQueue
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import OutputError, UsageError
-from wsisr.pyramid.journal import Log, Record, checksum
+from wsisr.pyramid.journal import TileLog
 from wsisr.pyramid.levels import (
     BLANK,
     EMPTY,
     STORED,
     PieceStore,
-    Place,
+    TileAddress,
     TileIndex,
+    address_above,
     assemble,
 )
+from wsisr.pyramid.records import Record, checksum
 from wsisr.pyramid.resume import Restored
 from wsisr.pyramid.sink import TileSink
 from wsisr.pyramid.spec import PyramidSpec
+from wsisr.pyramid.workers import TileWork, Workers
 from wsisr.resize import halve
 
 
@@ -40,6 +42,9 @@ class PyramidWriter(Protocol):
 
     As a context manager it aborts when left before `finish()`. After any error but a UsageError
     the writer is aborted already.
+
+    Attributes:
+        spec: the pyramid that is written.
     """
 
     spec: PyramidSpec
@@ -50,35 +55,77 @@ class PyramidWriter(Protocol):
         ...
 
     def write_tile(self, row: int, col: int, pixels: NDArray[np.uint8]) -> None:
-        """Give tile (row, col): uint8 of `spec.tile_shape(0, row, col)` and `spec.samples`.
+        """Takes a tile; waits while the queue is full.
 
-        Waits while the queue is full. The array must not be changed afterwards. An error of an
-        earlier tile surfaces here. Raises UsageError (wrong place, shape or a tile given twice)
-        and OutputError.
+        Args:
+            row: row of the tile in the grid of level 0.
+            col: column of the tile in the grid of level 0.
+            pixels: uint8 of `spec.tile_shape(0, row, col)` and `spec.samples`, which must not be
+                changed afterwards.
+
+        Raises:
+            UsageError: the place or the shape is wrong, or the tile was given before.
+            OutputError: this tile or an earlier one could not be stored.
         """
         ...
 
     def write_encoded(self, row: int, col: int, data: bytes, pixels: NDArray[np.uint8]) -> None:
-        """Give tile (row, col) as it is to be stored, and decoded for the levels above.
+        """Takes a tile as it is to be stored, and decoded for the levels above.
 
-        data must be of the codec, size and colour model that the spec asks for; it is not checked.
+        Args:
+            row: row of the tile in the grid of level 0.
+            col: column of the tile in the grid of level 0.
+            data: the stored bytes, of the codec, size and colour model that the spec asks for;
+                that is not checked.
+            pixels: what the bytes decode to, as in `write_tile`.
+
+        Raises:
+            UsageError: as in `write_tile`.
+            OutputError: as in `write_tile`.
         """
         ...
 
     def write_blank(self, row: int, col: int) -> None:
-        """Give tile (row, col) as pure background; all such tiles share one encoded tile."""
+        """Takes a tile of pure background; all such tiles share one encoded tile.
+
+        Args:
+            row: row of the tile in the grid of level 0.
+            col: column of the tile in the grid of level 0.
+
+        Raises:
+            UsageError: as in `write_tile`.
+            OutputError: as in `write_tile`.
+        """
         ...
 
     def done(self, row: int, col: int) -> bool:
-        """Whether the tile was given, now or before the interruption that this writer resumes."""
+        """Tells whether a tile was given, now or before the interruption that is gone on from.
+
+        Args:
+            row: row of the tile in the grid of level 0.
+            col: column of the tile in the grid of level 0.
+        """
         ...
 
-    def finish(self) -> None:
-        """Complete the output and give it its name. Raises OutputError if a tile is missing."""
+    def finish(self, provenance: Mapping[str, Any] | None = None) -> None:
+        """Completes the output and gives it its name.
+
+        Args:
+            provenance: the final record of what made the pixels, where the run learnt more than
+                the spec knew; None stores the spec's. The journal is not concerned: a run is
+                resumed by its fingerprint.
+
+        Raises:
+            OutputError: a tile is missing, or the disk refused.
+        """
         ...
 
     def abort(self, keep: bool) -> None:
-        """Stop the workers and remove what was written, or keep it for a later resume."""
+        """Stops the workers; a second call, or one after `finish()`, does nothing.
+
+        Args:
+            keep: keep what was written for a later resume; otherwise it is removed.
+        """
         ...
 
     def __enter__(self) -> Self: ...
@@ -91,63 +138,21 @@ class PyramidWriter(Protocol):
     ) -> None: ...
 
 
-Job = tuple[Place, NDArray[np.uint8] | None, bytes | None]
-
-
-class Workers:
-    """Threads that do `work`, which must not raise; `submit` waits while `3 * count` are pending.
-
-    A thread pool's futures would cost a tenth of the time that a tile takes, and a semaphore
-    written in Python a hundredth: room is a queue of tokens.
-    """
-
-    def __init__(self, count: int, work: Callable[[Job], None]) -> None:
-        self._work = work
-        self.busy_seconds = 0.0
-        self._counting = threading.Lock()
-        self._room: SimpleQueue[None] = SimpleQueue()
-        for _ in range(3 * count):
-            self._room.put(None)
-        self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        # daemons, so that a writer left open cannot keep the interpreter from ending
-        self._threads = [
-            threading.Thread(target=self._run, name=f"wsisr-encode-{i}", daemon=True)
-            for i in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, job: Job) -> None:
-        """Queue a job."""
-        self._room.get()
-        self._queue.put(job)
-
-    def join(self) -> None:
-        """End the threads once the queue is empty; a second time does nothing."""
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._threads = []
-
-    def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            began = time.perf_counter()
-            self._work(job)
-            with self._counting:
-                self.busy_seconds += time.perf_counter() - began
-            self._room.put(None)
-
-
 class StreamWriter:
-    """The `PyramidWriter` of every format; what differs is in the `TileSink`.
-
-    keep: what is written so far outlives an error, for `log` can tell a later run about it.
-    """
+    """The `PyramidWriter` of every format; what differs is in the `TileSink`."""
 
     def __init__(
-        self, spec: PyramidSpec, sink: TileSink, log: Log, *, threads: int, keep: bool
+        self, spec: PyramidSpec, sink: TileSink, log: TileLog, *, threads: int, keep: bool
     ) -> None:
+        """Starts the workers.
+
+        Args:
+            spec: the pyramid.
+            sink: the partial output.
+            log: notes what is stored.
+            threads: how many workers encode.
+            keep: what is written so far outlives an error, for `log` can tell a later run of it.
+        """
         self.spec = spec
         self._sink = sink
         self._log = log
@@ -163,27 +168,27 @@ class StreamWriter:
 
     @property
     def busy_seconds(self) -> float:
-        """See `PyramidWriter.busy_seconds`."""
+        """How long the workers were at work, added over all of them."""
         return self._pool.busy_seconds
 
     def restore(self, restored: Restored) -> None:
-        """Go on from an interrupted run, before the first tile."""
-        for place, record in restored.records.items():
-            self._index.put(place, record.state, record.offset, record.length)
+        """Goes on from an interrupted run, before the first tile."""
+        for address, record in restored.records.items():
+            self._index.put(address, record.state, record.offset, record.length)
         self._given |= self._index.state[0] != EMPTY
         self._sink.restore(self._index)
-        for place, piece in restored.pieces.items():
-            pieces = self._pieces.add(place, piece)
+        for address, piece in restored.pieces.items():
+            pieces = self._pieces.add(address, piece)
             if pieces is not None:
-                above = (place[0] + 1, place[1] // 2, place[2] // 2)
+                above = address_above(address)
                 self._climb(above, assemble(self.spec, above, pieces), used=list(pieces))
 
     def write_tile(self, row: int, col: int, pixels: NDArray[np.uint8]) -> None:
-        """See `PyramidWriter.write_tile`."""
+        """Takes a tile; waits while the queue is full."""
         self._give(row, col, pixels, None)
 
     def write_encoded(self, row: int, col: int, data: bytes, pixels: NDArray[np.uint8]) -> None:
-        """See `PyramidWriter.write_encoded`."""
+        """Takes a tile as it is to be stored, and decoded for the levels above."""
         self._give(row, col, pixels, data)
 
     def _give(self, row: int, col: int, pixels: NDArray[np.uint8], data: bytes | None) -> None:
@@ -196,16 +201,16 @@ class StreamWriter:
         self._submit((0, row, col), pixels, data)
 
     def write_blank(self, row: int, col: int) -> None:
-        """See `PyramidWriter.write_blank`."""
+        """Takes a tile of pure background."""
         self._claim(row, col)
         self._submit((0, row, col), None, None)
 
     def done(self, row: int, col: int) -> bool:
-        """See `PyramidWriter.done`."""
+        """Tells whether a tile was given, now or before the interruption."""
         return bool(self._given[row, col])
 
-    def finish(self) -> None:
-        """See `PyramidWriter.finish`."""
+    def finish(self, provenance: Mapping[str, Any] | None = None) -> None:
+        """Completes the output and gives it its name."""
         self._check_open()
         self._pool.join()
         self._raise_failure()
@@ -214,8 +219,10 @@ class StreamWriter:
             self.abort(self._keep)
             raise OutputError(f"{missing} of {self._given.size} tiles were not written")
         try:
-            self._log.settle()
-            self._sink.finish(self._index)
+            self._log.stop()
+            self._sink.finish(
+                self._index, self.spec.provenance if provenance is None else provenance
+            )
         except BaseException:
             self.abort(self._keep)
             raise
@@ -223,7 +230,7 @@ class StreamWriter:
         self._log.discard()
 
     def abort(self, keep: bool) -> None:
-        """See `PyramidWriter.abort`; a second call, or one after `finish()`, does nothing."""
+        """Stops the workers and keeps or removes what was written."""
         if not self._open:
             return
         self._open = False
@@ -239,9 +246,13 @@ class StreamWriter:
             with suppress(OutputError):
                 self._log.close()
             self._sink.close()
-        else:
-            self._log.discard()
+            return
+        self._log.stop()
+        # the log last: it lets the next run in
+        try:
             self._sink.discard()
+        finally:
+            self._log.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -273,56 +284,61 @@ class StreamWriter:
             self.abort(self._keep)
             raise failure
 
-    def _submit(self, place: Place, pixels: NDArray[np.uint8] | None, data: bytes | None) -> None:
-        self._pool.submit((place, pixels, data))
-        self._given[place[1], place[2]] = True
+    def _submit(
+        self, address: TileAddress, pixels: NDArray[np.uint8] | None, data: bytes | None
+    ) -> None:
+        self._pool.submit((address, pixels, data))
+        self._given[address[1], address[2]] = True
 
-    def _work(self, job: Job) -> None:
+    def _work(self, tile: TileWork) -> None:
         try:
-            self._climb(*job)
+            self._climb(*tile)
         except BaseException as error:
             # not swallowed: the thread that feeds tiles raises it at its next call
             self._failure = self._failure or error
 
     def _climb(
         self,
-        place: Place,
+        address: TileAddress,
         pixels: NDArray[np.uint8] | None,
         data: bytes | None = None,
-        used: list[Place] | None = None,
+        used: list[TileAddress] | None = None,
     ) -> None:
-        """Store the tile, and every tile above that it completes.
-
-        used: the tiles whose pieces `pixels` was put together from.
+        """Stores the tile, and every tile above that it completes.
 
         Their records are written together at the end: until then none counts, so an interruption
         finds either the pieces of a tile or the tile itself.
+
+        Args:
+            address: the tile.
+            pixels: its pixels, None for background.
+            data: its bytes, where it is encoded already.
+            used: the tiles whose pieces `pixels` was put together from.
         """
         records: list[Record] = []
         used = used or []
         while self._failure is None:
-            level, row, col = place
-            above = (level + 1, row // 2, col // 2)
+            level, above = address[0], address_above(address)
             if pixels is not None and data is None:
                 data = self._sink.encode(pixels)
             piece = None if pixels is None or level == self._top else halve(pixels)
             with self._lock:
-                records.append(self._store(place, data))
+                records.append(self._store(address, data))
                 if level == self._top or self._index.has(above):
                     self._log.commit(records, None, used)
                     return
-                pieces = self._pieces.add(place, piece)
+                pieces = self._pieces.add(address, piece)
                 if pieces is None:
-                    self._log.commit(records, (place, piece), used)
+                    self._log.commit(records, (address, piece), used)
                     return
             used.extend(pieces)
-            place, pixels, data = above, assemble(self.spec, above, pieces), None
+            address, pixels, data = above, assemble(self.spec, above, pieces), None
 
-    def _store(self, place: Place, data: bytes | None) -> Record:
+    def _store(self, address: TileAddress, data: bytes | None) -> Record:
         if data is None:
-            state, (offset, length, check) = BLANK, self._sink.append_blank(place)
+            state, (offset, length, check) = BLANK, self._sink.append_blank(address)
         else:
-            state, (offset, length) = STORED, self._sink.append(place, data)
+            state, (offset, length) = STORED, self._sink.append(address, data)
             check = checksum(data)
-        self._index.put(place, state, offset, length)
-        return Record(place, state, offset, length, check)
+        self._index.put(address, state, offset, length)
+        return Record(address, state, offset, length, check)

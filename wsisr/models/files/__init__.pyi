@@ -7,7 +7,6 @@ from .catalogue import shipped_models as shipped_models
 from .catalogue import summarise as summarise
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import count_blocks as count_blocks
-from .checkpoint import file_sha256 as file_sha256
 from .checkpoint import read_checkpoint as read_checkpoint
 from .checkpoint import require as require
 from .folder import check_fit as check_fit

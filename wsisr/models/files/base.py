@@ -20,7 +20,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from wsisr.errors import ModelError
-from wsisr.models.files.checkpoint import file_sha256, read_checkpoint
+from wsisr.files import file_sha256
+from wsisr.models.files.checkpoint import read_checkpoint
 from wsisr.models.files.parts import fill, load_module, load_state, make_module
 from wsisr.models.published import from_open_clip, from_transformers, ldm
 

@@ -11,8 +11,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from wsisr.errors import ModelError
+from wsisr.files import file_sha256
 from wsisr.models.files.card import read_card
-from wsisr.models.files.checkpoint import SUFFIXES, file_sha256
+from wsisr.models.files.checkpoint import SUFFIXES
 from wsisr.models.files.folder import CONFIGS, SHIPPED, build_parts, find_folder
 from wsisr.models.files.parts import weight_files
 

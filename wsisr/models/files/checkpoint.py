@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -64,12 +63,6 @@ def read_checkpoint(file: Path) -> Checkpoint:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ModelError(f"{file}: weights of {key} are not finite (NaN or infinite)")
     return Checkpoint(file, tensors, tuple(beside))
-
-
-def file_sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def count_blocks(tensors: Mapping[str, Tensor], prefix: str) -> int:

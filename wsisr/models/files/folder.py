@@ -16,7 +16,6 @@ what it lacks of `unet`, `vae` and `prompt` from its base, a published Stable Di
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wsisr.errors import ModelError, UsageError
+from wsisr.files import write_atomic
 from wsisr.models.dualstage import DualStage, SecondStage
 from wsisr.models.files.base import DEFAULT_BASE, Base, load_base
 from wsisr.models.files.card import FORMAT, VERSION, ModelCard, read_card
@@ -208,20 +208,7 @@ def save_pretrained(
         content["base"] = card.base
     if card.at:
         content["at"] = {f"{scale:g}": dict(own) for scale, own in card.at.items()}
-    _write_whole(folder / "model.json", json.dumps(content, indent=2) + "\n")
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file that has its name only once it is complete."""
-    partial = file.with_name(file.name + ".partial")
-    try:
-        with partial.open("w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(folder / "model.json", json.dumps(content, indent=2) + "\n")
 
 
 def _load_part(

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsisr.errors import ModelError
-from wsisr.models.files.checkpoint import PICKLES, file_sha256
+from wsisr.files import file_sha256
+from wsisr.models.files.checkpoint import PICKLES
 from wsisr.models.networks import GuidedAutoencoderTiny, LatentControlNet, PlainNet, SwinIR, fold
 
 PART_CLASSES: dict[str, dict[str, type[nn.Module]]] = {

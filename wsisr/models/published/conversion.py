@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from wsisr.errors import ModelError, UsageError
+from wsisr.files import file_sha256
 from wsisr.models.files import (
     DEFAULT_BASE,
     PART_CLASSES,
     Checkpoint,
     ModelCard,
     count_blocks,
-    file_sha256,
     fill,
     load_base,
     make_module,

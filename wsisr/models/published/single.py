@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from wsisr.errors import ModelError, UsageError
+from wsisr.files import file_sha256
 from wsisr.models.consistency import project
-from wsisr.models.files import file_sha256, read_checkpoint
+from wsisr.models.files import read_checkpoint
 from wsisr.models.settings import PRECISIONS, Settings
 from wsisr.models.windows import WindowInput
 from wsisr.resize import cubic_matrix
