@@ -1,5 +1,9 @@
 from .encode import tiff_codec as tiff_codec
 from .levels import z_order as z_order
 from .output import open_writer as open_writer
+from .spec import COMPRESSIONS as COMPRESSIONS
+from .spec import LAYOUTS as LAYOUTS
+from .spec import SUBSAMPLINGS as SUBSAMPLINGS
+from .spec import ZARR_VERSIONS as ZARR_VERSIONS
 from .spec import PyramidSpec as PyramidSpec
 from .writer import PyramidWriter as PyramidWriter
