@@ -17,7 +17,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from wsisr.errors import WsisrError
-from wsisr.evaluation.weights import REGISTRY, VARIABLE, folder, present
+from wsisr.evaluation.weights import (
+    REGISTRY,
+    WEIGHTS_VARIABLE,
+    present_weights,
+    weights_folder,
+)
 from wsisr.models import DEFAULT_MODEL, load_upscaler
 from wsisr.version import VERSION
 
@@ -167,13 +172,13 @@ def _shipped_model() -> Check:
 
 def _weights() -> Check:
     """Tells which weights of `wsisr eval` are there; none is needed to run it."""
-    there = present()
+    there = present_weights()
     lacking = sorted(REGISTRY.keys() - set(there))
-    detail = f"{folder('')}: {', '.join(there) if there else 'none'}"
+    detail = f"{weights_folder()}: {', '.join(there) if there else 'none'}"
     if not lacking:
-        return Check(VARIABLE, "ok", detail)
+        return Check(WEIGHTS_VARIABLE, "ok", detail)
     return Check(
-        VARIABLE,
+        WEIGHTS_VARIABLE,
         "note",
         f"{detail}; measures and segmenters that need {', '.join(lacking)} do not run: "
         "`wsisr models fetch NAME`",

@@ -56,7 +56,8 @@ from wsisr.cli.options import PATH, json_option
 @measure_option(
     "--metrics",
     metavar="NAMES",
-    show_default="offline",
+    default="offline",
+    show_default=True,
     help="Measures, separated by commas; offline is all without a network and NRQM, all is all.",
 )
 @measure_option(
@@ -112,34 +113,19 @@ def evaluate(
     sr: Path,
     hr: Path | None,
     lr: Path | None,
-    out: Path | None,
-    segmenter: str,
-    metrics: str | None,
+    also: tuple[str, ...],
     count: int,
-    tile_size: int,
-    seed: int,
-    workers: int | None,
-    force: bool,
     as_json: bool,
-    **rest: Any,
+    **options: Any,
 ) -> None:
     """Judge the result SR against the real scan HR, or alone.
 
     SR and HR are slides, or folders of tiles with --tiles.
     """
-    from wsisr.evaluation import Options, as_table, available_cores, judge
-    from wsisr.evaluation.nuclei import choose
+    import wsisr
+    from wsisr.evaluation import parse_labels
 
-    options = Options(
-        only=metrics.split(",") if metrics else None,
-        count=count or None,
-        tile=tile_size,
-        out=out,
-        segmenter=choose(segmenter),
-        show_progress=True,
-        seed=seed,
-        workers=workers or available_cores(),
-        force=force,
+    evaluation = wsisr.evaluate(
+        sr, hr, lr, also=parse_labels(also), count=count or None, show_progress=True, **options
     )
-    evaluation = judge(sr, hr, lr, options=options, **rest)
-    click.echo(evaluation.json() if as_json else as_table(evaluation))
+    click.echo(evaluation.json() if as_json else evaluation.table())

@@ -22,8 +22,8 @@ def models() -> None:
 @json_option
 def list_models(as_json: bool) -> None:
     """List the models that ship with wsisr and the weights that measures need."""
-    from wsisr.evaluation.weights import overview
-    from wsisr.models.files import shipped_models
+    from wsisr.evaluation.weights import list_weights
+    from wsisr.models import shipped_models
 
     found = shipped_models()
     if as_json:
@@ -33,7 +33,7 @@ def list_models(as_json: bool) -> None:
         scales = ", ".join(f"{scale:g}" for scale in model.scales)
         size = f"{model.parameters / 1e6:.2f} M parameters, {model.bytes / 2**20:.1f} MiB"
         click.echo(f"{model.name:12}scales {scales:12}{size}")
-    click.echo("\nWeights of `wsisr eval`:\n" + "\n".join(overview()))
+    click.echo("\nWeights of `wsisr eval`:\n" + "\n".join(list_weights()))
 
 
 @models.command(cls=GroupedCommand)
@@ -41,7 +41,7 @@ def list_models(as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show a model's parts, sizes, settings, hashes and card."""
-    from wsisr.models.files import as_lines, summarise
+    from wsisr.models import as_lines, summarise
 
     model = summarise(name)
     if as_json:
@@ -56,11 +56,10 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 def fetch(names: tuple[str, ...]) -> None:
     """Download weights of measures, check them, and put them where `wsisr eval` looks."""
-    from wsisr.evaluation.weights import REGISTRY
-    from wsisr.evaluation.weights import fetch as run
+    from wsisr.evaluation.weights import REGISTRY, fetch_weights
 
     for name in names:
-        for path in run(name).values():
+        for path in fetch_weights(name).values():
             click.echo(f"{name}: {path} (licence: {REGISTRY[name].licence})")
 
 
