@@ -68,9 +68,10 @@ class GroupedCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            if error.option_name in self.renamed:
-                error.possibilities = [self.renamed[error.option_name]]
-            raise
+            new = self.renamed.get(error.option_name)
+            if new is None:
+                raise
+            raise click.NoSuchOption(error.option_name, possibilities=[new], ctx=ctx) from None
 
 
 def _option_of(group: str) -> Callable[..., Decorator]:
