@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from wsisr.errors import SlideError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wsisr.engine import Job, Result
     from wsisr.models import Upscaler
     from wsisr.plan import Rect
+    from wsisr.pyramid import Compression, Layout, Subsampling, ZarrVersion
 
 
 class ModelSettings(TypedDict, total=False):
@@ -61,17 +62,17 @@ class UpscaleOptions(ModelSettings, total=False):
     tile: int
     joint: bool
     uncertainty: int | None
-    output_sample: str
+    output_sample: Literal["first", "mean"]
     batch: int | None
     device: str | None
     tissue: str
     tissue_out: Path | None
-    on_tile_error: str
-    compression: str
+    on_tile_error: Literal["fail", "blank"]
+    compression: Compression
     quality: int
-    subsampling: str
-    layout: str
-    zarr_version: str
+    subsampling: Subsampling
+    layout: Layout
+    zarr_version: ZarrVersion
     associated: bool
     overwrite: bool
     resume: bool | None
