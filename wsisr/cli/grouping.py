@@ -63,7 +63,7 @@ class GroupedCommand(click.Command):
         """Parses the arguments.
 
         Raises:
-            click.NoSuchOption: an unknown option; where it has another name now, it says which.
+            click.UsageError: an unknown option; where it has another name now, it says which.
         """
         try:
             return super().parse_args(ctx, args)
@@ -71,7 +71,8 @@ class GroupedCommand(click.Command):
             new = self.renamed.get(error.option_name)
             if new is None:
                 raise
-            raise click.NoSuchOption(error.option_name, possibilities=[new], ctx=ctx) from None
+            message = f"No such option '{error.option_name}'. Did you mean '{new}'?"
+            raise click.UsageError(message, ctx) from None
 
 
 def _option_of(group: str) -> Callable[..., Decorator]:
