@@ -62,14 +62,13 @@ def wsisr(*arguments: object, cwd: Path | None = None) -> Done:
 
 
 def python(code: str, *arguments: object, cwd: Path | None = None) -> Done:
-    """Run code in a fresh interpreter, with this checkout's packages."""
+    """Run code in a fresh interpreter."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

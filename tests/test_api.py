@@ -132,6 +132,32 @@ def test_a_job_and_keywords_make_the_same_pixels(picture: Path) -> None:
         assert file.pages[0].tilewidth == 256
 
 
+def test_an_unfinished_run_is_not_taken_over_by_one_with_other_tiles(picture: Path) -> None:
+    out = picture.with_name("out.ome.tif")
+
+    def run(tile: int, after: int, **options: bool) -> wsisr.Result:
+        def stop(done: int, total: int) -> None:
+            if done == after:
+                raise KeyboardInterrupt
+
+        return wsisr.upscale(
+            *(picture, out),
+            **{"scale": 4, "input_mag": 10, "model": "bicubic", "window": 128, "overlap": 32},
+            tile=tile,
+            progress=stop,
+            **options,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(64, 6)
+    with pytest.raises(wsisr.WsisrError, match="overwrite"):
+        run(32, 0)
+    assert run(64, 0).resumed_tiles > 0
+    assert run(32, 0, overwrite=True).resumed_tiles == 0
+    with tifffile.TiffFile(out) as file:
+        assert file.pages[0].tilewidth == 32
+
+
 def test_an_image_is_upscaled_by_a_model_that_is_loaded_once(picture: Path) -> None:
     image = np.array(Image.open(picture))[:24, :32]
     model = wsisr.load_model("tiny", device="cpu", scale=4, steps=1, seed=5)

@@ -1,4 +1,4 @@
-"""`wsisr convert`."""
+"""The command `wsisr convert`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ from wsisr.cli.progress import progress_bar
 @resume_option
 @json_option
 def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
-    """Convert the slide IN to the pyramid OUT without a model.
+    """Converts the slide IN to the pyramid OUT without a model.
 
     The suffix of OUT picks the format: .ome.tif, .ome.tiff or .ome.zarr. An interrupted conversion
     goes on when the same command is given again.

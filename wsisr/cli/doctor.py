@@ -1,4 +1,4 @@
-"""`wsisr doctor`."""
+"""The command `wsisr doctor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wsisr.cli.grouping import GroupedCommand
 @click.command(cls=GroupedCommand)
 @click.pass_context
 def doctor(context: click.Context) -> None:
-    """Check versions, devices and libraries, and say how to get what is missing."""
+    """Checks versions, devices and libraries, and says how to get what is missing."""
     from wsisr.doctor import examine
 
     checks = examine()

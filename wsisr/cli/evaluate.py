@@ -1,4 +1,4 @@
-"""`wsisr eval`."""
+"""The command `wsisr eval`."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def evaluate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Judge the result SR against the real scan HR, or alone.
+    """Judges the result SR against the real scan HR, or alone.
 
     SR and HR are slides, or folders of tiles with --tiles.
     """

@@ -1,4 +1,4 @@
-"""`wsisr info`."""
+"""The command `wsisr info`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsisr.cli.options import PATH, json_option
 @click.argument("file", type=PATH)
 @json_option
 def info(file: Path, as_json: bool) -> None:
-    """Show size, levels, resolution and associated images of a slide."""
+    """Shows size, levels, resolution and associated images of a slide."""
     from wsisr.slides import describe_slide
 
     facts = describe_slide(file)

@@ -1,4 +1,4 @@
-"""`wsisr models` and its commands."""
+"""The commands of `wsisr models`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from wsisr.cli.options import PATH, json_option, out_argument, overwrite_option
 
 @click.group()
 def models() -> None:
-    """List, describe, convert and download models."""
+    """Lists, describes, converts and downloads models."""
 
 
 @models.command(name="list", cls=GroupedCommand)
 @json_option
 def list_models(as_json: bool) -> None:
-    """List the models that ship with wsisr and the weights that measures need."""
+    """Lists the models that ship with wsisr and the weights that measures need."""
     from wsisr.evaluation.weights import list_weights
     from wsisr.models import shipped_models
 
@@ -40,7 +40,7 @@ def list_models(as_json: bool) -> None:
 @click.argument("name", metavar="NAME_OR_PATH")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show a model's parts, sizes, settings, hashes and card."""
+    """Shows a model's parts, sizes, settings, hashes and card."""
     from wsisr.models import as_lines, summarise
 
     model = summarise(name)
@@ -55,7 +55,7 @@ def show(name: str, as_json: bool) -> None:
 @models.command(cls=GroupedCommand)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 def fetch(names: tuple[str, ...]) -> None:
-    """Download weights of measures, check them, and put them where `wsisr eval` looks."""
+    """Downloads weights of measures, checks them, and puts them where `wsisr eval` looks."""
     from wsisr.evaluation.weights import REGISTRY, fetch_weights
 
     for name in names:
@@ -87,7 +87,7 @@ def fetch(names: tuple[str, ...]) -> None:
 @output_option("--half", is_flag=True, help="Store the weights in half precision.")
 @overwrite_option
 def convert_model(checkpoints: tuple[Path, ...], output: Path, **options: Any) -> None:
-    """Make published checkpoints (DiffBIR: full, stage 1, ControlNet) into the model folder OUT."""
+    """Makes published checkpoints (DiffBIR: full, stage 1, ControlNet) into a model folder OUT."""
     from wsisr.models.published import convert
 
     report = convert(checkpoints, output, **options)

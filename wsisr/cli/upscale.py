@@ -1,4 +1,4 @@
-"""`wsisr upscale`."""
+"""The command `wsisr upscale`."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ class TileSideType(click.ParamType):
 @run_option("--force", is_flag=True, help="Allow an output of more than 80x.")
 @json_option
 def upscale(source: Path, output: Path, as_json: bool, **options: Any) -> None:
-    """Upscale the slide IN into the pyramid OUT.
+    """Upscales the slide IN into the pyramid OUT.
 
     The suffix of OUT picks the format: .ome.tif, .ome.tiff or .ome.zarr. An interrupted run goes on
     when the same command is given again.
@@ -233,9 +233,10 @@ def upscale(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result)))
         return
+    from wsisr.engine import NOTICE
+
     click.echo(
         f"{result.output}: {result.width}x{result.height} px, {result.magnification:g}x "
-        f"({result.mpp:.4g} um/px), {result.seconds:.0f} s. "
-        "Computer-generated pixels: not for primary diagnosis.",
+        f"({result.mpp:.4g} um/px), {result.seconds:.0f} s. {NOTICE}",
         err=True,
     )
