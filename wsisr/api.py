@@ -177,7 +177,7 @@ def upscale_image(
     Raises:
         WsisrError: what is wrong with which option.
     """
-    from wsisr.engine import upscale_array as run
+    from wsisr.engine import upscale_image as run
 
     return run(
         image,

@@ -34,7 +34,7 @@ def test_the_average_of_the_output_is_the_input(
     tifffile.imwrite(slide, image, photometric="rgb", tile=(64, 64))
     options = {"scale": scale, "model": str(model_folder), "settings": EXACT, "force": True}
     result = upscale(job(slide, **options))
-    assert result.tissue_windows < result.windows or scale < 8
+    assert result.tissue_tiles < result.tiles or scale < 8
     pixels = level0(Path(result.output))
     np.testing.assert_array_equal(block_means(pixels, scale), image)
 

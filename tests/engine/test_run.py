@@ -159,8 +159,8 @@ def test_glass_never_meets_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(engine, "load_upscaler", spy)
     result = upscale(job(tmp_path / "in.png", tissue="auto"))
-    assert sum(seen) == result.tissue_windows
-    assert 0 < result.tissue_windows < result.windows / 2
+    assert sum(seen) == result.tissue_tiles
+    assert 0 < result.tissue_tiles < result.tiles / 2
     pixels = level0(Path(result.output))
     assert (pixels[1200:, 1200:] == 243).all()
     assert np.abs(pixels.astype(int) - bicubic(image, 4)).max() <= 1
@@ -316,10 +316,10 @@ def test_damaged_tiles_stop_the_run_or_are_listed(tmp_path: Path) -> None:
     for left in tmp_path.glob("out*"):
         left.unlink()
     result = upscale(job(path, tissue="off", on_tile_error="blank"))
-    assert result.damaged_source_tiles == 1
+    assert result.unreadable_tiles == 1
     xml = tifffile.TiffFile(result.output).ome_metadata
     assert xml is not None
-    assert '"damaged_source_tiles": [["level 0", 1, 1]]' in xml.replace("&quot;", '"')
+    assert '"unreadable_tiles": [["level 0", 1, 1]]' in xml.replace("&quot;", '"')
 
 
 class StoppedError(Exception):
@@ -354,10 +354,10 @@ def test_a_resumed_run_computes_only_what_is_missing(
     np.testing.assert_array_equal(level0(Path(rest.output)), level0(Path(whole.output)))
     assert rest.sha256_pixels is None or not rest.resumed_tiles
     # a window is done when the tiles it completes are given; those it shares are made anew
-    assert rest.tissue_windows <= whole.tissue_windows
+    assert rest.tissue_tiles <= whole.tissue_tiles
     if after >= 9:
         assert rest.resumed_tiles > 0
-        assert rest.tissue_windows <= whole.tissue_windows - rest.resumed_tiles // 2
+        assert rest.tissue_tiles <= whole.tissue_tiles - rest.resumed_tiles // 2
 
 
 def test_a_run_that_blends_otherwise_is_not_gone_on_from(
@@ -397,7 +397,7 @@ def test_damage_is_listed_whole_after_an_interruption(tmp_path: Path) -> None:
     interrupted(run, 80)
     result = upscale(run)
     assert result.resumed_tiles > 0
-    assert result.damaged_source_tiles == 1
+    assert result.unreadable_tiles == 1
 
 
 @given(

@@ -3,7 +3,6 @@ from .blend import CellBlender as CellBlender
 from .executor import Runner as Runner
 from .executor import default_batch as default_batch
 from .job import Job as Job
-from .job import Result as Result
 from .prepare import NOTICE as NOTICE
 from .prepare import find_resolution as find_resolution
 from .prepare import one_sample as one_sample

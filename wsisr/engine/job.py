@@ -25,7 +25,6 @@ class Job:
         model: name or folder. settings: overrides of the model's own settings.
         base: where a model without UNet and autoencoder takes them from; None is its own base.
         window, overlap: window side and overlap in output px.
-        tile: side of the tiles that the output stores, in px.
         joint: sample blocks of windows together, see `wsisr.models.joint`.
         uncertainty: samples whose spread is written beside the output; None takes one alone.
         output_sample: with several, the output is the `first` or their `mean`.
@@ -54,7 +53,6 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
     window: int = 512
     overlap: int = 64
-    tile: int = 512
     joint: bool = False
     uncertainty: int | None = None
     output_sample: str = "first"
@@ -97,8 +95,8 @@ class Result:
     mpp: float
     magnification: float
     levels: int
-    windows: int
-    tissue_windows: int
+    tiles: int
+    tissue_tiles: int
     model: str
     steps: int | None
     seed: int | None
@@ -108,5 +106,5 @@ class Result:
     sha256_pixels: str | None
     resumed_rows: int = 0
     resumed_tiles: int = 0
-    damaged_source_tiles: int = 0
+    unreadable_tiles: int = 0
     uncertainty: Mapping[str, Any] | None = None

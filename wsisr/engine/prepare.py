@@ -151,7 +151,6 @@ def describe_output(
         height=plan.region.height,
         mpp=resolution.mpp,
         magnification=resolution.magnification,
-        tile=job.tile,
         compression=job.compression,
         quality=job.quality,
         subsampling=job.subsampling,

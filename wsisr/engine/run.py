@@ -114,13 +114,13 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
         )
         layers = [Layer(rest, each, rows_done) for each in writers]
         summary = Summary()
-        tissue_windows = write_windows(
+        tissue_tiles = write_windows(
             rest, images, layers, summary, clock, progress, exact=job.exact
         )
         if unreadable is not None:
             find_damage(plan, view, missing)
         # known only now; the metadata are written last
-        provenance["damaged_source_tiles"] = sorted(unreadable or ())
+        provenance["unreadable_tiles"] = sorted(unreadable or ())
         with clock("finishing"):
             # the map first: where the output is, all that belongs to it is
             for each in reversed(writers):
@@ -134,8 +134,8 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
         mpp=spec.mpp,
         magnification=spec.magnification,
         levels=len(spec.levels),
-        windows=len(plan),
-        tissue_windows=tissue_windows,
+        tiles=len(plan),
+        tissue_tiles=tissue_tiles,
         model=job.model,
         steps=settings.get("steps"),
         seed=settings.get("seed"),
@@ -145,7 +145,7 @@ def upscale(job: Job, progress: Progress | None = None) -> Result:
         sha256_pixels=None if resumed_tiles else layers[0].sha256(),
         resumed_rows=rows_done,
         resumed_tiles=resumed_tiles,
-        damaged_source_tiles=len(unreadable or ()),
+        unreadable_tiles=len(unreadable or ()),
         uncertainty=None
         if job.uncertainty is None
         else {
@@ -185,10 +185,10 @@ def write_windows(
     Returns:
         How many windows the model was run on.
     """
-    tissue_windows = 0
+    tissue_tiles = 0
     for done, (item, image) in enumerate(images, 1):
         is_tissue = item.tissue is not None
-        tissue_windows += is_tissue
+        tissue_tiles += is_tissue
         layers[0].push(
             item.window, image.pixels, clock, partial(fit, item, plan) if exact else None
         )
@@ -198,7 +198,7 @@ def write_windows(
             layer.push(item.window, as_counts(counts), clock, counted)
         if progress is not None:
             progress(done, len(plan))
-    return tissue_windows
+    return tissue_tiles
 
 
 def fit(item: ReadWindow, plan: Plan, cell: Cell) -> None:
