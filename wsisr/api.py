@@ -65,6 +65,8 @@ class UpscaleOptions(ModelSettings, total=False):
     output_sample: Literal["first", "mean"]
     batch: int | None
     device: str | None
+    gpus: str | None
+    workers: int | None
     tissue: str
     tissue_out: Path | None
     on_tile_error: Literal["fail", "blank"]
@@ -132,7 +134,7 @@ def upscale(
         job = source
     if not job.source.exists():
         raise SlideError(f"{job.source} does not exist; check the path")
-    from wsisr.engine import upscale as run
+    from wsisr.scaleout import upscale as run
 
     return run(job, progress)
 

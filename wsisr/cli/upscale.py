@@ -198,6 +198,18 @@ class TileSideType(click.ParamType):
     help="Device that runs the model, for instance cpu or cuda:1.",
 )
 @run_option(
+    "--gpus",
+    metavar="LIST",
+    help="GPUs that share the windows, instead of --device: their numbers, as 0,1, or all.",
+)
+@run_option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    show_default="one for each device",
+    help="Number of processes that share the windows, on the GPUs in turn or on the cores.",
+)
+@run_option(
     "--precision",
     type=click.Choice(PRECISION_NAMES),
     show_default="bf16 where it is fast, else fp32",
