@@ -46,6 +46,6 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 # Parameters of measures that stand in wheels; their tests are skipped where none can be fetched.
-$(VENV)/.weights: $(VENV)/.installed-test wsisr/evaluation/weights/store.py
+$(VENV)/.weights: $(VENV)/.installed-test wsisr/evaluation/weights/registry.py
 	WSISR_WEIGHTS=$(VENV)/weights $(BIN)/wsisr models fetch niqe brisque st_lpips lpips dists \
 		&& touch $@ || echo "no weights: some tests of measures will be skipped"

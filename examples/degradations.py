@@ -1,4 +1,4 @@
-"""Every degradation of the training, twice, beside the crop it was made from.
+"""Shows every degradation of the training, twice, beside the crop that it was made from.
 
 python examples/degradations.py docs/degradations.png
 
@@ -19,7 +19,7 @@ from train.loop import save_strip
 
 
 def main() -> None:
-    """Write the picture."""
+    """Degrades a crop in every way and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tile", type=Path, default=Path(skimage.__file__).parent / "data/ihc.png")

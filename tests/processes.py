@@ -1,8 +1,8 @@
 """`wsisr` as a process of its own, without the seconds that its imports take.
 
 The standard library's fork server imports the engine once, before any thread is started; each run
-is a fork of it. What a fresh interpreter does beyond that is tested by `python -m wsisr.cli` in
-few places.
+is a fork of it. What a fresh interpreter does beyond that is tested by `python -m wsisr` in few
+places, for which `python` is here.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["wsisr.engine.run", "wsisr.cli"])
+CONTEXT.set_forkserver_preload(["wsisr.cli.main", "wsisr.engine.run", "wsisr.models.dualstage"])
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,18 @@ def wsisr(*arguments: object, cwd: Path | None = None) -> Done:
     return Run(*arguments, cwd=cwd).wait()
 
 
+def python(code: str, *arguments: object, cwd: Path | None = None) -> Done:
+    """Run code in a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
 def _main(
     arguments: list[str], cwd: Path, streams: list[Path], environment: dict[str, str]
 ) -> None:
@@ -70,6 +83,6 @@ def _main(
     # a suite started in the background passes on that SIGINT is ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["wsisr", *arguments]
-    from wsisr.cli import main
+    from wsisr.cli import run
 
-    main()
+    run()

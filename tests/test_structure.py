@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "viewer": "scaleout evaluation engine pyramid slides tissue plan files",
 }
 """Room of wsisr -> the rooms it may import, beside errors and version, which all may."""
-OPEN_ROOMS = {"cli", "doctor", "__init__", "__main__"}
+OPEN_ROOMS = {"cli", "api", "doctor", "__init__", "__main__"}
 """These may import everything."""
 OPTIONAL = {"spandrel", "torchvision", "transformers", "instanseg", "triton", "torch_xla"}
 """Imported only where an extra, or the user's own installation, brings them."""

@@ -1,6 +1,6 @@
 """Runs the command line: `python -m wsisr`."""
 
-from wsisr.cli import main
+from wsisr.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import tifffile
@@ -16,7 +17,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.processes import Run, wsisr
-from wsisr.cli.main import cli, way_on
+from wsisr.cli.grouping import GROUPS, GroupedCommand
+from wsisr.cli.main import cli, smaller, spell, way_on
+from wsisr.errors import OptionError
 from wsisr.pyramid import PyramidSpec, open_writer
 from wsisr.pyramid.records import journal_path, read_journal
 
@@ -36,8 +39,8 @@ def test_json_is_the_only_thing_on_stdout(picture: Path) -> None:
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     wanted = (
-        "output width height mpp magnification levels tiles tissue_tiles model steps seed seconds "
-        "peak_rss_mb sha256_pixels"
+        "output width height mpp magnification levels windows tissue_windows resumed_tiles "
+        "resumed_rows damaged_source_tiles model steps seed seconds peak_rss_mb sha256_pixels"
     )
     assert set(wanted.split()) <= set(facts)
     assert (facts["width"], facts["height"], facts["mpp"]) == (320, 240, 0.25)
@@ -56,6 +59,12 @@ def test_json_is_the_only_thing_on_stdout(picture: Path) -> None:
         (("in.png", "o.ome.tif", "--input-mag", "10", "--model", "nope"), 1, "nope"),
         (("in.png", "no/o.ome.tif", "--input-mag", "10"), 1, "no"),
         (("in.png", "o.ome.tif", "--input-mag", "0"), 2, "--input-mag"),
+        (("in.png", "o.ome.tif", "--input-mag", "10", "--window", "100"), 2, "--window 100"),
+        (("in.png", "o.ome.tif", "--input-mag", "10", "--tile", "100"), 2, "is --window"),
+        (("in.png", "o.ome.tif", "--input-mag", "10", "--tile", "big"), 2, "--tile"),
+        (("in.png", "o.ome.tif", "--sampler", "nope"), 2, "'dpm-solver++'"),
+        (("in.png", "o.ome.tif", "--mpp", "1"), 2, "--input-mpp"),
+        (("in.png", "o.ome.tif", "--magnification", "10"), 2, "--input-mag"),
         (("in.png",), 2, "OUT"),
     ],
 )
@@ -127,6 +136,62 @@ def test_the_way_on_after_an_interruption() -> None:
         assert way_on(["wsisr", "upscale", option]) == "the same command with --resume"
 
 
+def test_memory_that_ran_out_has_a_remedy_for_each_command() -> None:
+    assert smaller(["wsisr", "upscale", "a", "b"]) == "give a smaller --batch or --window"
+    assert smaller(["wsisr", "--debug", "eval", "a"]) == "give fewer --workers"
+    assert smaller(["wsisr", "info", "a"]) == "close other programs"
+
+
+def test_arguments_of_the_api_are_spelled_as_options() -> None:
+    error = OptionError("input_mpp", 0.5, "must fit to <output>, else leave <color_fix> out")
+    assert error.spelled(spell) == "--input-mpp 0.5: must fit to OUT, else leave --color-fix out"
+
+
+def test_old_names_of_options_lead_to_the_new_ones() -> None:
+    for old, new in (("--mpp", "--input-mpp"), ("--magnification", "--input-mag")):
+        refused = CliRunner().invoke(cli, ["convert", "a.svs", "b.ome.tif", old, "1"])
+        assert refused.exit_code == 2
+        assert f"No such option '{old}'. Did you mean '{new}'?" in refused.output
+
+
+def commands(group: click.Group = cli) -> list[click.Command]:
+    """All commands that do something."""
+    found: list[click.Command] = []
+    for command in group.commands.values():
+        found += commands(command) if isinstance(command, click.Group) else [command]
+    return found
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.callback.__name__)
+def test_every_option_has_a_group_and_a_sentence(command: click.Command) -> None:
+    assert isinstance(command, GroupedCommand)
+    assert command.help is not None
+    assert command.help.split("\n")[0].endswith(".")
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    for option in options:
+        assert getattr(option, "group", None) in GROUPS, option.name
+        assert option.help, option.name
+        assert option.help[0].isupper(), option.name
+        assert option.help.endswith("."), option.name
+        assert len(option.help.split()) > 2, option.name
+    shown = CliRunner().invoke(cli, [*path_of(command), "--help"]).output
+    headings = [line.rstrip(":") for line in shown.splitlines() if line and line[0] != " "][1:]
+    assert headings == [group for group in GROUPS if group in headings]
+    for option in options:
+        assert option.opts[0] in shown
+    assert "--help" in shown
+
+
+def path_of(command: click.Command) -> list[str]:
+    """The words behind `wsisr` that lead to a command."""
+    for name, other in cli.commands.items():
+        if other is command:
+            return [name]
+        if isinstance(other, click.Group) and command in other.commands.values():
+            return [name, str(command.name)]
+    raise AssertionError(command)
+
+
 def test_an_overwriting_run_can_be_gone_on_from(picture: Path) -> None:
     out = picture.with_name("out.ome.tif")
     options = ("--input-mag", "10", "--model", "bicubic", "--scale", "4")
@@ -187,7 +252,8 @@ def test_doctor_names_what_it_looked_at() -> None:
 def test_the_core_never_imports_torchvision() -> None:
     code = (
         "import sys; sys.modules['torchvision'] = None; sys.modules['timm'] = None\n"
-        "import wsisr.cli, wsisr.engine.run, wsisr.models, wsisr.doctor, wsisr.evaluation"
+        "import wsisr, wsisr.cli.main, wsisr.doctor, wsisr.engine, wsisr.models\n"
+        "wsisr.engine.upscale, wsisr.models.load_upscaler, wsisr.evaluate"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ

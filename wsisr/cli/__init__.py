@@ -1,5 +1,5 @@
 """The command line: options in, one call of the public API, messages out."""
 
-from wsisr.cli.main import cli, main
+import lazy_loader
 
-__all__ = ["cli", "main"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

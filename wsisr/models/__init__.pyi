@@ -1,3 +1,7 @@
+from .choices import COLOR_FIX_NAMES as COLOR_FIX_NAMES
+from .choices import CONSISTENCY_NAMES as CONSISTENCY_NAMES
+from .choices import PRECISION_NAMES as PRECISION_NAMES
+from .choices import SAMPLER_NAMES as SAMPLER_NAMES
 from .compilation import compile_blocks as compile_blocks
 from .consistency import Sampling as Sampling
 from .consistency import project as project

@@ -1,0 +1,228 @@
+"""The functions of the public API that take a model's settings as keywords.
+
+Everything heavy is imported when a function is called, and a missing file is told before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+
+from wsisr.errors import SlideError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from wsisr.engine import Job, Result
+    from wsisr.models import Upscaler
+    from wsisr.plan import Rect
+    from wsisr.pyramid import Compression, Layout, Subsampling, ZarrVersion
+
+
+class ModelSettings(TypedDict, total=False):
+    """How a model is run; None, or nothing, leaves a setting to the model.
+
+    Attributes:
+        steps: denoising steps.
+        sampler: name of a sampler, for instance `ddim`.
+        strength: noise at which sampling starts, from 0 to 1.
+        fidelity: 0 keeps all generated detail, 1 is stage 1 alone.
+        color_fix: `wavelet`, `adain` or `none`.
+        consistency: `exact`, `soft` or `off`.
+        seed: number of the noise field.
+        precision: `fp32`, `bf16` or `fp16`.
+        compile: whether blocks of the networks go through torch.compile.
+    """
+
+    steps: int | None
+    sampler: str | None
+    strength: float | None
+    fidelity: float | None
+    color_fix: str | None
+    consistency: str | None
+    seed: int | None
+    precision: str | None
+    compile: bool | None
+
+
+class UpscaleOptions(ModelSettings, total=False):
+    """What `upscale` takes by keyword: a model's settings and the fields that `Job` describes."""
+
+    scale: float | None
+    input_mag: float | None
+    input_mpp: float | None
+    level: int | None
+    region: Rect | None
+    model: str
+    base: str | None
+    window: int
+    overlap: int
+    tile: int
+    joint: bool
+    uncertainty: int | None
+    output_sample: Literal["first", "mean"]
+    batch: int | None
+    device: str | None
+    gpus: str | None
+    workers: int | None
+    tissue: str
+    tissue_out: Path | None
+    on_tile_error: Literal["fail", "blank"]
+    compression: Compression
+    quality: int
+    subsampling: Subsampling
+    layout: Layout
+    zarr_version: ZarrVersion
+    associated: bool
+    overwrite: bool
+    resume: bool | None
+    force: bool
+
+
+@overload
+def upscale(source: Job, *, progress: Callable[[int, int], None] | None = None) -> Result: ...
+
+
+@overload
+def upscale(
+    source: str | Path,
+    output: str | Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[UpscaleOptions],
+) -> Result: ...
+
+
+def upscale(
+    source: Job | str | Path,
+    output: str | Path | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Result:
+    """Upscales a slide into a pyramid, `.ome.tif`, `.ome.tiff` or `.ome.zarr`.
+
+    Either `upscale(job)`, or `upscale(source, output, scale=4, steps=10)` with the fields of `Job`
+    and of `ModelSettings` as keywords. The output appears under its name when it is complete; an
+    interrupted run goes on when it is asked for again.
+
+    Args:
+        source: the input slide, or a whole job.
+        output: path of the result, whose suffix picks the format; left out beside a job.
+        progress: called with windows done and windows in all, after each window.
+        options: see `UpscaleOptions`; left out beside a job.
+
+    Returns:
+        What came of the run.
+
+    Raises:
+        WsisrError: what is wrong with which file or option, and what to do.
+        TypeError: an option that does not exist, or options beside a job.
+
+    Example:
+        >>> wsisr.upscale("slide.svs", "slide_40x.ome.tif", input_mag=10, device="cpu")
+    """
+    if isinstance(source, str | Path):
+        if output is None:
+            raise TypeError("upscale() needs the path of the output beside the source")
+        job = make_job(source, output, **options)
+    elif output is not None or options:
+        raise TypeError("upscale() takes the output and all options from the job")
+    else:
+        job = source
+    if not job.source.exists():
+        raise SlideError(f"{job.source} does not exist; check the path")
+    from wsisr.scaleout import upscale as run
+
+    return run(job, progress)
+
+
+def make_job(source: str | Path, output: str | Path, **options: Unpack[UpscaleOptions]) -> Job:
+    """Makes a job of keywords: settings of the model among them, paths as text or `Path`.
+
+    Raises:
+        TypeError: an option that does not exist.
+    """
+    from wsisr.engine import Job
+
+    fields: dict[str, Any] = dict(options)
+    settings = {name: fields.pop(name, None) for name in ModelSettings.__annotations__}
+    return Job(Path(source), Path(output), settings=_given(settings), **fields)
+
+
+def upscale_image(
+    image: NDArray[np.uint8],
+    scale: float,
+    *,
+    model: str | Upscaler = "tiny",
+    device: str | None = None,
+    window: int = 512,
+    overlap: int = 64,
+    **settings: Unpack[ModelSettings],
+) -> NDArray[np.uint8]:
+    """Upscales an image in memory by the same windows, model and blending as a slide.
+
+    Args:
+        image: uint8 RGB (height, width, 3).
+        scale: output pixels for each input pixel, any number above 1.
+        model: name, folder or file; or a loaded model, which keeps its own settings.
+        device: torch device; None is the first GPU, else the CPU.
+        window: side of the model's windows in output px.
+        overlap: overlap of neighbouring windows in output px.
+        settings: what is to differ from the model's own settings.
+
+    Returns:
+        uint8 RGB (round(height * scale), round(width * scale), 3).
+
+    Raises:
+        WsisrError: what is wrong with which option.
+    """
+    from wsisr.engine import upscale_image as run
+
+    return run(
+        image,
+        scale,
+        model=model,
+        device=device,
+        window=window,
+        overlap=overlap,
+        **_given(settings),
+    )
+
+
+def load_model(
+    name: str = "tiny",
+    *,
+    device: str | None = None,
+    base: str | None = None,
+    scale: float | None = None,
+    **settings: Unpack[ModelSettings],
+) -> Upscaler:
+    """Loads a model once, to be given to `upscale_image` many times.
+
+    Args:
+        name: `tiny`, `restore` (stage 1 of tiny), `bicubic`, a model folder or a weight file.
+        device: torch device; None is the first GPU, else the CPU.
+        base: where a model without UNet and autoencoder takes them from; None is its own base.
+        scale: factor that it is to be used at; some models have settings of their own for some.
+        settings: what is to differ from the model's own settings.
+
+    Returns:
+        A callable that makes images of windows, see `wsisr.models.Upscaler`.
+
+    Raises:
+        ModelError: no such model, or a broken one.
+        UsageError: a setting out of range.
+    """
+    from wsisr.models import load_upscaler, pick_device
+
+    return load_upscaler(
+        name, device=pick_device(device), settings=_given(settings), base=base, scale=scale
+    )
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out the settings that are left to the model."""
+    return {name: value for name, value in settings.items() if value is not None}

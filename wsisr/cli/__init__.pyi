@@ -1,0 +1,2 @@
+from .main import cli as cli
+from .main import run as run

@@ -1,0 +1,131 @@
+"""The command `wsisr eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsisr.cli.grouping import (
+    GroupedCommand,
+    input_option,
+    measure_option,
+    output_option,
+    run_option,
+)
+from wsisr.cli.options import PATH, json_option
+
+
+@click.command(name="eval", cls=GroupedCommand)
+@click.argument("sr", type=PATH)
+@click.argument("hr", type=PATH, required=False)
+@input_option(
+    "--lr",
+    type=PATH,
+    metavar="PATH",
+    help="Slide, or folder of tiles, that SR was made from; it adds a bicubic baseline.",
+)
+@input_option(
+    "--also",
+    multiple=True,
+    metavar="LABEL=PATH",
+    help="Further result to compare, of the size of SR; give it again for several.",
+)
+@input_option(
+    "--tiles", is_flag=True, help="Take SR and HR for folders of tiles of the same names."
+)
+@input_option(
+    "--scale",
+    type=int,
+    metavar="N",
+    help="With --tiles and without --lr, make the low resolution from HR by this factor.",
+)
+@input_option(
+    "--transform",
+    type=PATH,
+    metavar="FILE",
+    help="JSON file with the matrix from pixels of SR to pixels of HR, instead of registration.",
+)
+@input_option(
+    "--sr-mpp", type=float, metavar="X", help="Resolution of SR in um/px, where it records none."
+)
+@input_option(
+    "--hr-mpp", type=float, metavar="X", help="Resolution of HR in um/px, where it records none."
+)
+@measure_option(
+    "--metrics",
+    metavar="NAMES",
+    default="offline",
+    show_default=True,
+    help="Measures, separated by commas; offline is all without a network and NRQM, all is all.",
+)
+@measure_option(
+    "--segmenter",
+    default="classical",
+    show_default=True,
+    metavar="NAME_OR_PATH",
+    help="Finder of nuclei: classical, hovernet, instanseg, a folder of label images, or GeoJSON.",
+)
+@measure_option(
+    "--count",
+    type=int,
+    metavar="N",
+    default=200,
+    show_default=True,
+    help="Number of tissue tiles to judge; 0 takes all.",
+)
+@measure_option(
+    "--tile-size",
+    type=click.IntRange(32),
+    metavar="PX",
+    default=512,
+    show_default=True,
+    help="Side of the tiles in which slides are judged, in pixels of SR.",
+)
+@measure_option(
+    "--seed",
+    type=int,
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Number that the choice of tiles depends on.",
+)
+@measure_option(
+    "--force",
+    is_flag=True,
+    help="Give measures that compare pixel with pixel even where SR and HR do not lie well on each "
+    "other.",
+)
+@output_option("--out", type=PATH, metavar="DIR", help="Folder to write a report to.")
+@output_option(
+    "--label", default="sr", show_default=True, metavar="NAME", help="Name of SR in tables."
+)
+@run_option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    show_default="one for each core",
+    help="Number of tiles that are judged at once.",
+)
+@json_option
+def evaluate(
+    sr: Path,
+    hr: Path | None,
+    lr: Path | None,
+    also: tuple[str, ...],
+    count: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Judges the result SR against the real scan HR, or alone.
+
+    SR and HR are slides, or folders of tiles with --tiles.
+    """
+    import wsisr
+    from wsisr.evaluation import parse_labels
+
+    evaluation = wsisr.evaluate(
+        sr, hr, lr, also=parse_labels(also), count=count or None, show_progress=True, **options
+    )
+    click.echo(evaluation.json() if as_json else evaluation.table())

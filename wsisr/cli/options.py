@@ -1,0 +1,110 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsisr.cli.grouping import Decorator, input_option, output_option, run_option
+from wsisr.pyramid import COMPRESSIONS, LAYOUTS, SUBSAMPLINGS, ZARR_VERSIONS
+
+PATH = click.Path(path_type=Path)
+RENAMED = {"--magnification": "--input-mag", "--mpp": "--input-mpp"}
+
+in_argument = click.argument("source", metavar="IN", type=PATH)
+out_argument = click.argument("output", metavar="OUT", type=PATH)
+overwrite_option = run_option(
+    "--overwrite", is_flag=True, help="Replace an existing OUT and start anew."
+)
+resume_option = run_option(
+    "--resume/--no-resume",
+    default=None,
+    show_default="if there is one",
+    help="Go on from an unfinished run of the same job.",
+)
+json_option = run_option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout when done."
+)
+
+
+class RegionType(click.ParamType):
+    """Four whole numbers X,Y,W,H."""
+
+    name = "X,Y,W,H"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Makes a rectangle of the text; fails as a wrong usage."""
+        try:
+            x, y, width, height = (int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not four whole numbers X,Y,W,H", param, ctx)
+        from wsisr.plan import Rect
+
+        return Rect(x, y, width, height)
+
+
+def on_tile_error_option(blank: str) -> Decorator:
+    """Makes the option that says what happens to damaged tiles of the input.
+
+    Args:
+        blank: what becomes of them with `blank`, in a sentence.
+    """
+    return input_option(
+        "--on-tile-error",
+        type=click.Choice(["fail", "blank"]),
+        default="fail",
+        show_default=True,
+        help=f"Stop at a damaged tile of IN, or go on. {blank}",
+    )
+
+
+def pyramid_options(function: Any) -> Any:
+    """Adds what an output is made of: tiles, codec, layout and associated images."""
+    options = (
+        output_option(
+            "--compression",
+            type=click.Choice(COMPRESSIONS),
+            default="jpeg",
+            show_default=True,
+            help="Codec of the tiles; an OME-Zarr is always lossless.",
+        ),
+        output_option(
+            "--quality",
+            type=click.IntRange(1, 100),
+            metavar="Q",
+            default=90,
+            show_default=True,
+            help="Quality of JPEG and JPEG 2000; JPEG 2000 is lossless at 100.",
+        ),
+        output_option(
+            "--subsampling",
+            type=click.Choice(SUBSAMPLINGS),
+            default="420",
+            show_default=True,
+            help="Resolution at which JPEG stores colour; 444 keeps all of it.",
+        ),
+        output_option(
+            "--layout",
+            type=click.Choice(LAYOUTS),
+            default="ome",
+            show_default=True,
+            help="Place of the levels in a TIFF; hybrid chains them for openslide and cuCIM too.",
+        ),
+        output_option(
+            "--zarr-version",
+            type=click.Choice(ZARR_VERSIONS),
+            default="0.4",
+            show_default=True,
+            help="Version of OME-Zarr that an .ome.zarr is written in.",
+        ),
+        output_option(
+            "--associated",
+            is_flag=True,
+            help="Copy label and macro image to OUT; they may show patient data.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
