@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -18,8 +17,8 @@ from torch import Tensor
 from wsisr.errors import ModelError
 
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-SUFFIXES = (".safetensors", *PICKLES)
-WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "net")
+CHECKPOINT_SUFFIXES = (".safetensors", *PICKLES)
+WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "net", "desc")
 """Entries under which trainers keep the weights; averaged ones are wanted before plain ones."""
 
 
@@ -39,10 +38,12 @@ class Checkpoint:
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
-    """Read a .safetensors file, or a pickle whose contents are nothing but tensors and numbers.
+    """Reads a file of weights that a network can be built from.
 
-    A pickle goes through `torch.load(weights_only=True)`, which refuses whatever could run code.
     Wrappers of trainers (`state_dict`, `params_ema`, `module.` …) are taken off.
+
+    Args:
+        file: a file with one of `CHECKPOINT_SUFFIXES`.
 
     Raises:
         ModelError: no such file, no checkpoint, one with code in it, or weights that are not
@@ -50,47 +51,86 @@ def read_checkpoint(file: Path) -> Checkpoint:
     """
     if not file.is_file():
         raise ModelError(f"{file}: no such file")
-    if file.suffix not in SUFFIXES:
-        raise ModelError(f"{file}: not a checkpoint; wsisr reads {', '.join(SUFFIXES)}")
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    if file.suffix not in CHECKPOINT_SUFFIXES:
+        raise ModelError(f"{file}: not a checkpoint; wsisr reads {', '.join(CHECKPOINT_SUFFIXES)}")
+    checkpoint = read_tensors(file)
+    tensors = dict(checkpoint.tensors)
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    check_finite(tensors, str(file))
+    return Checkpoint(file, tensors, checkpoint.beside)
+
+
+def read_tensors(file: Path) -> Checkpoint:
+    """Reads all tensors of a .safetensors file, or of a pickle that holds nothing but weights.
+
+    A pickle goes through `torch.load(weights_only=True)`, which refuses whatever could run code.
+
+    Args:
+        file: of any name; all but .safetensors are taken for pickles.
+
+    Raises:
+        ModelError: an unreadable file, one with code in it, or one without tensors.
+    """
+    content = read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
     weights, beside = _unwrap(content)
     tensors = {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}
     beside += [str(key) for key, value in weights.items() if not isinstance(value, Tensor)]
     if not tensors:
         raise ModelError(f"{file}: holds no weights")
-    if all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    for key, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ModelError(f"{file}: weights of {key} are not finite (NaN or infinite)")
     return Checkpoint(file, tensors, tuple(beside))
 
 
-def file_sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Reads the tensors of a .safetensors file, of the types that they have there.
+
+    Args:
+        file: the file.
+
+    Raises:
+        ModelError: it is unreadable.
+    """
+    try:
+        return dict(load_file(file))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def check_finite(tensors: Mapping[str, Tensor], place: str) -> None:
+    """Refuses weights that are not finite.
+
+    Args:
+        tensors: name -> tensor.
+        place: the file or folder that they come from.
+
+    Raises:
+        ModelError: a floating-point tensor holds NaN or infinity.
+    """
+    for key, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ModelError(f"{place}: weights of {key} are not finite (NaN or infinite)")
 
 
 def count_blocks(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Length of the module list whose keys begin with `prefix` and a number; 0 without any."""
+    """Gives the length of the module list whose keys begin with `prefix` and a number, or 0."""
     start = len(prefix)
     numbers = {key[start:].partition(".")[0] for key in tensors if key.startswith(prefix)}
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
 def require(tensors: Mapping[str, Tensor], key: str) -> Tensor:
-    """A tensor that must be there. Raises ModelError, which the caller completes with the file."""
+    """Gives a tensor that must be there.
+
+    Args:
+        tensors: name -> tensor.
+        key: the name.
+
+    Raises:
+        ModelError: it is missing; the caller completes the text with the file.
+    """
     if key not in tensors:
         raise ModelError(f"weights are missing, among them {key}")
     return tensors[key]
-
-
-def _read_safetensors(file: Path) -> Mapping[str, Any]:
-    try:
-        return dict(load_file(file))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: not a readable safetensors file ({error})") from error
 
 
 def _read_pickle(file: Path) -> Mapping[str, Any]:
@@ -114,10 +154,9 @@ def _read_pickle(file: Path) -> Mapping[str, Any]:
 
 
 def _unwrap(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    beside: list[str] = []
+    """Takes a trainer's wrapper off: the weights, and the names of what lies beside them."""
     for key in WRAPPERS:
         inner = content.get(key)
         if isinstance(inner, Mapping):
-            beside += [str(other) for other in content if other != key]
-            return inner, beside
-    return content, beside
+            return inner, [str(other) for other in content if other != key]
+    return content, []
