@@ -45,14 +45,14 @@ from wsisr.models import (
 )
 from wsisr.models.files import load_restoration, load_state, read_card
 from wsisr.models.networks import (
-    SUFFIXES,
+    LORA_SUFFIXES,
     GuidedAutoencoderTiny,
     PlainNet,
     adapt,
     channels_last,
-    fold,
+    fold_scale,
     latent_factor,
-    select,
+    select_scale,
 )
 
 
@@ -131,7 +131,7 @@ class Student(nn.Module):
             stage1.last_detail.requires_grad_(True)
         if not train_shared:
             for name, parameter in self.named_parameters():
-                learns = parameter.requires_grad and name.endswith(SUFFIXES)
+                learns = parameter.requires_grad and name.endswith(LORA_SUFFIXES)
                 parameter.requires_grad_(learns)
 
     def forward(
@@ -148,7 +148,7 @@ class Student(nn.Module):
         Returns:
             (samples B, 3, H, W), (B, 3, H, W).
         """
-        select(self, self.scales.index(scale) if self.scales else None)
+        select_scale(self, self.scales.index(scale) if self.scales else None)
         resized = upsample(lr, scale).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
         def bring(images: Tensor, *, limited: bool) -> Tensor:
@@ -289,14 +289,14 @@ def take_changes(
     told = [
         place
         for place, state in states.items()
-        if config.rank or any(key.endswith(SUFFIXES) for key in state)
+        if config.rank or any(key.endswith(LORA_SUFFIXES) for key in state)
     ]
     if not told:
         return ()
     if missing := sorted(set(config.scales) - set(scales)):
         raise UsageError(f"distill.scales: {config.teacher} knows no scale {missing[0]}")
     for place in told:
-        fold(states[place], len(scales), None, str(place))
+        fold_scale(states[place], len(scales), None, str(place))
         adapt(places[place], len(scales), config.rank, states[place])
     return scales
 
@@ -319,7 +319,8 @@ def write_model(
     card = read_card(teacher)
     classes = {name: type(module).__name__ for name, module in parts.items()}
     # what suited the teacher's weights at some scales need not suit these
-    card = replace(card, parts=classes, sampling={**card.sampling, **sampling}, at={})
+    sampling = {**card.sampling, **sampling}
+    card = replace(card, parts=classes, sampling=sampling, settings_by_scale={})
     halves = {name: copy.deepcopy(module).half() for name, module in parts.items()}
     save_pretrained(folder, card, halves, prompt)
 

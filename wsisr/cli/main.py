@@ -300,7 +300,7 @@ def models() -> None:
 def list_models(as_json: bool) -> None:
     """List the models that ship with wsisr and the weights that measures need."""
     from wsisr.evaluation.weights import overview
-    from wsisr.models.files import shipped_models
+    from wsisr.models import shipped_models
 
     found = shipped_models()
     if as_json:
@@ -318,7 +318,7 @@ def list_models(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def show(name: str, as_json: bool) -> None:
     """Show a model's parts, sizes, settings, hashes and card."""
-    from wsisr.models.files import as_lines, summarise
+    from wsisr.models import as_lines, summarise
 
     model = summarise(name)
     if as_json:

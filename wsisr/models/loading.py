@@ -158,9 +158,7 @@ class _Source:
     def load(self, part: str) -> nn.Module:
         """Loads one of the parts that the card lists."""
         cls = part_class(self.folder, self.card, part)
-        return load_module(
-            self.folder / part, cls, self.hashes, len(self.card.scales), self.row
-        )
+        return load_module(self.folder / part, cls, self.hashes, len(self.card.scales), self.row)
 
 
 def _choose_settings(

@@ -161,7 +161,7 @@ def _generate(
         with _single_precision(image.device):
             finished = add_detail(settings, image, generated.float())
             if agree is not None:
-                # generated images are off by far more than restored ones: unlimited, they would ring
+                # generated images are off by far more than restored ones and would ring unlimited
                 finished = agree(finished, limited=True)
         yield finished
 

@@ -173,7 +173,8 @@ def read_card(folder: Path) -> ModelCard:
     """
     file = folder / "model.json"
     content = _read_content(folder, file)
-    values = {field.name: content[field.name] for field in fields(ModelCard) if field.name in content}
+    names = (field.name for field in fields(ModelCard))
+    values = {name: content[name] for name in names if name in content}
     try:
         card = ModelCard(**{**values, "name": str(values.get("name", folder.name))})
     except ValidationError as error:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wsisr.errors import ModelError
 from wsisr.files import file_sha256
 from wsisr.models.files.checkpoint import PICKLES, check_finite, read_safetensors
-from wsisr.models.networks import fold
+from wsisr.models.networks import fold_scale
 
 PART_CLASSES: dict[str, dict[str, str]] = {
     "restoration": {"SwinIR": "wsisr.models.networks", "PlainNet": "wsisr.models.networks"},
@@ -104,13 +104,13 @@ def load_module(
         cls: one of diffusers' or this package's classes.
         hashes: gets the SHA-256 of the files.
         scales: how many the model has.
-        row: index of the scale to load it for, see `wsisr.models.networks.fold`.
+        row: index of the scale to load it for, see `wsisr.models.networks.fold_scale`.
 
     Raises:
         ModelError: see `wsisr.models.from_pretrained`.
     """
     module = empty_module(place, cls)
-    fill(module, fold(load_state(place, hashes), scales, row, str(place)), str(place))
+    fill(module, fold_scale(load_state(place, hashes), scales, row, str(place)), str(place))
     return module
 
 
@@ -125,7 +125,9 @@ def load_restoration(place: Path) -> nn.Module:
     """
     classes = PART_CLASSES["restoration"]
     try:
-        name = json.loads((place / "config.json").read_text(encoding="utf-8")).get("_class_name", "SwinIR")
+        name = json.loads((place / "config.json").read_text(encoding="utf-8")).get(
+            "_class_name", "SwinIR"
+        )
     except (OSError, ValueError, AttributeError):
         name = "SwinIR"  # `load_module` says what is wrong with the file
     if name not in tuple(classes):

@@ -115,7 +115,9 @@ def fetch(name: str) -> Path:
 def _from_folder(folder: Path, wanted: set[str]) -> Base:
     base = Base(prediction=_prediction(folder))
     for part in sorted(wanted - {PROMPT}):
-        base.modules[part] = load_module(folder / part, network_class(part, CLASS_NAMES[part]), base.hashes)
+        base.modules[part] = load_module(
+            folder / part, network_class(part, CLASS_NAMES[part]), base.hashes
+        )
     if PROMPT not in wanted:
         return base
     place = folder / "text_encoder"

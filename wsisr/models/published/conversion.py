@@ -361,6 +361,4 @@ def _write_report(folder: Path, report: Conversion) -> None:
         "unused": report.unused,
         "remarks": report.remarks,
     }
-    (folder / "conversion.json").write_text(
-        json.dumps(content, indent=1) + "\n", encoding="utf-8"
-    )
+    (folder / "conversion.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
