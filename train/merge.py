@@ -39,7 +39,14 @@ from wsisr.models.files import (
     part_class,
     read_card,
 )
-from wsisr.models.networks import LORA_BIAS, LORA_DOWN, LORA_SUFFIXES, LORA_UP, fold_scale, low_rank_factors
+from wsisr.models.networks import (
+    LORA_BIAS,
+    LORA_DOWN,
+    LORA_SUFFIXES,
+    LORA_UP,
+    fold_scale,
+    low_rank_factors,
+)
 
 TOLD = ("restoration", "vae")
 """Parts that a scale can change."""

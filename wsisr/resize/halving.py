@@ -1,7 +1,6 @@
 """The 2x2 mean that makes a level from the one below, in one pass over bytes.
 
-`wsisr_kernels.box2x2` gives the same pixels, but brings torch along, which conversion does
-without; and this takes two thirds of the time of OpenCV's INTER_AREA, which it replaces.
+It takes two thirds of the time of OpenCV's INTER_AREA, and does without torch, as conversion must.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -49,9 +50,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
         ModelError: no such file, no checkpoint, one with code in it, or weights that are not
             finite.
     """
-    if not file.is_file():
-        raise ModelError(f"{file}: no such file")
-    if file.suffix not in CHECKPOINT_SUFFIXES:
+    if file.is_file() and file.suffix not in CHECKPOINT_SUFFIXES:
         raise ModelError(f"{file}: not a checkpoint; wsisr reads {', '.join(CHECKPOINT_SUFFIXES)}")
     checkpoint = read_tensors(file)
     tensors = dict(checkpoint.tensors)
@@ -70,8 +69,10 @@ def read_tensors(file: Path) -> Checkpoint:
         file: of any name; all but .safetensors are taken for pickles.
 
     Raises:
-        ModelError: an unreadable file, one with code in it, or one without tensors.
+        ModelError: no such file, an unreadable one, one with code in it, or one without tensors.
     """
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file")
     content = read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
     weights, beside = _unwrap(content)
     tensors = {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}
@@ -112,24 +113,33 @@ def check_finite(tensors: Mapping[str, Tensor], place: str) -> None:
 
 
 def count_blocks(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Gives the length of the module list whose keys begin with `prefix` and a number, or 0."""
-    start = len(prefix)
-    numbers = {key[start:].partition(".")[0] for key in tensors if key.startswith(prefix)}
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+    """Counts the blocks of a module list.
+
+    Args:
+        tensors: name -> tensor.
+        prefix: what the names of the blocks' tensors begin with, in front of a block's number.
+
+    Returns:
+        How many different numbers there are.
+    """
+    numbered = re.compile(rf"{re.escape(prefix)}([0-9]+)")
+    return len({match[1] for key in tensors if (match := numbered.match(key))})
 
 
-def require(tensors: Mapping[str, Tensor], key: str) -> Tensor:
+def require(tensors: Mapping[str, Tensor], key: str, place: str | None = None) -> Tensor:
     """Gives a tensor that must be there.
 
     Args:
         tensors: name -> tensor.
         key: the name.
+        place: what the text of an error begins with; None where the caller completes it.
 
     Raises:
-        ModelError: it is missing; the caller completes the text with the file.
+        ModelError: the tensor is missing.
     """
     if key not in tensors:
-        raise ModelError(f"weights are missing, among them {key}")
+        where = "" if place is None else f"{place}: "
+        raise ModelError(f"{where}weights are missing, among them {key}")
     return tensors[key]
 
 
