@@ -104,7 +104,8 @@ def fit(config: Stage1Config, run: Run) -> None:
             f"stage1.architecture: {config.architecture!r} is not one of {', '.join(classes)}"
         )
     torch.manual_seed(config.loop.seed)
-    made = construct(network_class("restoration", config.architecture), config.model, "stage1.model")
+    architecture = network_class("restoration", config.architecture)
+    made = construct(architecture, config.model, "stage1.model")
     crop, block = config.crop, block_of(made)
     kind = config.architecture
     require(crop % block == 0, f"stage1.crop {crop}: must be a multiple of {block} for {kind}")
