@@ -95,7 +95,7 @@ class DualStage(nn.Module):
         return {**self.identity, "settings": asdict(self.settings)}
 
     def _noise_field(self, windows: Sequence[WindowInput], seed: int) -> NoiseField:
-        """The noise of windows, addressed by their places on the global grid."""
+        """Makes the noise of windows, addressed by their places on the global grid."""
 
         def noise(step: int, shape: torch.Size) -> Tensor:
             # here, because training comes past this file and needs neither the kernels nor numba
@@ -112,7 +112,7 @@ class DualStage(nn.Module):
         return noise
 
     def _agreement(self, windows: Sequence[WindowInput]) -> Agreement | None:
-        """How images agree with their windows' inputs; None where consistency is off."""
+        """Makes what brings images into agreement with their inputs, or None if that is off."""
         if self.settings.consistency == "off":
             return None
 

@@ -164,7 +164,7 @@ class _Source:
 def _choose_settings(
     card: ModelCard, overrides: Mapping[str, Any], device: torch.device, scale: float | None
 ) -> Settings:
-    """The device's usual precision, overruled by the model's settings, these by the caller's."""
+    """Combines the device's usual precision, the model's own settings and the caller's."""
     if unknown := sorted(set(overrides) - {f.name for f in fields(Settings)}):
         raise UsageError(f"unknown setting {', '.join(unknown)}")
     usual = {"precision": usual_precision(device)}

@@ -210,7 +210,7 @@ def card_text(card: ModelCard) -> str:
 
 
 def _read_content(folder: Path, file: Path) -> dict[str, Any]:
-    """The JSON object of a model.json of this format and version."""
+    """Reads the JSON object of a model.json of this format and version."""
     if not folder.is_dir():
         kind = (
             "pickled weights are refused, since loading them can run code"
@@ -232,7 +232,7 @@ def _read_content(folder: Path, file: Path) -> dict[str, Any]:
 
 
 def _first_fault(error: ValidationError) -> str:
-    """The first thing that is wrong, as one line that names its key."""
+    """Describes the first thing that is wrong in one line that names its key."""
     fault = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in fault["loc"])
     cause = fault.get("ctx", {}).get("error")
