@@ -39,7 +39,14 @@ from wsisr.models.files import (
     part_class,
     read_card,
 )
-from wsisr.models.networks import BIAS, DOWN, SUFFIXES, UP, fold, low_rank
+from wsisr.models.networks import (
+    LORA_BIAS,
+    LORA_DOWN,
+    LORA_SUFFIXES,
+    LORA_UP,
+    fold_scale,
+    low_rank_factors,
+)
 
 TOLD = ("restoration", "vae")
 """Parts that a scale can change."""
@@ -100,7 +107,7 @@ def merge(
             state |= changes(state, there, len(card.scales), row, rank, part)
         # all that can be wrong is said before anything is written, and by the name of a source
         place = str(first / part)
-        fill(network, fold(state, len(card.scales), None, place), place)
+        fill(network, fold_scale(state, len(card.scales), None, place), place)
         networks[part] = network.to("meta")  # single precision is not kept beside half
         parts[part] = halves(state, [folder / part for folder in {**models, **(towards or {})}])
     check_stage2(first, networks)
@@ -128,7 +135,7 @@ def mean(card: ModelCard, models: Mapping[Path, float], part: str, row: int | No
         place = folder / part
         if (other.parts, other.scales) != (card.parts, card.scales):
             raise UsageError(f"{folder}: not of the same parts and scales as the first model")
-        state = fold(load_state(place), len(card.scales), row, str(place))
+        state = fold_scale(load_state(place), len(card.scales), row, str(place))
         shapes = {key: value.shape for key, value in state.items()}
         if summed and shapes != {key: value.shape for key, value in summed.items()}:
             raise UsageError(f"{place}: not the network of the first model")
@@ -139,12 +146,12 @@ def mean(card: ModelCard, models: Mapping[Path, float], part: str, row: int | No
 
 def held(place: Path) -> State:
     """What a part's folder has of changes."""
-    return {key: value for key, value in load_state(place).items() if key.endswith(SUFFIXES)}
+    return {key: value for key, value in load_state(place).items() if key.endswith(LORA_SUFFIXES)}
 
 
 def told_rows(place: Path) -> set[int]:
     """The scales, by their index, that change anything in a part."""
-    effective = [value for key, value in held(place).items() if key.endswith((UP, BIAS))]
+    effective = [value for key, value in held(place).items() if key.endswith((LORA_UP, LORA_BIAS))]
     return {row for value in effective for row in range(len(value)) if value[row].any()}
 
 
@@ -162,7 +169,7 @@ def changes(base: State, target: State, scales: int, row: int, rank: int, part: 
     Raises:
         UsageError: `target` is another network, or differs where nothing can change.
     """
-    shared = {key: value for key, value in base.items() if not key.endswith(SUFFIXES)}
+    shared = {key: value for key, value in base.items() if not key.endswith(LORA_SUFFIXES)}
     if {k: v.shape for k, v in shared.items()} != {k: v.shape for k, v in target.items()}:
         raise UsageError(f"{part}: the models of --towards are of another network")
     made: State = {}
@@ -172,9 +179,9 @@ def changes(base: State, target: State, scales: int, row: int, rank: int, part: 
         change = target[key] - value
         new: dict[str, Tensor] = {}
         if part in TOLD and weight is not None and weight.ndim == 4 and kind == "weight":
-            new = dict(zip((DOWN, UP), low_rank(change, rank), strict=True))
+            new = dict(zip((LORA_DOWN, LORA_UP), low_rank_factors(change, rank), strict=True))
         elif part in TOLD and weight is not None and weight.ndim == 4 and kind == "bias":
-            new = {BIAS: change}
+            new = {LORA_BIAS: change}
         elif not torch.allclose(target[key], value, rtol=1e-3, atol=1e-6):  # half precision
             raise UsageError(
                 f"{part}: {key} differs, but a scale can only change convolutions of "

@@ -35,19 +35,20 @@ from torch import Tensor, nn
 from bench.command import add_json, add_model, make_parser, name_list, write_json
 from bench.speed.clock import take_turns
 from wsisr.errors import OptionError
-from wsisr.models import DualStage, compile_blocks, generate, load_upscaler, pick_device
+from wsisr.models import DualStage, compile_blocks, load_upscaler, pick_device, run_stages
 from wsisr.models.networks import channels_last, decode, latent_factor
 
 Task = Callable[[], Tensor]
 
 
 def forward(model: DualStage, image: Tensor, noise: Tensor, dtype: torch.dtype) -> Tensor:
-    """Both stages on a resized window, without what is no network's work."""
-    assert model.second is not None
-    with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
-        restored = model.restoration(image).clamp(0, 1)
-        made = generate(model.second, model.settings, restored, lambda _step, _shape: noise)
-    return made.float()
+    """Runs both stages on a resized window, without what is no network's work."""
+    settings = replace(model.settings, fidelity=0.0, color_fix="none")
+    noises = [lambda _step, _shape: noise]
+    _, images = run_stages(
+        model.restoration, model.second, settings, image, None, noises, dtype=dtype
+    )
+    return next(images)
 
 
 def plain_attention(

@@ -10,10 +10,10 @@ import torch
 
 @cache
 def has_triton() -> bool:
-    """Whether the Triton versions can be imported; without them CUDA falls back to torch."""
+    """Tells whether Triton can be imported; without it CUDA is served by torch or the CPU."""
     return importlib.util.find_spec("triton") is not None
 
 
 def uses_triton(device: torch.device) -> bool:
-    """Whether the dispatch functions run Triton on `device` (CUDA and ROCm with Triton)."""
+    """Tells whether the dispatch functions run Triton on `device` (CUDA and ROCm with Triton)."""
     return device.type == "cuda" and has_triton()

@@ -11,12 +11,10 @@ from torch import nn
 
 from wsisr.engine.array import upscale_image
 from wsisr.errors import ModelError, UsageError
-from wsisr.models import WindowInput, from_pretrained, load_upscaler
+from wsisr.models import WindowInput, from_pretrained, load_upscaler, run_stages
 from wsisr.models.compilation import blocks_of
 from wsisr.models.consistency import Sampling, resize
-from wsisr.models.dualstage import generate
 from wsisr.models.networks.plainnet import PlainNet
-from wsisr.models.networks.vae import decode, encode
 from wsisr.plan import make_plan
 
 TILE, SCALE, SIZE = 64, 4, 40
@@ -78,7 +76,7 @@ def test_a_machine_without_a_compiler_is_told(
         raise RuntimeError("no C++ compiler\nlong story")
 
     monkeypatch.setattr(torch, "compile", fail)
-    with pytest.raises(ModelError, match=r"--compile: .*no C\+\+ compiler.*leave the option out"):
+    with pytest.raises(ModelError, match=r"compile: .*no C\+\+ compiler.*leave the option out"):
         load_upscaler(str(model_folder), settings={"compile": True})
 
 
@@ -104,45 +102,27 @@ def test_compiled_pixels_are_near_and_the_same_whatever_the_batch(model_folder: 
     assert np.abs(found[0].astype(int) - eager).max() <= 1
 
 
-def with_detail(folder: Path) -> tuple[PlainNet, PlainNet, PlainNet]:
-    """Let a model's stage 1 be a PlainNet: with a layer of detail; the same without one; the same
-    that has the detail in its image."""
+def with_detail(folder: Path) -> tuple[PlainNet, PlainNet]:
+    """Let a model's stage 1 be a PlainNet: with a layer of detail; the same that has the detail in
+    its image."""
     torch.manual_seed(1)
     net: PlainNet = PlainNet(width=8, blocks=1, detail=True)
     for layer in (net.last, net.last_detail):
         assert layer is not None
         nn.init.normal_(layer.weight, std=0.02)
-    bare, merged = (PlainNet(width=8, blocks=1) for _ in range(2))
-    for other in (bare, merged):
-        other.load_state_dict({key: net.state_dict()[key] for key in other.state_dict()})
+    merged: PlainNet = PlainNet(width=8, blocks=1)
+    merged.load_state_dict({key: net.state_dict()[key] for key in merged.state_dict()})
     for name in ("weight", "bias"):
         more = net.get_parameter(f"last_detail.{name}").detach()
         merged.get_parameter(f"last.{name}").data.add_(more)
     card = json.loads((folder / "model.json").read_text())
     card["parts"]["restoration"] = "PlainNet"
     (folder / "model.json").write_text(json.dumps(card))
-    return net, bare, merged
+    return net, merged
 
 
-def test_detail_of_stage_1_is_added_where_the_residual_is(model_folder: Path) -> None:
-    net, bare, _ = with_detail(model_folder)
-    given = [window(), window(1)]
-    settings = {**ALONE, "fidelity": 0.0, "residual": True}
-    results = []
-    for stage1 in (net, bare):
-        stage1.save_pretrained(model_folder / "restoration")
-        results.append(from_pretrained(model_folder, settings=settings)(given))
-    with torch.inference_mode():
-        resized = torch.stack([each.resized() for each in given])
-        detail = net.detail_of(net.features(resized))
-    assert float(detail.abs().max()) > 0.01
-    torch.testing.assert_close(results[0], results[1] + detail, rtol=0, atol=1e-5)
-
-
-def test_without_a_residual_stage_2_starts_from_the_image_with_its_detail(
-    model_folder: Path,
-) -> None:
-    net, _, merged = with_detail(model_folder)
+def test_stage_2_starts_from_the_image_with_its_detail(model_folder: Path) -> None:
+    net, merged = with_detail(model_folder)
     given = [window(), window(1)]
 
     def run(stage1: PlainNet, fidelity: float) -> torch.Tensor:
@@ -159,25 +139,48 @@ def test_without_a_residual_stage_2_starts_from_the_image_with_its_detail(
     torch.testing.assert_close(run(net, 0), run(merged, 0), rtol=0, atol=1e-5)
 
 
-def test_a_residual_is_free_of_what_the_autoencoder_loses(model_folder: Path) -> None:
+def test_the_path_is_differentiable_and_the_same_with_gradients(model_folder: Path) -> None:
+    net, _ = with_detail(model_folder)
+    net.save_pretrained(model_folder / "restoration")
     given = [window(), window(1)]
-    bare = {**ALONE, "fidelity": 0.0}
-    whole, residual, restored = (
-        from_pretrained(model_folder, settings=bare | more)
-        for more in ({}, {"residual": True}, {"fidelity": 1.0})
-    )
-    assert residual.second is not None
-    image = restored(given)
-    with torch.inference_mode():
-        coded = decode(residual.second.vae, encode(residual.second.vae, image))
-    assert float((image - coded).abs().max()) > 0.05
-    torch.testing.assert_close(residual(given), whole(given) + image - coded, rtol=0, atol=1e-5)
+    model = from_pretrained(model_folder, settings={"precision": "fp32"})
+    expected = model(given)
+    model.requires_grad_(True)
+    resized = torch.stack([each.resized() for each in given])
+    agree, noise = model._agreement(given), model._noise_field(given, 0)
+    for detach in (False, True):
+        model.zero_grad()
+        restored, images = run_stages(
+            model.restoration, model.second, model.settings, resized, agree, [noise], detach=detach
+        )
+        image = next(images)
+        torch.testing.assert_close(image.detach(), expected, rtol=0, atol=1e-5)
+        image.square().mean().backward()
+        stage1 = model.restoration
+        assert stage1.last_detail.weight.grad is not None
+        # the finished image has a say in what is restored only where nothing is detached
+        assert (stage1.last.weight.grad is None) == detach
+        assert restored.requires_grad
 
-    # training goes the same way
-    def noise(step: int, shape: torch.Size) -> torch.Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(step))
 
-    generated, taken = (
-        generate(residual.second, model.settings, image, noise) for model in (whole, residual)
-    )
-    torch.testing.assert_close(taken, generated + image - coded, rtol=0, atol=1e-5)
+def test_repeats_are_samples_one_batch_behind_the_other(model_folder: Path) -> None:
+    model = from_pretrained(model_folder, settings={"precision": "fp32"})
+    resized = torch.stack([window(seed).resized() for seed in (0, 1)])
+    noise = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def run(field: torch.Tensor, repeats: int) -> torch.Tensor:
+        noises = [lambda step, _: field[step]]
+        with torch.inference_mode():
+            _, images = run_stages(
+                model.restoration,
+                model.second,
+                model.settings,
+                resized,
+                None,
+                noises,
+                repeats=repeats,
+            )
+            return next(images)
+
+    expected = torch.cat([run(noise[:, :2], 1), run(noise[:, 2:], 1)])
+    torch.testing.assert_close(run(noise, 2), expected, rtol=0, atol=1e-5)

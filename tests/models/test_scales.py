@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wsisr.engine.array import upscale_image
-from wsisr.errors import ModelError
+from wsisr.errors import ModelError, UsageError
 from wsisr.models import from_pretrained, load_upscaler, save_pretrained
 from wsisr.models.files.card import read_card
 
@@ -26,7 +26,9 @@ def model(model_folder: Path) -> Path:
     """The small model, for 2, 4 and 8, with a fidelity of its own at 2 and 4."""
     own = {"fidelity": 0.25}
     sampling = {"steps": 2, "start_timestep": 400, "fidelity": 0}
-    return change(model_folder, scales=[2, 4, 8], sampling=sampling, at={"2": own, "4": own})
+    return change(
+        model_folder, scales=[2, 4, 8], sampling=sampling, settings_by_scale={"2": own, "4": own}
+    )
 
 
 def test_the_nearest_scale_has_its_own_settings(model: Path) -> None:
@@ -53,23 +55,51 @@ def test_upscaling_takes_those_of_its_scale(model: Path) -> None:
 
 def test_a_card_is_written_as_it_is_read(model: Path, tmp_path: Path) -> None:
     card = read_card(model)
-    assert card.at == {2.0: {"fidelity": 0.25}, 4.0: {"fidelity": 0.25}}
+    assert card.settings_by_scale == {2.0: {"fidelity": 0.25}, 4.0: {"fidelity": 0.25}}
     save_pretrained(tmp_path / "again", card, {})
     assert read_card(tmp_path / "again") == card
 
 
 @pytest.mark.parametrize(
-    ("at", "message"),
+    ("settings", "message"),
     [
-        ({"4": "at-4"}, "`at` does not hold settings"),
-        (["4"], "`at` does not hold settings"),
-        ({"16": {}}, "`at` names '16'"),
-        ({"4": {"steps": 1.5}}, "`steps` cannot be 1.5"),
-        ({"4": {"fidelity": "much"}}, "`sampling` or `at` has a value of a wrong kind"),
+        ({"4": "at-4"}, "`settings_by_scale.4`: .*dictionary"),
+        (["4"], "`settings_by_scale`: .*dictionary"),
+        ({"16": {}}, "`settings_by_scale` names 16"),
+        ({"4": {"steps": 1.5}}, "`settings_by_scale.4`: `steps` cannot be 1.5"),
+        ({"4": {"steps": True}}, "`steps` cannot be True"),
+        ({"4": {"steps": 0}}, "`steps` cannot be 0: must lie between 1 and 1000"),
+        ({"4": {"fidelity": "much"}}, "`fidelity` cannot be 'much'"),
         ({"4": {"fidelty": 0.1}}, "unknown setting fidelty"),
     ],
 )
-def test_refused(model: Path, at: object, message: str) -> None:
-    change(model, at=at)
+def test_refused(model: Path, settings: object, message: str) -> None:
+    change(model, settings_by_scale=settings)
     with pytest.raises(ModelError, match=r"model\.json.*" + message):
         from_pretrained(model, scale=4)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scales": [2, 0]}, "`scales.1`: must be a number above 0"),
+        ({"scales": ["2"]}, "`scales.0`: must be a number above 0"),
+        ({"scales": 4}, "`scales`: .*tuple"),
+        ({"parts": {"restoration": 1}}, "`parts.restoration`: .*string"),
+        ({"parts": {}}, "lists no part `restoration`"),
+        ({"schedule": {"beta": 1.0}}, "`schedule`: `beta`"),
+        ({"schedule": {"steps": 0}}, "`schedule`: `steps`"),
+        ({"sampling": {"sampler": "guess"}}, "`sampling`: `sampler` cannot be 'guess'"),
+        ({"base": 1}, "`base`: .*string"),
+    ],
+)
+def test_the_error_names_the_key(model: Path, values: dict[str, object], message: str) -> None:
+    change(model, settings_by_scale={}, **values)
+    with pytest.raises(ModelError, match=r"model\.json: " + message):
+        from_pretrained(model, scale=4)
+
+
+def test_settings_of_the_caller_are_checked(model: Path) -> None:
+    for settings in ({"steps": 0}, {"speed": 1}, {"fidelity": "much"}):
+        with pytest.raises(UsageError, match=f"{next(iter(settings))}|wrong type"):
+            from_pretrained(model, settings=settings)

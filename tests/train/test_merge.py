@@ -21,7 +21,7 @@ from train.merge import main, shares
 from wsisr.engine.array import upscale_image
 from wsisr.models import from_pretrained
 from wsisr.models.files.parts import load_state
-from wsisr.models.networks.lora import SUFFIXES, adapt, low_rank
+from wsisr.models.networks.lora import LORA_SUFFIXES, adapt, low_rank_factors
 
 SCALES = [2, 4, 8]
 
@@ -89,10 +89,10 @@ def test_one_scale_moves_and_no_other(three: list[Path], tmp_path: Path) -> None
     assert command("--out", again, out, "--scale", 8, "--towards", other, "--rank", 64) == 0
     first, second = (load_state(folder / "restoration") for folder in (out, again))
     for key, value in second.items():
-        if key.endswith(SUFFIXES):
+        if key.endswith(LORA_SUFFIXES):
             assert torch.equal(value[:2], first[key][:2]), key
             assert not value[0].any(), key
-    assert any(value[2].any() for key, value in second.items() if key.endswith(SUFFIXES))
+    assert any(value[2].any() for key, value in second.items() if key.endswith(LORA_SUFFIXES))
     # less rank than there is already does no harm to the other scale
     small = tmp_path / "small"
     assert command("--out", small, again, "--scale", 8, "--towards", other, "--rank", 1) == 0
@@ -132,7 +132,7 @@ def test_the_change_is_the_nearest_of_its_rank() -> None:
     wanted = torch.randn(8, 5, 3, 3)
     errors = []
     for rank in (1, 4, 8, 20):
-        down, up = low_rank(wanted, rank)
+        down, up = low_rank_factors(wanted, rank)
         assert (down.shape, up.shape) == ((min(rank, 8), 45), (8, min(rank, 8)))
         errors.append(float((up @ down - wanted.flatten(1)).norm()))
     values = torch.linalg.svdvals(wanted.flatten(1))

@@ -37,23 +37,22 @@ from wsisr.errors import ModelError, UsageError
 from wsisr.models import (
     SecondStage,
     Settings,
-    add_detail,
     from_pretrained,
-    generate,
+    repeat,
+    run_stages,
     save_pretrained,
-    starting_image,
     timesteps_of,
 )
 from wsisr.models.files import load_restoration, load_state, read_card
 from wsisr.models.networks import (
-    SUFFIXES,
+    LORA_SUFFIXES,
     GuidedAutoencoderTiny,
     PlainNet,
     adapt,
     channels_last,
-    fold,
+    fold_scale,
     latent_factor,
-    select,
+    select_scale,
 )
 
 
@@ -128,18 +127,17 @@ class Student(nn.Module):
         cast(nn.Module, self.vae.encoder).requires_grad_(train_encoder)
         self.diffusion.requires_grad_(train_diffusion)
         self.restoration.requires_grad_(train_stage1)
-        self.train_stage1 = train_stage1
         if isinstance(stage1, PlainNet) and stage1.last_detail is not None:
             stage1.last_detail.requires_grad_(True)
         if not train_shared:
             for name, parameter in self.named_parameters():
-                learns = parameter.requires_grad and name.endswith(SUFFIXES)
+                learns = parameter.requires_grad and name.endswith(LORA_SUFFIXES)
                 parameter.requires_grad_(learns)
 
     def forward(
         self, lr: Tensor, noise: Tensor, scale: int, samples: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """The finished images, not clipped, and the restored ones.
+        """Computes the finished images, not clipped, and the restored ones.
 
         Args:
             lr: (B, 3, H / scale, W / scale) in [0, 1].
@@ -150,37 +148,23 @@ class Student(nn.Module):
         Returns:
             (samples B, 3, H, W), (B, 3, H, W).
         """
-        select(self, self.scales.index(scale) if self.scales else None)
-        net, features = self.restoration, None
-        with torch.set_grad_enabled(self.train_stage1 and torch.is_grad_enabled()):
-            resized = upsample(lr, scale).clamp(0, 1).contiguous(memory_format=torch.channels_last)
-            if isinstance(net, PlainNet) and net.last_detail is not None:
-                features = net.features(resized)
-                restored = net.image_of(resized, features)
-            else:
-                restored = net(resized)
-            # colours and agreement need more than half precision, as at inference
-            with torch.autocast(lr.device.type, enabled=False):
-                restored = agree(restored.float().clamp(0, 1), lr).clamp(0, 1)
-        # its own loss alone says what the restored image should be
-        image = restored.detach()
-        detail = torch.zeros_like(image)
-        if features is not None:
-            detail = cast(PlainNet, net).detail_of(features)
-        start = starting_image(self.settings, image, detail)
-        start, image, lr = (repeat(each, samples) for each in (start, image, lr))
-        second = SecondStage(self.vae, self.diffusion, self.schedule)
-        generated = generate(second, self.settings, start, lambda step, _: noise[step])
-        if self.settings.residual:
-            generated = generated + repeat(detail, samples)
-        with torch.autocast(lr.device.type, enabled=False):
-            detailed = add_detail(self.settings, image, generated.float())
-            return agree(detailed, lr, limited=True), restored
+        select_scale(self, self.scales.index(scale) if self.scales else None)
+        resized = upsample(lr, scale).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
+        def bring(images: Tensor, *, limited: bool) -> Tensor:
+            return agree(images, repeat(lr, len(images) // len(lr)), limited)
 
-def repeat(batch: Tensor, samples: int) -> Tensor:
-    """A batch (B, ...) so many times, one behind the other: (samples B, ...)."""
-    return batch.repeat(samples, *(1,) * (batch.ndim - 1))
+        restored, images = run_stages(
+            self.restoration,
+            SecondStage(self.vae, self.diffusion, self.schedule),
+            self.settings,
+            resized,
+            None if self.settings.consistency == "off" else bring,
+            [lambda step, _: noise[step]],
+            repeats=samples,
+            detach=True,
+        )
+        return next(images), restored
 
 
 def make_noise(
@@ -197,7 +181,7 @@ def fit(config: DistillConfig, run: Run) -> None:
 
     Raises:
         ModelError: the teacher is broken or has no second stage.
-        UsageError: `guided` and the setting `residual` together.
+        UsageError: a scale that the teacher does not know, or nothing that learns.
     """
     tiles, val = run.splits()
     torch.manual_seed(config.loop.seed)
@@ -214,8 +198,6 @@ def fit(config: DistillConfig, run: Run) -> None:
     if config.restoration:
         teacher.restoration = load_stage1(Path(config.restoration), device)
     if config.guided and type(second.vae) is AutoencoderTiny:
-        if settings.residual:
-            raise UsageError("distill.guided: not with `residual`, for such a decoder adds anyway")
         second = replace(second, vae=GuidedAutoencoderTiny.of(second.vae))
     stage1 = teacher.restoration
     places = {
@@ -307,14 +289,14 @@ def take_changes(
     told = [
         place
         for place, state in states.items()
-        if config.rank or any(key.endswith(SUFFIXES) for key in state)
+        if config.rank or any(key.endswith(LORA_SUFFIXES) for key in state)
     ]
     if not told:
         return ()
     if missing := sorted(set(config.scales) - set(scales)):
         raise UsageError(f"distill.scales: {config.teacher} knows no scale {missing[0]}")
     for place in told:
-        fold(states[place], len(scales), None, str(place))
+        fold_scale(states[place], len(scales), None, str(place))
         adapt(places[place], len(scales), config.rank, states[place])
     return scales
 
@@ -337,7 +319,8 @@ def write_model(
     card = read_card(teacher)
     classes = {name: type(module).__name__ for name, module in parts.items()}
     # what suited the teacher's weights at some scales need not suit these
-    card = replace(card, parts=classes, sampling={**card.sampling, **sampling}, at={})
+    sampling = {**card.sampling, **sampling}
+    card = replace(card, parts=classes, sampling=sampling, settings_by_scale={})
     halves = {name: copy.deepcopy(module).half() for name, module in parts.items()}
     save_pretrained(folder, card, halves, prompt)
 

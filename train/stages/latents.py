@@ -40,8 +40,9 @@ from train.data import (
 from train.errors import DataError, require
 from train.loop import Run, run_stage
 from wsisr.errors import ModelError
-from wsisr.models.files import load_base, load_module, load_restoration
+from wsisr.models.files import load_module, load_restoration
 from wsisr.models.networks import PlainNet, Vae, channels_last, encode
+from wsisr.models.published import load_base
 
 SHARD = 32
 """Tiles; of 512 px, with 16 latent channels, 8 MB."""
@@ -55,7 +56,7 @@ class BankConfig:
         restoration: folder of the trained stage 1; empty for none: the resized input itself, in
             agreement with the input, is the condition (the paper's ablation).
         vae: folder of the trained autoencoder.
-        base: where the autoencoder is taken from instead (see `wsisr.models.files.base`).
+        base: where the autoencoder is taken from instead (see `wsisr.models.published.load_base`).
         scales, scale_weights: one scale is drawn for each tile.
         degradation: see `train.data.degradation.degrade`.
         passes: how often each tile is encoded, each time anew degraded and flipped.

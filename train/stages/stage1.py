@@ -25,8 +25,8 @@ from train.data import PairConfig, TileSet, agree, pair_feed, to_tensor, upsampl
 from train.errors import require
 from train.loop import Losses, Run, construct, run_stage, save_part, train
 from wsisr.errors import UsageError
-from wsisr.models.files import PART_CLASSES, fill, load_state
-from wsisr.models.networks import FACTOR, UNSHUFFLE, SwinIR, channels_last, fold
+from wsisr.models.files import PART_CLASSES, fill, load_state, network_class
+from wsisr.models.networks import FACTOR, UNSHUFFLE, SwinIR, channels_last, fold_scale
 
 PICTURES = 4
 """Validation tiles that are shown."""
@@ -104,7 +104,8 @@ def fit(config: Stage1Config, run: Run) -> None:
             f"stage1.architecture: {config.architecture!r} is not one of {', '.join(classes)}"
         )
     torch.manual_seed(config.loop.seed)
-    made = construct(classes[config.architecture], config.model, "stage1.model")
+    architecture = network_class("restoration", config.architecture)
+    made = construct(architecture, config.model, "stage1.model")
     crop, block = config.crop, block_of(made)
     kind = config.architecture
     require(crop % block == 0, f"stage1.crop {crop}: must be a multiple of {block} for {kind}")
@@ -116,7 +117,7 @@ def fit(config: Stage1Config, run: Run) -> None:
 
 def starting_weights(folder: Path) -> dict[str, Tensor]:
     """Weights of a `restoration` part to start from: what all scales share, no layer of detail."""
-    state = fold(load_state(folder), 0, None, str(folder))
+    state = fold_scale(load_state(folder), 0, None, str(folder))
     return {key: value for key, value in state.items() if not key.startswith("last_detail.")}
 
 

@@ -28,7 +28,7 @@ from train.loop import LoopConfig, Losses, Run, construct, run_stage, save_part,
 from train.stages.latents import Bank, load_bank
 from wsisr.errors import ModelError
 from wsisr.models import Schedule, ddim, make_schedule, spaced_timesteps
-from wsisr.models.files import load_base, load_module
+from wsisr.models.files import load_module
 from wsisr.models.networks import (
     ControllableDiffusion,
     LatentControlNet,
@@ -36,6 +36,7 @@ from wsisr.models.networks import (
     channels_last,
     decode,
 )
+from wsisr.models.published import load_base
 
 PICTURES = 4
 """Held-out pairs that are shown."""
@@ -50,7 +51,7 @@ class Stage2Config:
     Attributes:
         bank: folder of latent pairs (`train.stages.latents`).
         base: a pretrained Stable Diffusion, frozen: hub id, folder or file (see
-            `wsisr.models.files.base`); empty to train a UNet from scratch.
+            `wsisr.models.published.load_base`); empty to train a UNet from scratch.
         unet: arguments of diffusers' `UNet2DConditionModel` where there is no `base`.
         prompt_tokens: tokens of the zero prompt where there is no `base`.
         batch, crop: pairs an iteration and process, side in latents.

@@ -29,7 +29,7 @@ from wsisr.cli.options import (
     resume_option,
 )
 from wsisr.cli.progress import progress_bar
-from wsisr.models import COLOR_FIX_NAMES, CONSISTENCY_NAMES, PRECISION_NAMES, SAMPLER_NAMES
+from wsisr.models import COLOR_FIX_NAMES, CONSISTENCY_NAMES, PRECISION_NAMES
 
 OWN = "the model's own"
 
@@ -97,9 +97,9 @@ class TileSideType(click.ParamType):
 @model_option("--steps", type=int, metavar="N", show_default=OWN, help="Number of denoising steps.")
 @model_option(
     "--sampler",
-    type=click.Choice(SAMPLER_NAMES),
+    metavar="NAME",
     show_default=OWN,
-    help="Algorithm that takes the denoising steps.",
+    help="Algorithm that takes the denoising steps, for instance ddim or dpm-solver++.",
 )
 @model_option(
     "--strength",

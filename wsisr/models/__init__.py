@@ -1,4 +1,4 @@
-"""The dual-stage model: restoration, controllable diffusion, sampling, colour, consistency."""
+"""The models: loading them by name, both stages, samplers, and what each window goes through."""
 
 import lazy_loader
 

@@ -12,7 +12,7 @@ WAVELET_HALO = 2**WAVELET_LEVELS - 1
 
 
 def wavelet_low_pass(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
-    """The coarse approximation of an undecimated à-trous wavelet transform.
+    """Computes the coarse approximation of an undecimated à-trous wavelet transform.
 
     Args:
         image: (B, C, H, W) float.
@@ -34,19 +34,33 @@ def wavelet_low_pass(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
 
 
 def wavelet_color_fix(content: Tensor, style: Tensor) -> Tensor:
-    """Detail of `content` on the colours of `style`, both (B, C, H, W) float.
+    """Lays the detail of `content` on the colours of `style`.
 
     The sum of all detail bands telescopes to content - low(content), so the fix is linear and its
     reach is exactly `WAVELET_HALO` px.
+
+    Args:
+        content: (B, C, H, W) float.
+        style: of the same shape.
+
+    Returns:
+        Of the same shape, not clipped.
     """
     return content + wavelet_low_pass(style - content)
 
 
 def adain_color_fix(content: Tensor, style: Tensor) -> Tensor:
-    """Mean and standard deviation of each channel of `content` set to those of `style`.
+    """Gives each channel of `content` the mean and standard deviation of `style`'s.
 
-    Statistics are those of the whole window: with tiles this can show as steps of colour, so the
-    wavelet fix is the default.
+    Statistics are those of the whole window: beside other windows this can show as steps of colour,
+    so the wavelet fix is the default (Huang and Belongie 2017).
+
+    Args:
+        content: (B, C, H, W) float.
+        style: of the same shape.
+
+    Returns:
+        Of the same shape, not clipped.
     """
     dims = (2, 3)
     mean, deviation = content.mean(dims, keepdim=True), content.std(dims, keepdim=True)

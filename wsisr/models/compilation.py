@@ -18,7 +18,7 @@ WHOLE = ("mid_block", "encoder", "decoder")
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The blocks that are compiled, none inside another."""
+    """Lists the blocks that are compiled, none inside another."""
     found: list[nn.Module] = []
     for name, child in model.named_children():
         if name in WHOLE:
@@ -31,7 +31,10 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Let the model's blocks compile themselves at their first call.
+    """Lets the model's blocks compile themselves at their first call.
+
+    Args:
+        model: whose blocks to compile, in place.
 
     Raises:
         ModelError: this machine cannot compile, for instance for want of a C++ compiler.
@@ -42,12 +45,16 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 def check_compiler() -> None:
-    """Compile a sum. Raises ModelError where that fails, before a model fails at its first call."""
+    """Compiles a sum, so that what fails does so before a model's first call.
+
+    Raises:
+        ModelError: torch cannot compile on this machine.
+    """
     try:
         torch.compile(torch.add, dynamic=False)(torch.ones(2), torch.ones(2))
     except Exception as error:  # of torch's compiler, its back end or the C++ compiler behind it
         reason = " ".join(str(error).split())[:160]
         raise ModelError(
-            f"--compile: torch cannot compile on this machine ({reason}); install a C++ compiler "
+            f"<compile>: torch cannot compile on this machine ({reason}); install a C++ compiler "
             "or leave the option out"
         ) from error

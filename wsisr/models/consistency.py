@@ -33,39 +33,40 @@ class Sampling:
     """Separable linear maps between a window and the low-resolution pixels around it.
 
     Attributes:
-        up: (tile, n) bicubic weights, one row for each pixel of the window.
-        down: (n, tile) area weights; rows of pixels that the window does not cover whole are zero.
+        up: (window, n) bicubic weights, one row for each pixel of the window.
+        down: (n, window) area weights; rows of pixels that the window covers only in part are zero.
     """
 
     up: Tensor
     down: Tensor
 
     def to(self, device: torch.device) -> Sampling:
-        """The same maps on another device."""
+        """Moves the maps to another device."""
         return Sampling(self.up.to(device), self.down.to(device))
 
 
 def resize(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Apply separable weights: (B, C, h, w), (H, h), (W, w) -> (B, C, H, W)."""
+    """Applies separable weights: (B, C, h, w), (H, h), (W, w) -> (B, C, H, W)."""
     return rows @ image @ columns.transpose(-1, -2)
 
 
 def project(
     image: Tensor, lr: Tensor, rows: Sampling, columns: Sampling, steps: int = SOFT_ITERATIONS
 ) -> Tensor:
-    """Bring `image` into agreement with `lr`.
+    """Brings `image` into agreement with `lr`.
 
     The map is affine in `image`: projecting x_RM + (1 - F) * detail gives the projected x_RM plus
     (1 - F) times the null-space part of the detail, so agreement holds for every fidelity F.
 
     Args:
-        image: (B, 3, tile, tile) float in [0, 1].
+        image: (B, 3, window, window) float in [0, 1].
         lr: (B, 3, n, m) float in [0, 1], the low-resolution pixels under the windows.
-        rows, columns: geometry, equal for the whole batch.
+        rows: geometry of the rows, equal for the whole batch.
+        columns: geometry of the columns.
         steps: back-projections; each shrinks the disagreement several times.
 
     Returns:
-        (B, 3, tile, tile) float, not clipped.
+        (B, 3, window, window) float, not clipped.
     """
     # rows of `down` that are all zero are pixels the window sees only in part
     seen = rows.down.any(1).to(image.dtype)[:, None] * columns.down.any(1).to(image.dtype)[None]
@@ -76,12 +77,21 @@ def project(
 
 
 def project_limited(image: Tensor, lr: Tensor, rows: Sampling, columns: Sampling) -> Tensor:
-    """`project` without ringing at the input's hard edges; arguments and result as there.
+    """Brings `image` into agreement with `lr` without ringing at the input's hard edges.
 
     Steps are clipped to the range of the 3x3 low-resolution pixels around each pixel with
     `OVERSHOOT` on both sides, widened to what the pixel was at first, so that generated detail
-    stays. An image that agrees exists within
-    these bounds (each low-resolution pixel, constant); a few free steps end where it is.
+    stays. An image that agrees exists within these bounds (each low-resolution pixel, constant); a
+    few free steps end where it is.
+
+    Args:
+        image: see `project`.
+        lr: see `project`.
+        rows: see `project`.
+        columns: see `project`.
+
+    Returns:
+        See `project`.
     """
     low, high = (
         _nearest(each, rows, columns)
@@ -95,5 +105,5 @@ def project_limited(image: Tensor, lr: Tensor, rows: Sampling, columns: Sampling
 
 
 def _nearest(lr: Tensor, rows: Sampling, columns: Sampling) -> Tensor:
-    """(B, C, n, m) -> (B, C, tile, tile), each the low-resolution pixel of the largest weight."""
+    """Gives each pixel (B, C, window, window) the one of (B, C, n, m) of the largest weight."""
     return lr[:, :, rows.up.argmax(1)][..., columns.up.argmax(1)]

@@ -16,22 +16,34 @@ from torch import Tensor
 WINDOWS = 2
 """Windows along a side of a block."""
 
-Predict = Callable[[Tensor, Tensor], Tensor]
+NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 """(noisy latents, condition) of some windows -> what the network predicts, of the same shape."""
 
 
 def block_side(side: int, overlap: int) -> int:
-    """Side of a block of `WINDOWS` windows that share `overlap`."""
+    """Gives the side of a block of `WINDOWS` by `WINDOWS` windows.
+
+    Args:
+        side: of a window, px.
+        overlap: that neighbouring windows share, px.
+
+    Returns:
+        The side in px.
+    """
     return WINDOWS * side - (WINDOWS - 1) * overlap
 
 
-def averaged(predict: Predict, z: Tensor, condition: Tensor, side: int, overlap: int) -> Tensor:
-    """Predict a block by its windows.
+def averaged(
+    predict: NoisePredictor, z: Tensor, condition: Tensor, side: int, overlap: int
+) -> Tensor:
+    """Predicts a block by its windows.
 
     Args:
         predict: the network.
-        z, condition: (B, C, h, w) latents of blocks.
-        side, overlap: of the windows, in latents; together they fill h and w.
+        z: (B, C, h, w) noisy latents of blocks.
+        condition: (B, C, h, w) latents of the restored blocks.
+        side: of the windows, in latents; with `overlap` they fill h and w.
+        overlap: of the windows, in latents.
 
     Returns:
         (B, C, h, w) float32; weights are symmetric and sum to one.
@@ -41,19 +53,20 @@ def averaged(predict: Predict, z: Tensor, condition: Tensor, side: int, overlap:
     total = torch.zeros_like(z, dtype=torch.float32)
     for row in rows:
         for column in columns:
-            place = (..., slice(row, row + side), slice(column, column + side))
-            output = predict(z[place], condition[place]).float()
+            part = (..., slice(row, row + side), slice(column, column + side))
+            output = predict(z[part], condition[part]).float()
             weight = (
                 _weights(side, overlap, row > 0, row + side < height)[:, None]
                 * _weights(side, overlap, column > 0, column + side < width)[None]
             ).to(output.device)
-            total[place] += weight * output
+            total[part] += weight * output
     return total
 
 
 def _weights(side: int, overlap: int, leads: bool, trails: bool) -> Tensor:
-    """Weights (side,) of a window along an axis, with neighbours before or behind it or not."""
-    from wsisr_kernels import blend_ramp  # see `DualStage._generate`
+    """Gives the weights (side,) of a window along an axis, with or without neighbours there."""
+    # here, because training comes past this file and needs neither the kernels nor numba
+    from wsisr_kernels import blend_ramp
 
     ramp = torch.from_numpy(blend_ramp(overlap))
     weights = torch.ones(side)

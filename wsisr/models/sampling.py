@@ -19,7 +19,6 @@ Denoiser = Callable[[Tensor, int], Tensor]
 NoiseSource = Callable[[int], Tensor]
 """Index of the step -> standard normal noise of the latents' shape. Index 0 is the start."""
 
-
 SMALLEST_SIGNAL = 1e-8
 """alpha_bar that stands for less: nothing of x0 is left in z_t at zero terminal SNR."""
 
@@ -37,7 +36,16 @@ class Schedule:
     prediction: str = "epsilon"
 
     def epsilon(self, output: Tensor, z: Tensor, t: int) -> Tensor:
-        """The noise in z_t according to the network's output."""
+        """Gives the noise in z_t according to the network's output.
+
+        Args:
+            output: (B, C, h, w), what the network predicts.
+            z: (B, C, h, w), z_t.
+            t: the timestep.
+
+        Returns:
+            (B, C, h, w).
+        """
         if self.prediction == "epsilon":
             return output
         a = float(self.alphas_cumprod[t])
@@ -45,7 +53,16 @@ class Schedule:
         return math.sqrt(max(a, SMALLEST_SIGNAL)) * output + math.sqrt(1 - a) * z
 
     def q_sample(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
-        """z_t of clean latents x0; t is one number or (B,) of them."""
+        """Adds noise to clean latents.
+
+        Args:
+            x0: (B, C, h, w) clean latents.
+            t: one timestep, or (B,) of them.
+            noise: (B, C, h, w), standard normal.
+
+        Returns:
+            z_t (B, C, h, w).
+        """
         a = self.alphas_cumprod.to(x0.device)[torch.as_tensor(t, device=x0.device)].to(x0.dtype)
         a = a.view(-1, 1, 1, 1)
         return a.sqrt() * x0 + (1 - a).sqrt() * noise
@@ -58,14 +75,18 @@ def make_schedule(
     prediction: str = "epsilon",
     zero_terminal_snr: bool = False,
 ) -> Schedule:
-    """Stable Diffusion's schedule: betas linear in their square root.
+    """Makes Stable Diffusion's schedule: betas linear in their square root.
 
     Args:
-        beta_start, beta_end: first and last beta.
+        beta_start: first beta.
+        beta_end: last beta.
         steps: number of training timesteps.
         prediction: `epsilon` or `v`.
         zero_terminal_snr: shift and scale so that no signal is left at the last timestep
             (Lin et al. 2024, algorithm 1).
+
+    Returns:
+        The schedule, on the CPU.
 
     Raises:
         ValueError: unknown prediction.
@@ -82,10 +103,19 @@ def make_schedule(
 
 
 def spaced_timesteps(steps: int, start: int = 999) -> list[int]:
-    """`steps` timesteps spread evenly from `start` down to 0 (Nichol and Dhariwal 2021).
+    """Spreads timesteps evenly from `start` down to 0 (Nichol and Dhariwal 2021).
 
     50 steps from 999 are 999, 979, … 41, 20, 0, the paper's. A single step is `start` itself.
-    Fewer distinct timesteps than steps asked for are returned once each.
+
+    Args:
+        steps: how many.
+        start: the first.
+
+    Returns:
+        The timesteps; fewer distinct ones than asked for are returned once each.
+
+    Raises:
+        ValueError: less than one step, or a negative start.
     """
     if steps < 1 or start < 0:
         raise ValueError(f"{steps} steps from timestep {start}: need at least one step from 0")
@@ -96,10 +126,20 @@ def spaced_timesteps(steps: int, start: int = 999) -> list[int]:
 
 
 def few_step_timesteps(steps: int, start: int = 999) -> list[int]:
-    """`steps` timesteps spread evenly over (0, start]: 4 from 999 are 999, 749, 500, 250.
+    """Spreads timesteps evenly over (0, start]: 4 from 999 are 999, 749, 500, 250.
 
     Unlike `spaced_timesteps` none is 0, where a network that leaps to the clean image in one step
-    has nothing left to do. Raises ValueError as that does.
+    has nothing left to do.
+
+    Args:
+        steps: how many.
+        start: the first.
+
+    Returns:
+        The timesteps; fewer distinct ones than asked for are returned once each.
+
+    Raises:
+        ValueError: less than one step, or a negative start.
     """
     if steps < 1 or start < 0:
         raise ValueError(f"{steps} steps from timestep {start}: need at least one step from 0")
@@ -107,13 +147,22 @@ def few_step_timesteps(steps: int, start: int = 999) -> list[int]:
 
 
 def timesteps_of(sampler: str, steps: int, start: int = 999) -> list[int]:
-    """The timesteps that a sampler of `SAMPLERS` visits, from `start` downwards."""
+    """Gives the timesteps that a sampler visits, from `start` downwards.
+
+    Args:
+        sampler: a name in `SAMPLERS`.
+        steps: how many.
+        start: the first.
+
+    Returns:
+        See `spaced_timesteps`.
+    """
     spaced = few_step_timesteps if sampler == "few-step" else spaced_timesteps
     return spaced(steps, start)
 
 
 def predicted_x0(schedule: Schedule, z: Tensor, epsilon: Tensor, t: int) -> Tensor:
-    """The clean latents that z_t and its noise imply."""
+    """Gives the clean latents that z_t and its noise imply."""
     a = float(schedule.alphas_cumprod[t])
     # at zero terminal SNR nothing of x0 is left in z_t; the floor keeps the quotient finite
     return (z - math.sqrt(1 - a) * epsilon) / math.sqrt(max(a, SMALLEST_SIGNAL))
@@ -122,7 +171,7 @@ def predicted_x0(schedule: Schedule, z: Tensor, epsilon: Tensor, t: int) -> Tens
 def spaced_ddpm(
     denoise: Denoiser, z: Tensor, timesteps: Sequence[int], schedule: Schedule, noise: NoiseSource
 ) -> Tensor:
-    """Ancestral sampling on a subset of the timesteps (Nichol and Dhariwal 2021, section 4).
+    """Samples ancestrally on a subset of the timesteps (Nichol and Dhariwal 2021, section 4).
 
     The betas are those of the shortened chain and the variance is the posterior's
     ("fixed small"). The last step returns the predicted x0 without noise.
@@ -144,7 +193,7 @@ def spaced_ddpm(
 def ddim(
     denoise: Denoiser, z: Tensor, timesteps: Sequence[int], schedule: Schedule, noise: NoiseSource
 ) -> Tensor:
-    """Deterministic sampling (Song et al. 2021, eta 0); `noise` is not used."""
+    """Samples deterministically (Song et al. 2021, eta 0); `noise` is not used."""
     for index, t in enumerate(timesteps):
         last = index + 1 == len(timesteps)
         a_next = 1.0 if last else float(schedule.alphas_cumprod[timesteps[index + 1]])
@@ -157,10 +206,11 @@ def ddim(
 def euler(
     denoise: Denoiser, z: Tensor, timesteps: Sequence[int], schedule: Schedule, noise: NoiseSource
 ) -> Tensor:
-    """Euler's method on the probability flow in sigma (Karras et al. 2022); `noise` is not used.
+    """Follows the probability flow in sigma by Euler's method (Karras et al. 2022).
 
     With x = z / sqrt(alpha_bar) and sigma = sqrt(1 / alpha_bar - 1) the flow is dx/dsigma =
     epsilon. On the same timesteps this is DDIM in other variables, and agrees with it to rounding.
+    `noise` is not used.
     """
     root, sigma = _root_and_sigma(schedule, timesteps[0])
     x = z / root
@@ -182,7 +232,7 @@ def _root_and_sigma(schedule: Schedule, t: int) -> tuple[float, float]:
 def few_step(
     denoise: Denoiser, z: Tensor, timesteps: Sequence[int], schedule: Schedule, noise: NoiseSource
 ) -> Tensor:
-    """Leap to x0, add noise again, leap from the next timestep (Luo et al. 2023, algorithm 1).
+    """Leaps to x0, adds noise and leaps from the next timestep (Luo et al. 2023, algorithm 1).
 
     For networks distilled to find x0 in one step. The boundary weights of that paper differ from
     0 and 1 by less than 1e-4 at every timestep above 5, and are left out.
@@ -198,7 +248,7 @@ def few_step(
 def dpm_solver_pp(
     denoise: Denoiser, z: Tensor, timesteps: Sequence[int], schedule: Schedule, noise: NoiseSource
 ) -> Tensor:
-    """DPM-Solver++ 2M, multistep second order in x0 (Lu et al. 2022); `noise` is not used."""
+    """Samples by DPM-Solver++ 2M, second order in x0 (Lu et al. 2022); `noise` is not used."""
     previous: tuple[Tensor, float] | None = None
     for index, t in enumerate(timesteps):
         a = float(schedule.alphas_cumprod[t])
@@ -223,6 +273,7 @@ def _log_snr(alpha_cumprod: float) -> float:
 
 
 Sampler = Callable[[Denoiser, Tensor, Sequence[int], Schedule, NoiseSource], Tensor]
+"""(denoiser, noisy latents at the first timestep, timesteps, schedule, noise) -> clean latents."""
 
 SAMPLERS: dict[str, Sampler] = {
     "spaced-ddpm": spaced_ddpm,

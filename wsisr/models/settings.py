@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""How a model is run: sampler, steps, start, fidelity, colours, consistency, precision."""
 
 from __future__ import annotations
 
@@ -8,15 +8,33 @@ from typing import Any
 
 import torch
 
-from wsisr.errors import UsageError
-from wsisr.models.colour import COLOR_FIXES
+from wsisr.errors import OptionError
+from wsisr.models.choices import COLOR_FIX_NAMES, CONSISTENCY_NAMES, PRECISION_NAMES
 from wsisr.models.sampling import SAMPLERS
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+CHOICES = {
+    "sampler": tuple(SAMPLERS),
+    "start_from": ("condition", "noise"),
+    "color_fix": COLOR_FIX_NAMES,
+    "consistency": CONSISTENCY_NAMES,
+    "precision": PRECISION_NAMES,
+}
+"""Field of `Settings` -> the values that it may have."""
+
+RANGES: dict[str, tuple[int, int]] = {
+    "steps": (1, 1000),
+    "start_timestep": (0, 999),
+    "strength": (0, 1),
+    "fidelity": (0, 1),
+    "seed": (0, 2**64 - 1),
+}
+"""Field of `Settings` -> its least and its largest value."""
+
 
 def usual_precision(device: torch.device) -> str:
-    """bf16 where it is fast: on GPUs, and on CPUs with instructions for it; else fp32."""
+    """Names bf16 where it is fast, on GPUs and on CPUs with instructions for it, and else fp32."""
     if device.type == "cuda":
         return "bf16"
     # torch before 2.10 cannot tell
@@ -32,16 +50,12 @@ class Settings:
 
     Attributes:
         sampler: a name in `SAMPLERS`.
-        steps: denoising steps.
+        steps: denoising steps, 1..1000.
         start_timestep: noise level at which sampling starts, 0..999.
         start_from: `condition` (the restored image's latent, noised) or `noise` (pure).
         strength: 0..1; if given, sampling starts from the restored image's latent noised to that
             share of the timesteps, whatever the two fields above say.
         fidelity: 0 = all generated detail, 1 = stage 1 only.
-        residual: add to the restored image what sampling has changed, the decoded result less the
-            decoded latent of the restored image, and the detail that stage 1 knows of, instead of
-            taking the decoded result for it. What the autoencoder cannot reconstruct is then not
-            lost; for students trained so. Without, stage 2 starts from the image with its detail.
         color_fix: `wavelet`, `adain` or `none`.
         consistency: `soft` (the result, reduced again, agrees with the input), `exact` (the same
             here; the finished bytes are fitted afterwards, see `wsisr.engine.exact`) or `off`.
@@ -50,6 +64,9 @@ class Settings:
         compile: run the networks' blocks through torch.compile; rounds otherwise in the last bits.
         joint: (side, overlap) in px of the windows whose noise predictions are averaged at every
             step where a model is given larger blocks; None predicts a block in one piece.
+
+    Raises:
+        OptionError: a value is none of its field's choices, or out of its range.
     """
 
     sampler: str = "spaced-ddpm"
@@ -58,7 +75,6 @@ class Settings:
     start_from: str = "noise"
     strength: float | None = None
     fidelity: float = 0.0
-    residual: bool = False
     color_fix: str = "wavelet"
     consistency: str = "soft"
     seed: int = 0
@@ -67,33 +83,24 @@ class Settings:
     joint: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        choices = (
-            ("--sampler", self.sampler, tuple(SAMPLERS)),
-            ("--color-fix", self.color_fix, (*COLOR_FIXES, "none")),
-            ("--consistency", self.consistency, ("soft", "exact", "off")),
-            ("--precision", self.precision, tuple(PRECISIONS)),
-            ("start_from", self.start_from, ("condition", "noise")),
-        )
-        for option, value, allowed in choices:
+        for option, allowed in CHOICES.items():
+            value = getattr(self, option)
             if value not in allowed:
-                raise UsageError(f"{option} {value}: must be one of {', '.join(allowed)}")
-        if not 0 <= self.fidelity <= 1:
-            raise UsageError(f"--fidelity {self.fidelity:g}: must lie between 0 and 1")
-        if self.strength is not None and not 0 <= self.strength <= 1:
-            raise UsageError(f"--strength {self.strength:g}: must lie between 0 and 1")
-        if not 1 <= self.steps <= 1000:
-            raise UsageError(f"--steps {self.steps}: must lie between 1 and 1000")
-        if not 0 <= self.start_timestep <= 999:
-            raise UsageError(f"start_timestep {self.start_timestep}: must lie between 0 and 999")
-        if not 0 <= self.seed < 2**64:
-            raise UsageError(f"--seed {self.seed}: must lie between 0 and 2^64 - 1")
+                raise OptionError(option, value, f"must be one of {', '.join(allowed)}")
+        for option, (least, largest) in RANGES.items():
+            value = getattr(self, option)
+            if value is None and option == "strength":
+                continue
+            if not least <= value <= largest:
+                limit = "2^64 - 1" if option == "seed" else largest
+                raise OptionError(option, value, f"must lie between {least} and {limit}")
 
     @property
     def first_timestep(self) -> int:
-        """Where sampling starts."""
+        """The timestep at which sampling starts."""
         return self.start_timestep if self.strength is None else round(self.strength * 999)
 
     @property
     def starts_from_condition(self) -> bool:
-        """Whether it starts from the restored image's latent and not from pure noise."""
+        """Whether sampling starts from the restored image's latent and not from pure noise."""
         return self.strength is not None or self.start_from == "condition"

@@ -17,9 +17,11 @@ class WindowInput:
     """One window of the slide, ready to be upscaled.
 
     Attributes:
-        x, y: top-left output pixel on the global grid; the noise is addressed by it.
+        x: column of the top-left output pixel on the global grid; the noise is addressed by it.
+        y: row of that pixel.
         lr: (3, n, m) float32 in [0, 1], the low-resolution pixels under the window.
-        rows, columns: maps between those and the window's pixels.
+        rows: maps between the rows of those and of the window's pixels.
+        columns: maps between the columns.
     """
 
     x: int
@@ -29,26 +31,37 @@ class WindowInput:
     columns: Sampling
 
     def resized(self) -> Tensor:
-        """(3, tile, tile) float32 in [0, 1]: bicubic at the target size."""
+        """Resizes the input to (3, window, window) float32 in [0, 1] by bicubic weights."""
         return resize(self.lr, self.rows.up, self.columns.up).clamp(0, 1)
 
 
 class Upscaler(Protocol):
-    """Turns a batch of windows into images; a window's pixels depend on that window alone."""
+    """Turns a batch of windows into images; a window's pixels depend on that window alone.
+
+    Attributes:
+        device: where it computes.
+    """
 
     device: torch.device
 
     def __call__(self, windows: Sequence[WindowInput]) -> Tensor:
-        """(B, 3, tile, tile) float32, about [0, 1], on `device`."""
+        """Upscales a batch of windows.
+
+        Args:
+            windows: of equal size.
+
+        Returns:
+            (B, 3, window, window) float32, about [0, 1], on `device`.
+        """
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """What made the pixels, for the output's provenance: plain JSON values."""
+        """Tells what makes the pixels, for the output's provenance, in plain JSON values."""
         ...
 
 
 class Bicubic:
-    """The baseline: cubic interpolation (a = -0.75) and nothing else."""
+    """The baseline, cubic interpolation (a = -0.75) and nothing else; an `Upscaler`."""
 
     device = torch.device("cpu")
 

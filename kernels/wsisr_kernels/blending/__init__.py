@@ -13,22 +13,33 @@ __all__ = ["blend_cell", "blend_margin", "blend_ramp"]
 
 
 def blend_margin(overlap: int) -> int:
-    """How far from its edge a window has no weight, where another covers it: a quarter of what
-    they share.
+    """Gives how far from its edge a window has no weight where another covers it.
 
-    A network pads a window with zeros, so its outermost pixels are worse than the rest: with the
-    shipped model the outer 8 px differ from the same pixels amid a window by 3 to 6 grey levels,
-    those 16 to 24 px further in by 0.7 to 2.2.
+    It is a quarter of what they share. A network pads a window with zeros, so its outermost pixels
+    are worse than the rest: with the shipped model the outer 8 px differ from the same pixels amid
+    a window by 3 to 6 grey levels, those 16 to 24 px further in by 0.7 to 2.2.
+
+    Args:
+        overlap: that neighbouring windows share, px or latents.
+
+    Returns:
+        The margin, in the same unit.
     """
     return overlap // 4
 
 
 def blend_ramp(overlap: int) -> NDArray[np.float32]:
-    """Weights of a window over its leading `overlap` pixels or latents, float32 (overlap,).
+    """Gives the weights of a window over its leading `overlap` pixels or latents.
 
     Zero in the margin, a raised cosine at the pixels' centres between the margins, one in the
     other window's margin. It is symmetric about the middle of the overlap, (overlap - 1) / 2, so
     that it and its mirror image sum to one.
+
+    Args:
+        overlap: that neighbouring windows share, px or latents.
+
+    Returns:
+        (overlap,) float32.
     """
     margin = blend_margin(overlap)
     centres = (np.arange(overlap) + 0.5 - margin) / max(overlap - 2 * margin, 1)
@@ -43,28 +54,28 @@ def blend_cell(
     out: torch.Tensor,
     below: torch.Tensor | None,
 ) -> bool:
-    """Blend a window with what came before it on two sides, and round to uint8.
+    """Blends a window with what came before it on two sides, and rounds to uint8.
 
-    With t = tile - overlap and ramp[k] the weight of `window` k pixels inside its leading edge,
+    With t = side - overlap and ramp[k] the weight of `window` k pixels inside its leading edge,
     pixel by pixel and in float32, each operation rounded on its own:
 
         line = left + ramp * (window - left)     in the first `overlap` columns, else window
         out = above + ramp * (line - above)      in the first `overlap` rows, else line
         out = floor(out + 1/2) clipped to 0..255
-        below = line in the rows t to tile - 1
+        below = line in the rows t to side - 1
 
     so the weights of the up to four windows under a pixel sum to one by construction, equal
     windows pass unchanged, and all versions agree bit for bit.
 
-    Args:
-        window: (tile, tile, 3) float32 or uint8 in 0..255, C-contiguous.
-        left: float32 (tile, overlap, 3), the last columns of the window to the left, or None.
-        above: float32 (overlap, w, 3), what `below` received one window further up, or None.
-        ramp: float32 (overlap,), rising from 0 to 1; overlap <= tile / 2.
-        out: uint8 (h, w, 3) to write the cell into, C-contiguous, h and w <= tile.
-        below: float32 (overlap, w, 3) to write into, not `above` itself, or None.
-
     All lie on one device: numba runs on the CPU, Triton on CUDA, plain torch elsewhere.
+
+    Args:
+        window: (side, side, 3) float32 or uint8 in 0..255, C-contiguous.
+        left: float32 (side, overlap, 3), the last columns of the window to the left, or None.
+        above: float32 (overlap, w, 3), what `below` received one window further up, or None.
+        ramp: float32 (overlap,), rising from 0 to 1; overlap <= side / 2.
+        out: uint8 (h, w, 3) to write the cell into, C-contiguous, h and w <= side.
+        below: float32 (overlap, w, 3) to write into, not `above` itself, or None.
 
     Returns:
         Whether all of `window` is finite; if not, what was written is meaningless.
@@ -90,20 +101,21 @@ def _check(
     out: torch.Tensor,
     below: torch.Tensor | None,
 ) -> None:
-    tile, overlap = len(window), len(ramp)
-    if tuple(window.shape) != (tile, tile, 3) or 2 * overlap > tile:
+    """Checks the arguments of `blend_cell`."""
+    side, overlap = len(window), len(ramp)
+    if tuple(window.shape) != (side, side, 3) or 2 * overlap > side:
         raise ValueError(
             f"a window {tuple(window.shape)} with an overlap of {overlap} is not "
-            "(tile, tile, 3) with at most half of it shared"
+            "(side, side, 3) with at most half of it shared"
         )
     height, width = out.shape[0], out.shape[1]
-    if tuple(out.shape) != (height, width, 3) or not 0 < height <= tile or not 0 < width <= tile:
-        raise ValueError(f"a cell {tuple(out.shape)} does not fit a window of side {tile}")
+    if tuple(out.shape) != (height, width, 3) or not 0 < height <= side or not 0 < width <= side:
+        raise ValueError(f"a cell {tuple(out.shape)} does not fit a window of side {side}")
     if window.dtype not in (torch.float32, torch.uint8):
         raise ValueError(f"a window of {window.dtype} is neither float32 nor uint8")
     wanted = {
-        "window": (window, (tile, tile, 3), window.dtype),
-        "left": (left, (tile, overlap, 3), torch.float32),
+        "window": (window, (side, side, 3), window.dtype),
+        "left": (left, (side, overlap, 3), torch.float32),
         "above": (above, (overlap, width, 3), torch.float32),
         "ramp": (ramp, (overlap,), torch.float32),
         "out": (out, (height, width, 3), torch.uint8),

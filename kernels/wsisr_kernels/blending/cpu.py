@@ -69,21 +69,21 @@ def _round(values, into):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _blend(window, left, above, weights, out, below):  # type: ignore[no-untyped-def]
-    tile = window.shape[0]
+    side = window.shape[0]
     height, width = out.shape
     shared = min(left.shape[1], width)
     overlap = below.shape[0]
     line = np.empty(width, dtype=np.float32)
-    for row in range(tile):
+    for row in range(side):
         leads = row < min(above.shape[0], height)
-        kept = row >= tile - overlap
+        kept = row >= side - overlap
         if shared:
             _mix(left[row], window[row], weights, line[:shared])
         if leads or kept:
             for at in range(shared, width):
                 line[at] = np.float32(window[row, at])
         if kept:
-            below[row - (tile - overlap)] = line
+            below[row - (side - overlap)] = line
         if leads:
             _mix_evenly(above[row], line, weights[3 * row], line)
         if row < height:

@@ -21,7 +21,7 @@ def _blend(  # type: ignore[no-untyped-def]
     out,
     below,
     faults,
-    tile,
+    side,
     overlap,
     height,
     width,
@@ -33,8 +33,8 @@ def _blend(  # type: ignore[no-untyped-def]
     row = tl.program_id(1)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = row + at * 0
-    inside = at < tile * 3
-    value = tl.load(window + row * tile * 3 + at, mask=inside, other=0).to(tl.float32)
+    inside = at < side * 3
+    value = tl.load(window + row * side * 3 + at, mask=inside, other=0).to(tl.float32)
     # Infinity minus itself is as little a number as NaN is; only finite values give zero.
     broken = (value - value) != 0.0
     tl.store(faults + y * 0, 1, mask=inside & broken)
@@ -46,8 +46,8 @@ def _blend(  # type: ignore[no-untyped-def]
         value = tl.where(shared, before + weight * (value - before), value)
     within = at < width * 3
     if HAS_BELOW:
-        kept = within & (y >= tile - overlap)
-        tl.store(below + (row - (tile - overlap)) * width * 3 + at, value, mask=kept)
+        kept = within & (y >= side - overlap)
+        tl.store(below + (row - (side - overlap)) * width * 3 + at, value, mask=kept)
     if HAS_ABOVE:
         leads = within & (y < overlap)
         before = tl.load(above + row * width * 3 + at, mask=leads, other=0.0)
@@ -66,10 +66,10 @@ def blend_cell(
     below: torch.Tensor | None,
 ) -> bool:
     """See `wsisr_kernels.blend_cell`; all are C-contiguous tensors on one device."""
-    tile, overlap = len(window), len(ramp)
+    side, overlap = len(window), len(ramp)
     height, width, _ = out.shape
     faults = torch.zeros(1, dtype=torch.int32, device=window.device)
-    _blend[(triton.cdiv(tile * 3, BLOCK), tile)](
+    _blend[(triton.cdiv(side * 3, BLOCK), side)](
         window,
         ramp if left is None else left,
         ramp if above is None else above,
@@ -77,7 +77,7 @@ def blend_cell(
         out,
         ramp if below is None else below,
         faults,
-        tile,
+        side,
         overlap,
         height,
         width,

@@ -15,7 +15,7 @@ __all__ = ["fit_blocks"]
 def fit_blocks(
     pixels: NDArray[np.uint8], means: NDArray[np.uint8], row0: int = 0, column0: int = 0
 ) -> None:
-    """Change `pixels` in place, as little as possible, until their block means are `means`.
+    """Changes `pixels` in place, as little as possible, until their block means are `means`.
 
     The mean of a block of s x s pixels is its exact integer sum over s * s, halves rounded up. A
     block whose mean is right is left alone. Else its sum is brought to the nearer end of the
@@ -27,7 +27,8 @@ def fit_blocks(
     Args:
         pixels: uint8 (h * s, w * s, channels), s >= 1; a view is taken as it is.
         means: uint8 (h, w, channels).
-        row0, column0: global position of the first block, for the hash alone.
+        row0: global row of the first block, for the hash alone.
+        column0: global column of the first block.
 
     Raises:
         ValueError: a shape or type is not as above.
@@ -44,7 +45,7 @@ def fit_blocks(
 
 
 def spread_step(count: int) -> int:
-    """A step coprime to `count` near its golden section: multiples of it visit all, spread out."""
+    """Finds a step coprime to `count` near its golden section: its multiples visit all of it."""
     step = max(1, round(count * (math.sqrt(5) - 1) / 2))
     while math.gcd(step, count) != 1:
         step += 1

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def block_means(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Mean of each block (h * side, w * side, n) -> (h, w, n), halves rounded up."""
+    """Averages each block: (h * side, w * side, n) -> (h, w, n), halves rounded up."""
     height, width, channels = pixels.shape[0] // side, pixels.shape[1] // side, pixels.shape[2]
     blocks = pixels.astype(np.int64).reshape(height, side, width, side, channels)
     total, area = blocks.sum((1, 3)), side * side
@@ -46,7 +46,7 @@ def fit_blocks(
 
 
 def start(row: int, column: int) -> int:
-    """The hash of a block's position, 31 bits, in 64-bit two's complement arithmetic."""
+    """Hashes a block's position to 31 bits, in 64-bit two's complement arithmetic."""
     mixed = (row * 73856093) ^ (column * 19349663)
     mixed = (mixed ^ (mixed >> 13)) * 1274126177
     mixed = (mixed + 2**63) % 2**64 - 2**63

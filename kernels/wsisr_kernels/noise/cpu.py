@@ -42,16 +42,6 @@ def _philox4x32(c0, c1, c2, c3, key0, key1):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def philox4x32(counter: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One Philox4x32-10 block: counter uint64 (4,), key uint64 (2,), words below 2**32."""
-    out = np.empty(4, dtype=np.uint64)
-    out[0], out[1], out[2], out[3] = _philox4x32(
-        counter[0], counter[1], counter[2], counter[3], key[0], key[1]
-    )
-    return out
-
-
-@njit(cache=True, nogil=True)
 def _row_of_words(words, row, column0, group, step, key0, key1):  # type: ignore[no-untyped-def]
     for x in range(words.shape[1]):
         column = np.uint64(column0 + x) & _WORD
@@ -123,35 +113,10 @@ def _row_of_normals(logs, words, first, second):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def philox_words(  # type: ignore[no-untyped-def]
-    key0, key1, step, origins, height, width, channels
-) -> NDArray[np.int64]:
-    """Raw words, int64 (n, channels, height, width); origins int64 (n, 2), the rest integers."""
-    out = np.empty((origins.shape[0], channels, height, width), dtype=np.int64)
-    words = np.empty((4, width), dtype=np.int64)
-    for n in range(origins.shape[0]):
-        for group in range((channels + 3) // 4):
-            for y in range(height):
-                row = np.uint64(origins[n, 0] + y) & _WORD
-                _row_of_words(
-                    words,
-                    row,
-                    origins[n, 1],
-                    np.uint64(group),
-                    np.uint64(step),
-                    np.uint64(key0),
-                    np.uint64(key1),
-                )
-                for lane in range(min(4, channels - 4 * group)):
-                    out[n, 4 * group + lane, y] = words[lane]
-    return out
-
-
-@njit(cache=True, nogil=True)
 def philox_normals(  # type: ignore[no-untyped-def]
     key0, key1, step, origins, height, width, channels
 ) -> NDArray[np.float32]:
-    """Standard normal float32 (n, channels, height, width); arguments as `philox_words`."""
+    """Fills float32 (n, channels, height, width); origins int64 (n, 2), the rest integers."""
     out = np.empty((origins.shape[0], channels, height, width), dtype=np.float32)
     words = np.empty((4, width), dtype=np.int64)
     logs = np.empty(width, dtype=np.float64)

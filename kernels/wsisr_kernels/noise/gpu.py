@@ -34,7 +34,7 @@ C0, C1, C2, C3, C4, C5, C6, C7 = (tl.constexpr(value) for value in k.COS)
 
 @triton.jit
 def philox4x32(c0, c1, c2, c3, key0, key1):  # type: ignore[no-untyped-def]
-    """Ten rounds on int64 tensors that hold 32-bit words; the products need 64 unsigned bits."""
+    """Runs ten rounds on int64 tensors of 32-bit words; the products need 64 unsigned bits."""
     for _ in range(ROUNDS):
         product0 = c0.to(tl.uint64) * M0
         product1 = c2.to(tl.uint64) * M1
@@ -111,7 +111,6 @@ def _fill(  # type: ignore[no-untyped-def]
     width,
     channels,
     groups,
-    RAW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     window = tl.program_id(1) // groups
@@ -126,48 +125,14 @@ def _fill(  # type: ignore[no-untyped-def]
     left = at * 0 + (channels - channel)
     target = out + (window.to(tl.int64) * channels + channel) * height * width + at
     plane = height * width
-    if RAW:
-        tl.store(target, w0, mask=inside)
-        tl.store(target + plane, w1, mask=inside & (left > 1))
-        tl.store(target + 2 * plane, w2, mask=inside & (left > 2))
-        tl.store(target + 3 * plane, w3, mask=inside & (left > 3))
-    else:
-        radius = _radius(w0)
-        sine, cosine = _sin_cos(w1)
-        tl.store(target, (radius * cosine).to(tl.float32), mask=inside)
-        tl.store(
-            target + plane,
-            (radius * sine).to(tl.float32),
-            mask=inside & (left > 1),
-        )
-        radius = _radius(w2)
-        sine, cosine = _sin_cos(w3)
-        tl.store(
-            target + 2 * plane,
-            (radius * cosine).to(tl.float32),
-            mask=inside & (left > 2),
-        )
-        tl.store(
-            target + 3 * plane,
-            (radius * sine).to(tl.float32),
-            mask=inside & (left > 3),
-        )
-
-
-def philox_words(
-    key: tuple[int, int],
-    step: int,
-    origins: NDArray[np.int64],
-    height: int,
-    width: int,
-    channels: int,
-    device: torch.device,
-) -> torch.Tensor:
-    """Raw words, int64 (n, channels, height, width) on `device`, for origins int64 (n, 2)."""
-    shape = (len(origins), channels, height, width)
-    out = torch.empty(shape, dtype=torch.int64, device=device)
-    _launch(out, key, step, origins, raw=True)
-    return out
+    radius = _radius(w0)
+    sine, cosine = _sin_cos(w1)
+    tl.store(target, (radius * cosine).to(tl.float32), mask=inside)
+    tl.store(target + plane, (radius * sine).to(tl.float32), mask=inside & (left > 1))
+    radius = _radius(w2)
+    sine, cosine = _sin_cos(w3)
+    tl.store(target + 2 * plane, (radius * cosine).to(tl.float32), mask=inside & (left > 2))
+    tl.store(target + 3 * plane, (radius * sine).to(tl.float32), mask=inside & (left > 3))
 
 
 def philox_normals(
@@ -179,21 +144,13 @@ def philox_normals(
     channels: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """Standard normal float32 (n, channels, height, width) on `device`."""
-    shape = (len(origins), channels, height, width)
-    out = torch.empty(shape, dtype=torch.float32, device=device)
-    _launch(out, key, step, origins, raw=False)
-    return out
-
-
-def _launch(
-    out: torch.Tensor, key: tuple[int, int], step: int, origins: NDArray[np.int64], *, raw: bool
-) -> None:
-    n, channels, height, width = out.shape
+    """Fills float32 (n, channels, height, width) on `device`; origins are int64 (n, 2)."""
+    n = len(origins)
+    out = torch.empty((n, channels, height, width), dtype=torch.float32, device=device)
     if n == 0:
-        return
+        return out
     groups = -(-channels // 4)
-    starts = torch.from_numpy(origins).to(out.device)
+    starts = torch.from_numpy(origins).to(device)
     _fill[(triton.cdiv(height * width, BLOCK), n * groups)](
         out,
         starts,
@@ -204,7 +161,7 @@ def _launch(
         width,
         channels,
         groups,
-        RAW=raw,
         BLOCK=BLOCK,
         enable_fp_fusion=False,
     )
+    return out

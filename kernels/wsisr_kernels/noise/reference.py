@@ -13,7 +13,7 @@ Words = NDArray[np.uint64]
 
 
 def philox4x32(counter: Sequence[Words], key: tuple[int, int]) -> list[Words]:
-    """Ten rounds of Philox4x32 on four 32-bit counter words kept in uint64 arrays.
+    """Runs ten rounds of Philox4x32 on four 32-bit counter words kept in uint64 arrays.
 
     The four arrays broadcast together; returns four uint64 arrays of values below 2**32.
     """
@@ -43,7 +43,7 @@ def philox_words(
     width: int,
     channels: int,
 ) -> NDArray[np.int64]:
-    """Raw words, int64 (n, channels, height, width) in 0..2**32-1, for origins int64 (n, 2)."""
+    """Gives the random words, int64 (n, channels, height, width) in 0..2**32-1."""
     word = np.uint64(k.WORD)
     rows = (origins[:, :1] + np.arange(height)).astype(np.uint64) & word
     columns = (origins[:, 1:] + np.arange(width)).astype(np.uint64) & word
@@ -60,7 +60,7 @@ def philox_words(
 
 
 def polynomial(x: NDArray[np.float64], coefficients: Sequence[float]) -> NDArray[np.float64]:
-    """Horner's scheme, multiplication and addition rounded separately."""
+    """Evaluates by Horner's scheme, multiplication and addition rounded separately."""
     value = np.full_like(x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         value = value * x + coefficient
@@ -68,7 +68,7 @@ def polynomial(x: NDArray[np.float64], coefficients: Sequence[float]) -> NDArray
 
 
 def log(u: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Natural logarithm of numbers in (0, 1) from IEEE basic operations alone.
+    """Computes the natural logarithm of numbers in (0, 1) from IEEE basic operations alone.
 
     u = m 2**e with m in (sqrt(1/2), sqrt(2)]; ln m = 2 artanh((m - 1) / (m + 1)).
     """
@@ -83,7 +83,7 @@ def log(u: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def sin_cos(word: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sine and cosine of 2 pi (word + 1/2) / 2**32; the angle is reduced in integers, exactly."""
+    """Computes sine and cosine of 2 pi (word + 1/2) / 2**32, reduced in integers, exactly."""
     quadrant = word >> 30
     within = word & (k.QUADRANT - 1)
     upper = within >= k.QUADRANT // 2
@@ -100,7 +100,7 @@ def sin_cos(word: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def normals(words: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Box-Muller on words (n, channels, height, width) whose channel count is even.
+    """Applies Box-Muller to words (n, channels, height, width) of an even number of channels.
 
     Channels 2m and 2m + 1 are the cosine and the sine branch of one pair of words.
     """
@@ -121,6 +121,6 @@ def philox_normals(
     width: int,
     channels: int,
 ) -> NDArray[np.float32]:
-    """Standard normal float32 (n, channels, height, width) for origins int64 (n, 2)."""
+    """Gives float32 (n, channels, height, width); origins are int64 (n, 2)."""
     even = channels + channels % 2
     return normals(philox_words(key, step, origins, height, width, even))[:, :channels]

@@ -116,7 +116,7 @@ def test_data_sets_methods_slides_and_intervals_in_all_files(
     assert {line[6] for line in lines if line[1] == "hr"} == {"not run: weights missing"}
     gone = next(line for line in lines if line[1] == "Gone")
     assert all(cell.startswith("not run: neither a known model") for cell in gone[3:])
-    assert "- One: Gone x4: not run: --model runs/none: neither" in printed
+    assert "- One: Gone x4: not run: model runs/none: neither" in printed
     assert "wsisr models fetch lpips" in printed
     assert "bootstrap over slides of Many; tiles of One" in printed
 
@@ -253,10 +253,10 @@ def test_ready_results_lie_by_data_set_and_scale(
         (["--tiles", "{0}", "--methods", "a="], "a method is NAME or LABEL=NAME"),
         (["--tiles", "{0}", "--limit", "0"], "--limit 0: must be 1 or more"),
         (["--tiles", "{0}", "--limit", "-1"], "--limit -1: must be 1 or more"),
-        (["--tiles", "{0}", "--device", "foo"], "--device foo: not usable on this machine"),
+        (["--tiles", "{0}", "--device", "foo"], "device foo: not usable on this machine"),
         (
             ["--tiles", "{0}", "--device", "cuda:99", "--methods", "hr,tiny"],
-            "--device cuda:99: not",
+            "device cuda:99: not",
         ),
     ],
 )
@@ -281,7 +281,7 @@ def test_nothing_measured_is_1_and_one_line(
     cv2.imwrite(str(ready / "a.png"), np.zeros((32, 32, 3), np.uint8))
     arguments = ["--tiles", str(folders[1]), *SMALL[:2], "--quiet", "--metrics", "psnr,ssim"]
     for methods, why in (
-        (["runs/none"], "--model runs/none: neither a known model"),
+        (["runs/none"], "model runs/none: neither a known model"),
         ([str(ready)], "image is 32x32 px and the reference 64x64 px"),
         ([str(ready), "hr", "--against", "hr", "--metrics", "lpips"], "weights missing"),
     ):
@@ -343,7 +343,7 @@ def test_differences_to_a_method_that_did_not_run_are_missed_aloud(
     arguments += ["--methods", "bicubic", "Gone=runs/none", "--against", "Gone"]
     assert main(arguments) == 0
     error = capsys.readouterr().err
-    said = "--against Gone: no differences on d x4, d x8: --model runs/none: neither a known"
+    said = "--against Gone: no differences on d x4, d x8: model runs/none: neither a known"
     assert error.startswith(said)
     assert error.count("\n") == 1
 

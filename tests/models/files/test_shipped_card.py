@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from wsisr.errors import ModelError, UsageError
+from wsisr.models import SHIPPED, from_pretrained
 from wsisr.models.files.card import read_card
-from wsisr.models.files.folder import SHIPPED, from_pretrained
 
 CARD = json.loads((SHIPPED["tiny"] / "model.json").read_text())
 

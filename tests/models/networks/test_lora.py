@@ -19,7 +19,7 @@ from wsisr.errors import ModelError
 from wsisr.models import from_pretrained
 from wsisr.models.files.parts import load_state
 from wsisr.models.networks.guided import GuidedAutoencoderTiny
-from wsisr.models.networks.lora import SUFFIXES, LoraConv2d, adapt, fold, select
+from wsisr.models.networks.lora import LORA_SUFFIXES, LoraConv2d, adapt, fold_scale, select_scale
 from wsisr.models.networks.plainnet import PlainNet
 
 SCALES = [2, 4, 8]
@@ -42,7 +42,7 @@ def shake(module: nn.Module, seed: int = 0) -> None:
     """Changes as training could leave them."""
     generator = torch.Generator().manual_seed(seed)
     for name, values in module.named_parameters():
-        if name.endswith(SUFFIXES):
+        if name.endswith(LORA_SUFFIXES):
             nn.init.normal_(values, std=0.1, generator=generator)
 
 
@@ -64,14 +64,14 @@ def test_changes_start_without_effect_and_end_in_the_weights(kind: str) -> None:
     assert count == sum(isinstance(m, nn.Conv2d) for m in bare.modules()) > 3
     assert all(dict(net.named_parameters())[name] is value for name, value in weights.items())
     for row in (None, 0, 2):
-        select(net, row)
+        select_scale(net, row)
         assert torch.equal(run(net, image), before)
     shake(net)
     results = []
     for row in (None, 0, 1, 2):
-        select(net, row)
+        select_scale(net, row)
         results.append(run(net, image))
-        bare.load_state_dict(fold(net.state_dict(), len(SCALES), row, "here"))
+        bare.load_state_dict(fold_scale(net.state_dict(), len(SCALES), row, "here"))
         torch.testing.assert_close(run(bare, image), results[-1], rtol=1e-4, atol=1e-5)
     assert torch.equal(results[0], before)
     for one, other in ((0, 1), (1, 2), (2, 3)):
@@ -86,7 +86,7 @@ def test_what_is_added_is_the_product_of_the_factors(bias: bool) -> None:
     before = conv(image)
     adapt(net, 2, 2)
     shake(net)
-    select(net, 1)
+    select_scale(net, 1)
     adapted = cast(LoraConv2d, conv)
     change = adapted.lora_up[1] @ adapted.lora_down[1]
     assert torch.linalg.matrix_rank(change) == 2
@@ -109,7 +109,7 @@ def test_no_rank_is_larger_than_its_convolution() -> None:
 def test_only_the_present_scale_learns_of_its_own() -> None:
     net = networks()["plain"]
     adapt(net, 3, RANK)
-    select(net, 1)
+    select_scale(net, 1)
     net(torch.rand(1, 3, 16, 16)).square().mean().backward()
     grad = net.get_parameter("first.lora_up").grad
     assert grad is not None
@@ -125,18 +125,18 @@ def test_what_a_file_has_is_kept_and_a_scale_without_can_learn() -> None:
     shake(net)
     state = net.state_dict()
     for key, value in state.items():
-        if key.endswith(SUFFIXES):
+        if key.endswith(LORA_SUFFIXES):
             value[2] = 0.0  # as written by hand, or zeroed to save space
     adapt(bare, 3, 1, state)  # of the rank of the file, not of this one
     again = bare.state_dict()
     assert again.keys() == state.keys()
     for key, value in state.items():
-        rows = slice(0, 2) if key.endswith(SUFFIXES) else slice(None)
+        rows = slice(0, 2) if key.endswith(LORA_SUFFIXES) else slice(None)
         assert torch.equal(again[key][rows], value[rows]), key
     image = torch.rand(1, 3, 16, 16)
-    select(bare, None)
+    select_scale(bare, None)
     before = run(bare, image)
-    select(bare, 2)
+    select_scale(bare, 2)
     assert torch.equal(run(bare, image), before)
     bare(image).square().mean().backward()
     grad = bare.get_parameter("first.lora_up").grad
@@ -148,11 +148,11 @@ def test_copies_keep_the_scale_and_half_precision_holds() -> None:
     net = networks()["plain"]
     adapt(net, 2, RANK)
     shake(net)
-    select(net, 1)
+    select_scale(net, 1)
     again = copy.deepcopy(net).half()
     image = torch.rand(1, 3, 16, 16)
     torch.testing.assert_close(run(again, image.half()).float(), run(net, image), atol=0.01, rtol=0)
-    select(net, 0)  # the copy is another network
+    select_scale(net, 0)  # the copy is another network
     assert float((run(again, image.half()).float() - run(net, image)).abs().max()) > 0.01
 
 
@@ -174,7 +174,7 @@ def test_a_folder_is_loaded_for_the_nearest_scale(model: Path) -> None:
         loaded = from_pretrained(model, scale=scale)
         assert loaded.second is not None
         for name, net in (("restoration", loaded.restoration), ("vae", loaded.second.vae)):
-            wanted = fold(states[name], len(SCALES), row, "")
+            wanted = fold_scale(states[name], len(SCALES), row, "")
             for key, value in net.state_dict().items():
                 assert torch.equal(value, wanted[key]), (scale, name, key)
     made = upscale_image(lr, 4, model=str(model), window=128, overlap=32)

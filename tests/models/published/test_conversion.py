@@ -19,7 +19,7 @@ from wsisr.errors import ModelError, UsageError
 from wsisr.models import from_pretrained
 from wsisr.models.files.card import read_card
 from wsisr.models.files.checkpoint import read_checkpoint
-from wsisr.models.files.parts import PART_CLASSES, fill, make_module
+from wsisr.models.files.parts import fill, make_module, network_class
 from wsisr.models.networks.swinir import SwinIR, relative_position_index, shifted_window_mask
 from wsisr.models.published.conversion import convert, convert_swinir
 from wsisr.models.published.ldm import convert_controlnet, convert_unet, convert_vae
@@ -31,7 +31,7 @@ TOLERANCE = 2e-5
 
 
 def built(part: str, class_name: str, network: object) -> torch.nn.Module:
-    module = make_module(PART_CLASSES[part][class_name], network.config)
+    module = make_module(network_class(part, class_name), network.config)
     fill(module, network.tensors, part)
     return module.eval()
 
@@ -275,7 +275,7 @@ def test_v_prediction_with_zero_snr_is_recorded(tmp_path: Path) -> None:
     assert card.schedule == {"prediction": "v", "zero_terminal_snr": True}
     assert make_schedule(**card.schedule).alphas_cumprod[-1] == 0
     assert set(card.parts) == {"restoration", "controlnet"}
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite"):
         convert([control], tmp_path / "m")
     with pytest.raises(ModelError, match="another of the checkpoints"):
         convert([control, control], tmp_path / "twice")

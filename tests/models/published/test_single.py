@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from wsisr.engine.array import upscale_image
 from wsisr.errors import ModelError, UsageError
 from wsisr.models import load_upscaler
-from wsisr.models.files.catalogue import summarise
+from wsisr.models.catalogue import summarise
 from wsisr.models.published import single
 from wsisr.models.published.single import import_spandrel, pixels_of_window
 from wsisr.resize.weights import cubic_matrix, cubic_span
@@ -99,7 +99,7 @@ def test_tiles_blend_and_the_same_bytes_come_again(weights: Path) -> None:
 
 def test_another_scale_is_refused_with_the_remedy(weights: Path) -> None:
     for scale in (2, 3, 4.5):
-        with pytest.raises(UsageError, match="give --scale 4"):
+        with pytest.raises(UsageError, match="give scale 4"):
             upscale_image(noise(24, 24), scale, model=str(weights / "x4.pth"), window=64, overlap=8)
 
 

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from wsisr.errors import ModelError
 from wsisr.evaluation.measures.pixels import Image, check_image
-from wsisr.evaluation.networks import State, count
+from wsisr.evaluation.networks import State
 from wsisr.evaluation.weights import store as weights
+from wsisr.models.files import count_blocks
 
 PATCH = 32
 GRID = 10
@@ -52,7 +53,7 @@ def predict(image: Image, state: State) -> Tensor:
         embedded = embedded + state["Transformer/posembed_input/pos_embedding"][0, places]
         tokens.append(embedded + state["Transformer/scaleembed_input/scale_embedding"][0, number])
     x = torch.cat([state["Transformer/cls"][0], *tokens])
-    for number in range(count(state, "Transformer/encoderblock_{}/")):
+    for number in range(count_blocks(state, "Transformer/encoderblock_")):
         x = _block(x, state, f"Transformer/encoderblock_{number}")
     return _dense(_layer_norm(x[0], state, "Transformer/encoder_norm"), state, "head")[0]
 

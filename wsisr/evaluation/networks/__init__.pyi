@@ -6,7 +6,6 @@ from .hovernet import OUTPUT as OUTPUT
 from .hovernet import PATCH as PATCH
 from .hovernet import build_hovernet as build_hovernet
 from .states import State as State
-from .states import count as count
 from .states import load_state as load_state
 from .vgg import ST_LPIPS_CHANNELS as ST_LPIPS_CHANNELS
 from .vgg import alexnet_levels as alexnet_levels

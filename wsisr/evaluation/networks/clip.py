@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsisr.evaluation.networks.states import count, fill, shape
+from wsisr.evaluation.networks.states import fill_frozen
+from wsisr.models.files import count_blocks, require
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -181,18 +182,18 @@ def build_clip(state: Mapping[str, Tensor], origin: str) -> Clip:
     """
     state = {name: value for name, value in state.items() if name not in UNUSED}
     blocks = tuple(
-        count(state, f"visual.layer{level}.{{}}.")
-        for level in range(1, 1 + count(state, "visual.layer{}.", first=1))
+        count_blocks(state, f"visual.layer{level}.")
+        for level in range(1, 1 + count_blocks(state, "visual.layer"))
     )
-    width, outputs = shape(state, "text_projection", origin)
+    width, outputs = require(state, "text_projection", origin).shape
     model = Clip(
-        image_width=shape(state, "visual.bn3.weight", origin)[0],
+        image_width=require(state, "visual.bn3.weight", origin).shape[0],
         image_blocks=blocks,
         text_width=width,
-        text_blocks=count(state, "transformer.resblocks.{}."),
+        text_blocks=count_blocks(state, "transformer.resblocks."),
         outputs=outputs,
-        context=shape(state, "positional_embedding", origin)[0],
-        vocabulary=shape(state, "token_embedding.weight", origin)[0],
-        places=shape(state, "visual.attnpool.positional_embedding", origin)[0],
+        context=require(state, "positional_embedding", origin).shape[0],
+        vocabulary=require(state, "token_embedding.weight", origin).shape[0],
+        places=require(state, "visual.attnpool.positional_embedding", origin).shape[0],
     )
-    return cast(Clip, fill(model, state, origin))
+    return cast(Clip, fill_frozen(model, state, origin))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsisr.evaluation.networks.states import fill
+from wsisr.evaluation.networks.states import fill_frozen
 
 PATCH, OUTPUT = 270, 80
 STAGES = ((64, 64, 3, 1), (256, 128, 4, 2), (512, 256, 6, 2), (1024, 512, 3, 2))
@@ -183,7 +183,7 @@ def build_hovernet(state: Mapping[str, Tensor], origin: str) -> HoVerNet:
         renamed[name.removeprefix("module.")] = value
     classes = renamed.get("decoder.tp.u0.conv.weight")
     network = HoVerNet(None if classes is None else len(classes))
-    return cast(HoVerNet, fill(network, renamed, origin))
+    return cast(HoVerNet, fill_frozen(network, renamed, origin))
 
 
 def _same(x: Tensor, kernel: int, stride: int) -> Tensor:

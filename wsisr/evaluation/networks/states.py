@@ -1,4 +1,4 @@
-"""Reading published weights without running code that comes with them."""
+"""Weights of published networks: TorchScript archives beside what `wsisr.models.files` reads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsisr.errors import ModelError
+from wsisr.models.files import fill, read_tensors
 
 State = dict[str, Tensor]
-WRAPPERS = ("state_dict", "desc", "model")
-"""Names under which training scripts put the tensors into their checkpoints."""
 STORAGES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -29,76 +26,51 @@ STORAGES = {
     "BoolStorage": torch.bool,
 }
 """Types of the tensors in a TorchScript archive."""
+COUNTER = "num_batches_tracked"
+"""Counters of batch normalization play no part in evaluation and are often left out."""
 
 
 def load_state(path: Path) -> State:
-    """Return {name: tensor} of a weights file, in float32 on the CPU.
+    """Reads the tensors of a weights file, in float32 on the CPU.
 
-    Takes safetensors, PyTorch's zip and legacy formats, and TorchScript archives (their tensors,
-    not their code). Raises `ModelError` for anything else.
+    Args:
+        path: safetensors, PyTorch's zip and legacy formats, or a TorchScript archive, of which the
+            tensors are read and not the code.
+
+    Returns:
+        Name -> tensor.
+
+    Raises:
+        ModelError: anything else.
     """
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        elif _is_torchscript(path):
-            content = _torchscript_tensors(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read as plain weights: {_line(error)}") from error
-    except pickle.UnpicklingError as error:
-        raise ModelError(f"{path} holds more than plain weights: {_line(error)}") from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{path} holds no table of tensors")
+    if _is_torchscript(path):
+        tensors: Mapping[str, Tensor] = _torchscript_tensors(path)
+    else:
+        tensors = read_tensors(path).tensors
     return {
-        str(name): value.float() if value.is_floating_point() else value
-        for name, value in content.items()
-        if isinstance(value, Tensor)
+        name: value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
     }
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> nn.Module:
-    """Load a state strictly and return the module, frozen, in evaluation mode.
+def fill_frozen(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> nn.Module:
+    """Loads a state strictly and freezes the network, in evaluation mode.
 
-    Raises `ModelError` naming the first tensor that is missing, unknown or of another shape.
+    Args:
+        module: the network, changed in place.
+        state: name -> tensor.
+        origin: what the text of an error begins with.
+
+    Returns:
+        The network.
+
+    Raises:
+        ModelError: a tensor is missing, unknown or of another shape; names the first one.
     """
-    own = module.state_dict()
-    # counters of batch normalization play no part in evaluation and are often left out
-    own = {name: value for name, value in own.items() if "num_batches_tracked" not in name}
-    given = {name: value for name, value in state.items() if "num_batches_tracked" not in name}
-    if lacking := sorted(own.keys() - given.keys()):
-        raise ModelError(f"{origin}: {len(lacking)} tensors missing, the first is {lacking[0]}")
-    if extra := sorted(given.keys() - own.keys()):
-        raise ModelError(f"{origin}: {len(extra)} unknown tensors, the first is {extra[0]}")
-    for name, value in given.items():
-        if value.shape != own[name].shape:
-            raise ModelError(
-                f"{origin}: {name} is {tuple(value.shape)}, not {tuple(own[name].shape)}"
-            )
-    module.load_state_dict(given, strict=False)
+    counters = {name: value for name, value in module.state_dict().items() if COUNTER in name}
+    given = {name: value for name, value in state.items() if COUNTER not in name}
+    fill(module, {**given, **counters}, origin)
     return module.eval().requires_grad_(False)
-
-
-def count(state: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:
-    """Return how many numbered blocks there are: `pattern` holds one `{}` for the number."""
-    number = first
-    while any(name.startswith(pattern.format(number)) for name in state):
-        number += 1
-    return number - first
-
-
-def shape(state: Mapping[str, Tensor], name: str, origin: str) -> tuple[int, ...]:
-    """Return the shape of a tensor that a network's sizes follow from; `ModelError` without it."""
-    if name not in state:
-        raise ModelError(f"{origin} holds no tensor {name}: weights of another network")
-    return tuple(state[name].shape)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -146,13 +118,17 @@ def _rebuild(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> T
 
 
 def _torchscript_tensors(path: Path) -> State:
-    with zipfile.ZipFile(path) as archive:
-        pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-        root = pickled.removesuffix("data.pkl")
-        tree = _TensorsOnly(
-            archive.read(pickled), lambda key: archive.read(f"{root}data/{key}")
-        ).load()
-    return dict(_tensors_of(tree, ""))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            root = pickled.removesuffix("data.pkl")
+            tree = _TensorsOnly(
+                archive.read(pickled), lambda key: archive.read(f"{root}data/{key}")
+            ).load()
+        return dict(_tensors_of(tree, ""))
+    except Exception as error:  # bytes that are no archive of tensors make the reader fail anyhow
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path}: not an archive of plain weights ({line})") from error
 
 
 def _tensors_of(node: Any, prefix: str) -> list[tuple[str, Tensor]]:

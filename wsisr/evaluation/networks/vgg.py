@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsisr.evaluation.networks.states import shape
+from wsisr.models.files import require
 
 ALEXNET = ((0, 4, 2, False), (3, 1, 2, True), (6, 1, 1, True), (8, 1, 1, False), (10, 1, 1, False))
 """(number in torchvision's `features`, stride, padding, whether a 3x3 max pool comes before)."""
@@ -118,7 +118,7 @@ def _neighbours(x: Tensor, dim: int, stride: int) -> list[Tensor]:
 
 def _conv(x: Tensor, state: Mapping[str, Tensor], number: int, stride: int, padding: int) -> Tensor:
     name = f"features.{number}"
-    shape(state, f"{name}.weight", "the backbone")
+    require(state, f"{name}.weight", "the backbone")
     weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
     return F.conv2d(x, weight, bias, stride=stride, padding=padding)
 

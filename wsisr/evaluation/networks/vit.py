@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsisr.errors import ModelError
-from wsisr.evaluation.networks.states import count, fill, shape
+from wsisr.evaluation.networks.states import fill_frozen
+from wsisr.models.files import count_blocks, require
 
 HEAD_WIDTH = 64
 CLIP_NAMES = (
@@ -161,7 +162,7 @@ def from_clip(state: Mapping[str, Tensor], origin: str) -> VisionTransformer:
         for pattern, replacement in CLIP_NAMES:
             name = re.sub(pattern, replacement, name)
         renamed[name] = value
-    for number in range(count(renamed, "blocks.{}.")):
+    for number in range(count_blocks(renamed, "blocks.")):
         for kind in ("weight", "bias"):
             parts = [f"blocks.{number}.self_attn.{p}_proj.{kind}" for p in "qkv"]
             if any(part not in renamed for part in parts):
@@ -171,21 +172,21 @@ def from_clip(state: Mapping[str, Tensor], origin: str) -> VisionTransformer:
     # older files carry the numbers of the positions as a tensor
     renamed.pop("embeddings.position_ids", None)
     for name in ("cls_token", "pos_embed"):
-        shape(renamed, name, origin)
+        require(renamed, name, origin)
         renamed[name] = renamed[name].reshape(1, -1, renamed[name].shape[-1])
     return _build(renamed, origin, True)
 
 
 def _build(state: Mapping[str, Tensor], origin: str, clip: bool) -> VisionTransformer:
-    width, _, patch, _ = shape(state, "patch_embed.proj.weight", origin)
+    width, _, patch, _ = require(state, "patch_embed.proj.weight", origin).shape
     network = VisionTransformer(
         width,
-        shape(state, "blocks.0.mlp.fc1.weight", origin)[0],
-        count(state, "blocks.{}."),
+        require(state, "blocks.0.mlp.fc1.weight", origin).shape[0],
+        count_blocks(state, "blocks."),
         patch,
-        shape(state, "pos_embed", origin)[1],
+        require(state, "pos_embed", origin).shape[1],
         scaled="blocks.0.ls1.gamma" in state,
         clip=clip,
         outputs=state["head.weight"].shape[0] if clip and "head.weight" in state else None,
     )
-    return cast(VisionTransformer, fill(network, state, origin))
+    return cast(VisionTransformer, fill_frozen(network, state, origin))

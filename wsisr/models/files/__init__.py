@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Model folders and files of weights: cards, parts, and their safe and strict reading."""
 
 import lazy_loader
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ from torch import Tensor
 from wsisr.errors import ModelError
 
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-SUFFIXES = (".safetensors", *PICKLES)
-WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "net")
+CHECKPOINT_SUFFIXES = (".safetensors", *PICKLES)
+WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "net", "desc")
 """Entries under which trainers keep the weights; averaged ones are wanted before plain ones."""
 
 
@@ -38,52 +39,108 @@ class Checkpoint:
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
-    """Read a .safetensors file, or a pickle whose contents are nothing but tensors and numbers.
+    """Reads a file of weights that a network can be built from.
 
-    A pickle goes through `torch.load(weights_only=True)`, which refuses whatever could run code.
     Wrappers of trainers (`state_dict`, `params_ema`, `module.` …) are taken off.
+
+    Args:
+        file: a file with one of `CHECKPOINT_SUFFIXES`.
 
     Raises:
         ModelError: no such file, no checkpoint, one with code in it, or weights that are not
             finite.
     """
+    if file.is_file() and file.suffix not in CHECKPOINT_SUFFIXES:
+        raise ModelError(f"{file}: not a checkpoint; wsisr reads {', '.join(CHECKPOINT_SUFFIXES)}")
+    checkpoint = read_tensors(file)
+    tensors = dict(checkpoint.tensors)
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    check_finite(tensors, str(file))
+    return Checkpoint(file, tensors, checkpoint.beside)
+
+
+def read_tensors(file: Path) -> Checkpoint:
+    """Reads all tensors of a .safetensors file, or of a pickle that holds nothing but weights.
+
+    A pickle goes through `torch.load(weights_only=True)`, which refuses whatever could run code.
+
+    Args:
+        file: of any name; all but .safetensors are taken for pickles.
+
+    Raises:
+        ModelError: no such file, an unreadable one, one with code in it, or one without tensors.
+    """
     if not file.is_file():
         raise ModelError(f"{file}: no such file")
-    if file.suffix not in SUFFIXES:
-        raise ModelError(f"{file}: not a checkpoint; wsisr reads {', '.join(SUFFIXES)}")
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    content = read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
     weights, beside = _unwrap(content)
     tensors = {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}
     beside += [str(key) for key, value in weights.items() if not isinstance(value, Tensor)]
     if not tensors:
         raise ModelError(f"{file}: holds no weights")
-    if all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    for key, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ModelError(f"{file}: weights of {key} are not finite (NaN or infinite)")
     return Checkpoint(file, tensors, tuple(beside))
 
 
-def count_blocks(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Length of the module list whose keys begin with `prefix` and a number; 0 without any."""
-    start = len(prefix)
-    numbers = {key[start:].partition(".")[0] for key in tensors if key.startswith(prefix)}
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Reads the tensors of a .safetensors file, of the types that they have there.
 
+    Args:
+        file: the file.
 
-def require(tensors: Mapping[str, Tensor], key: str) -> Tensor:
-    """A tensor that must be there. Raises ModelError, which the caller completes with the file."""
-    if key not in tensors:
-        raise ModelError(f"weights are missing, among them {key}")
-    return tensors[key]
-
-
-def _read_safetensors(file: Path) -> Mapping[str, Any]:
+    Raises:
+        ModelError: it is unreadable.
+    """
     try:
         return dict(load_file(file))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def check_finite(tensors: Mapping[str, Tensor], place: str) -> None:
+    """Refuses weights that are not finite.
+
+    Args:
+        tensors: name -> tensor.
+        place: the file or folder that they come from.
+
+    Raises:
+        ModelError: a floating-point tensor holds NaN or infinity.
+    """
+    for key, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ModelError(f"{place}: weights of {key} are not finite (NaN or infinite)")
+
+
+def count_blocks(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """Counts the blocks of a module list.
+
+    Args:
+        tensors: name -> tensor.
+        prefix: what the names of the blocks' tensors begin with, in front of a block's number.
+
+    Returns:
+        How many different numbers there are.
+    """
+    numbered = re.compile(rf"{re.escape(prefix)}([0-9]+)")
+    return len({match[1] for key in tensors if (match := numbered.match(key))})
+
+
+def require(tensors: Mapping[str, Tensor], key: str, place: str | None = None) -> Tensor:
+    """Gives a tensor that must be there.
+
+    Args:
+        tensors: name -> tensor.
+        key: the name.
+        place: what the text of an error begins with; None where the caller completes it.
+
+    Raises:
+        ModelError: the tensor is missing.
+    """
+    if key not in tensors:
+        where = "" if place is None else f"{place}: "
+        raise ModelError(f"{where}weights are missing, among them {key}")
+    return tensors[key]
 
 
 def _read_pickle(file: Path) -> Mapping[str, Any]:
@@ -107,10 +164,9 @@ def _read_pickle(file: Path) -> Mapping[str, Any]:
 
 
 def _unwrap(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    beside: list[str] = []
+    """Takes a trainer's wrapper off: the weights, and the names of what lies beside them."""
     for key in WRAPPERS:
         inner = content.get(key)
         if isinstance(inner, Mapping):
-            beside += [str(other) for other in content if other != key]
-            return inner, beside
-    return content, beside
+            return inner, [str(other) for other in content if other != key]
+    return content, []

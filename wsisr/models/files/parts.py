@@ -5,42 +5,54 @@ A missing, unexpected or wrong-shaped tensor is an error, never a randomly initi
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsisr.errors import ModelError
 from wsisr.files import file_sha256
-from wsisr.models.files.checkpoint import PICKLES
-from wsisr.models.networks import GuidedAutoencoderTiny, LatentControlNet, PlainNet, SwinIR, fold
+from wsisr.models.files.checkpoint import PICKLES, check_finite, read_safetensors
+from wsisr.models.networks import fold_scale
 
-PART_CLASSES: dict[str, dict[str, type[nn.Module]]] = {
-    "restoration": {"SwinIR": SwinIR, "PlainNet": PlainNet},
+PART_CLASSES: dict[str, dict[str, str]] = {
+    "restoration": {"SwinIR": "wsisr.models.networks", "PlainNet": "wsisr.models.networks"},
     "vae": {
-        "AutoencoderKL": AutoencoderKL,
-        "AutoencoderTiny": AutoencoderTiny,
-        "GuidedAutoencoderTiny": GuidedAutoencoderTiny,
+        "AutoencoderKL": "diffusers",
+        "AutoencoderTiny": "diffusers",
+        "GuidedAutoencoderTiny": "wsisr.models.networks",
     },
-    "unet": {"UNet2DConditionModel": UNet2DConditionModel},
-    "controlnet": {"LatentControlNet": LatentControlNet},
+    "unet": {"UNet2DConditionModel": "diffusers"},
+    "controlnet": {"LatentControlNet": "wsisr.models.networks"},
 }
+"""Part -> name of a class that it may have -> the package that the class is imported from."""
 SECOND_STAGE = ("vae", "unet", "controlnet")
 
 
+def network_class(part: str, name: str) -> type[nn.Module]:
+    """Imports the class of a part.
+
+    Args:
+        part: a key of `PART_CLASSES`.
+        name: of a class that stands there.
+    """
+    # only now: diffusers' networks take seconds to import, and most models need few of them
+    package = importlib.import_module(PART_CLASSES[part][name])
+    return cast(type[nn.Module], getattr(package, name))
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a part: one file, or its shards, and not its variants.
+    """Lists the safetensors files of a part: one file, or its shards, and not its variants.
 
     Folders of the hub hold `.fp16.` and `.non_ema.` variants beside the weights; those in half
     precision serve where there is nothing else.
+
+    Args:
+        folder: of the part.
 
     Raises:
         ModelError: there are none.
@@ -60,25 +72,22 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def load_state(folder: Path, hashes: dict[str, str] | None = None) -> dict[str, Tensor]:
-    """All tensors of a part's safetensors files, float32 on the CPU.
+    """Reads all tensors of a part's safetensors files, float32 on the CPU.
+
+    Args:
+        folder: of the part.
+        hashes: gets the SHA-256 of the files.
 
     Raises:
         ModelError: no such file, an unreadable one, or weights that are not finite.
     """
     state: dict[str, Tensor] = {}
     for file in weight_files(folder):
-        try:
-            state |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file}: not a readable safetensors file ({error})") from error
+        state |= read_safetensors(file)
         if hashes is not None:
             hashes[f"{folder.name}/{file.name}"] = file_sha256(file)
-    for key, value in state.items():
-        if value.is_floating_point():
-            if not torch.isfinite(value).all():
-                raise ModelError(f"{folder}: weights of {key} are not finite (NaN or infinite)")
-            state[key] = value.float()
-    return state
+    check_finite(state, str(folder))
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def load_module(
@@ -88,40 +97,50 @@ def load_module(
     scales: int = 0,
     row: int | None = None,
 ) -> nn.Module:
-    """A network of class `cls` from a folder with config.json and safetensors, in float32.
+    """Loads a network from a folder with config.json and safetensors, in float32.
 
     Args:
         place: the folder.
         cls: one of diffusers' or this package's classes.
         hashes: gets the SHA-256 of the files.
-        scales, row: of the model, and the one to load it for, see `wsisr.models.networks.lora.fold`.
+        scales: how many the model has.
+        row: index of the scale to load it for, see `wsisr.models.networks.fold_scale`.
 
     Raises:
         ModelError: see `wsisr.models.from_pretrained`.
     """
     module = empty_module(place, cls)
-    fill(module, fold(load_state(place, hashes), scales, row, str(place)), str(place))
+    fill(module, fold_scale(load_state(place, hashes), scales, row, str(place)), str(place))
     return module
 
 
 def load_restoration(place: Path) -> nn.Module:
-    """A stage 1 of the class that its config.json names, in float32; `SwinIR` where it names none.
+    """Loads a stage 1 of the class that its config.json names, in float32.
+
+    Args:
+        place: the folder; without a class's name in it the network is a `SwinIR`.
 
     Raises:
         ModelError: see `load_module`.
     """
     classes = PART_CLASSES["restoration"]
     try:
-        name = json.loads((place / "config.json").read_text()).get("_class_name", "SwinIR")
+        name = json.loads((place / "config.json").read_text(encoding="utf-8")).get(
+            "_class_name", "SwinIR"
+        )
     except (OSError, ValueError, AttributeError):
         name = "SwinIR"  # `load_module` says what is wrong with the file
-    if name not in classes:
+    if name not in tuple(classes):
         raise ModelError(f"{place / 'config.json'}: a {name!r}, not {', '.join(classes)}")
-    return load_module(place, classes[name])
+    return load_module(place, network_class("restoration", name))
 
 
 def empty_module(place: Path, cls: type[nn.Module]) -> nn.Module:
-    """A network as its folder's config.json describes it, its parameters not allocated.
+    """Makes a network as its folder's config.json describes it, its parameters not allocated.
+
+    Args:
+        place: the folder.
+        cls: the network's class.
 
     Raises:
         ModelError: no config.json, or one that does not fit the class.
@@ -129,13 +148,15 @@ def empty_module(place: Path, cls: type[nn.Module]) -> nn.Module:
     if not (place / "config.json").is_file():
         raise ModelError(f"{place}: part missing (no config.json)")
     try:
-        return make_module(cls, json.loads((place / "config.json").read_text()))
+        return make_module(cls, json.loads((place / "config.json").read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ModelError(f"{place / 'config.json'}: not a {cls.__name__} ({error})") from error
 
 
 def make_module(cls: type[nn.Module], config: Mapping[str, Any]) -> nn.Module:
-    """A network of class `cls`, its parameters not allocated (on the meta device)."""
+    """Makes a network of class `cls`, its parameters not allocated (on the meta device)."""
+    from accelerate import init_empty_weights
+
     # what diffusers saves beside a class's own arguments is of no use to it
     own = {k: v for k, v in config.items() if k in inspect.signature(cls.__init__).parameters}
     # random weights would only be overwritten, at the price of seconds and of twice the memory
@@ -144,13 +165,17 @@ def make_module(cls: type[nn.Module], config: Mapping[str, Any]) -> nn.Module:
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], place: str) -> None:
-    """Make `state` the weights of a network, which then shares its memory.
+    """Makes `state` the weights of a network, which then shares its memory.
+
+    Args:
+        module: the network.
+        state: name -> tensor, neither more nor less than the network has.
+        place: what the text of an error begins with.
 
     Raises:
-        ModelError: a tensor is missing, unknown or of the wrong shape; the text begins with
-            `place`.
+        ModelError: a tensor is missing, unknown or of the wrong shape.
     """
-    if isinstance(module, AutoencoderKL):
+    if type(module).__name__ == "AutoencoderKL":
         state = {_current_name(key): value for key, value in state.items()}
     own = module.state_dict()
     if missing := sorted(set(own) - set(state)):
@@ -162,14 +187,14 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], place: str) -> None:
     for key, value in state.items():
         if value.shape != own[key].shape:
             raise ModelError(
-                f"{place}: {key} has shape {tuple(value.shape)}, its config.json asks for "
+                f"{place}: {key} has shape {tuple(value.shape)}, the network needs "
                 f"{tuple(own[key].shape)}"
             )
     module.load_state_dict(state, assign=True)
 
 
 def _current_name(key: str) -> str:
-    """Diffusers once called the projections of an autoencoder's attention otherwise."""
+    """Renames the projections of an autoencoder's attention, which diffusers called otherwise."""
     for old, new in (
         ("query", "to_q"),
         ("key", "to_k"),

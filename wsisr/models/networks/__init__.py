@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""The networks' definitions: stage 1, autoencoders, ControlNet, and changes for each scale."""
 
 import lazy_loader
 

@@ -7,19 +7,22 @@ steers a frozen UNet by additions at its skips and middle block (Histo-Diffusion
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 class _NoConditioningEmbedding(nn.Module):
     """Stands where ControlNet embeds its condition image; here the condition is in the input."""
 
     def forward(self, condition: Tensor) -> Tensor:
-        """Nothing to add: a zero of the right type."""
+        """Gives nothing to add: a zero of the right type."""
         return torch.zeros((), dtype=condition.dtype, device=condition.device)
 
 
@@ -62,10 +65,13 @@ class LatentControlNet(ControlNetModel):
 
     @classmethod
     def of_unet(cls, unet: UNet2DConditionModel) -> LatentControlNet:
-        """A trainable copy of a UNet's encoder and middle block.
+        """Makes a trainable copy of a UNet's encoder and middle block.
 
         The input convolution gets the condition's channels behind the latent's, at zero; the
         convolutions into the UNet are zero too, so that at first the UNet is left as it is.
+
+        Args:
+            unet: the UNet that it will steer.
         """
         config = unet.config
         net: LatentControlNet = cls(
@@ -107,7 +113,7 @@ class ControllableDiffusion(nn.Module):
         self.register_buffer("prompt", prompt, persistent=False)
 
     def forward(self, z: Tensor, timestep: Tensor | int, condition: Tensor) -> Tensor:
-        """Predict what the model was trained to predict (epsilon or v).
+        """Predicts what the model was trained to predict (epsilon or v).
 
         Args:
             z: (B, C, h, w) noisy latents.

@@ -35,7 +35,15 @@ class GuidedDecoder(DecoderTiny):
             _zero(guide)
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
-        """Decode (B, C, h, w), beside (B, 3, 8h, 8w) in [0, 1], to (B, 3, 8h, 8w) about [-1, 1]."""
+        """Decodes latents.
+
+        Args:
+            x: (B, C, h, w).
+            image: (B, 3, 8h, 8w) in [0, 1], or None to decode without one.
+
+        Returns:
+            (B, 3, 8h, 8w), about [-1, 1].
+        """
         entries = iter(zip(FOLDS, self.guides, strict=False))
         x = torch.tanh(x / 3) * 3
         upsampled = False
@@ -60,9 +68,18 @@ class GuidedAutoencoderTiny(AutoencoderTiny):
     Without an image it is what `AutoencoderTiny` is with the same weights.
 
     Args:
-        adds: what is decoded beside an image is a change to it; models with such a decoder need no
-            `Settings.residual`, which takes a second run of the decoder.
-        others: as for `AutoencoderTiny`.
+        in_channels: see `AutoencoderTiny`.
+        out_channels: see there.
+        encoder_block_out_channels: see there.
+        decoder_block_out_channels: see there.
+        act_fn: see there.
+        upsample_fn: see there.
+        latent_channels: see there.
+        num_encoder_blocks: see there.
+        num_decoder_blocks: see there.
+        scaling_factor: see there.
+        adds: whether what is decoded beside an image is a change to it, so that what the
+            autoencoder cannot reconstruct of the image is not lost.
     """
 
     @register_to_config
@@ -104,7 +121,11 @@ class GuidedAutoencoderTiny(AutoencoderTiny):
 
     @classmethod
     def of(cls, vae: AutoencoderTiny) -> GuidedAutoencoderTiny:
-        """One with the weights of an unguided autoencoder, which adds nothing to an image yet."""
+        """Makes one with the weights of an unguided one, which adds nothing to an image yet.
+
+        Args:
+            vae: the unguided autoencoder.
+        """
         names = cls._get_init_keys(cls) - {"self"}
         arguments = {k: v for k, v in vae.config.items() if k in names}
         guided: GuidedAutoencoderTiny = cls(**{**arguments, "adds": True})
@@ -114,6 +135,14 @@ class GuidedAutoencoderTiny(AutoencoderTiny):
         return guided
 
     def decode_beside(self, latents: Tensor, image: Tensor) -> DecoderOutput:
-        """`decode` with a look at an image (B, 3, 8h, 8w) in [0, 1], or a change to that."""
+        """Decodes with a look at an image.
+
+        Args:
+            latents: (B, C, h, w).
+            image: (B, 3, 8h, 8w) in [0, 1].
+
+        Returns:
+            What `decode` returns: its `sample` is (B, 3, 8h, 8w), about [-1, 1].
+        """
         decoded = self.decoder(latents, image)
         return DecoderOutput(sample=2 * image + decoded if self.config.adds else decoded)

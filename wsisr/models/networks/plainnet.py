@@ -21,6 +21,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 FACTOR = 4
+"""Pixels along a side that are folded into channels."""
 
 
 class PlainBlock(nn.Module):
@@ -35,7 +36,7 @@ class PlainBlock(nn.Module):
         self.conv2.weight.data.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) -> the same shape."""
+        """Adds a change: (B, width, h, w) -> the same shape."""
         return cast(Tensor, x + self.conv2(F.relu(self.conv1(x))))
 
 
@@ -44,8 +45,8 @@ class PlainNet(ModelMixin, ConfigMixin):
 
     Args:
         width: channels of the blocks.
-        blocks: how many.
-        detail: have a second last layer, see `detail_of`.
+        blocks: how many there are.
+        detail: whether to have a second last layer, see `detail_of`.
     """
 
     @register_to_config
@@ -61,23 +62,29 @@ class PlainNet(ModelMixin, ConfigMixin):
                 nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(self, x: Tensor, detail: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, 3, H, W) in [0, 1], H and W multiples of 4 -> the same shape, not clipped; with
-        `detail`, that and `detail_of`.
+        """Restores a batch.
+
+        Args:
+            x: (B, 3, H, W) in [0, 1], H and W multiples of 4.
+            detail: whether to return `detail_of`, too.
+
+        Returns:
+            (B, 3, H, W), not clipped; with `detail` a pair of them.
         """
         features = self.features(x)
         image = self.image_of(x, features)
         return (image, self.detail_of(features)) if detail else image
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, width, H / 4, W / 4), what the last layers read."""
+        """Computes what the last layers read: (B, 3, H, W) -> (B, width, H / 4, W / 4)."""
         features = self.first(F.pixel_unshuffle(x - 0.5, FACTOR))
         return cast(Tensor, features + self.body(features))
 
     def image_of(self, x: Tensor, features: Tensor) -> Tensor:
-        """The image (B, 3, H, W) that the features of `x` stand for."""
+        """Gives the image (B, 3, H, W) that the features of `x` stand for."""
         return x + F.pixel_shuffle(self.last(features), FACTOR)
 
     def detail_of(self, features: Tensor) -> Tensor:
-        """What to add to that image (B, 3, H, W); only for networks with `detail`."""
+        """Gives what to add to that image (B, 3, H, W); only for networks with `detail`."""
         assert self.last_detail is not None
         return F.pixel_shuffle(self.last_detail(features), FACTOR)

@@ -20,31 +20,39 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 UNSHUFFLE = 8
+"""Pixels along a side that are folded into channels."""
 
 T = TypeVar("T", bound=nn.Module)
 
 
 def channels_last(module: T) -> T:
-    """Keep 4-D weights with channels innermost, which convolutions are fastest with."""
+    """Keeps 4-D weights with channels innermost, which convolutions are fastest with."""
     return cast(T, cast(Any, module).to(memory_format=torch.channels_last))
 
 
 def window_partition(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) -> (B, windows, window * window, C); H and W are multiples of `window`."""
+    """Cuts (B, H, W, C), multiples of `window`, into (B, windows, window * window, C)."""
     b, h, w, c = x.shape
     x = x.view(b, h // window, window, w // window, window, c)
     return x.permute(0, 1, 3, 2, 4, 5).reshape(b, -1, window * window, c)
 
 
 def window_merge(x: Tensor, window: int, height: int, width: int) -> Tensor:
-    """Inverse of `window_partition`: (B, windows, window * window, C) -> (B, height, width, C)."""
+    """Undoes `window_partition`: (B, windows, window * window, C) -> (B, height, width, C)."""
     b, _, _, c = x.shape
     x = x.view(b, height // window, width // window, window, window, c)
     return x.permute(0, 1, 3, 2, 4, 5).reshape(b, height, width, c)
 
 
 def relative_position_index(window: int) -> Tensor:
-    """(window^2, window^2) int64 indices into the table of relative position biases."""
+    """Gives the indices into the table of relative position biases.
+
+    Args:
+        window: side of an attention window.
+
+    Returns:
+        (window^2, window^2) int64.
+    """
     axis = torch.arange(window)
     rows, columns = (g.flatten() for g in torch.meshgrid(axis, axis, indexing="ij"))
     drow = rows[:, None] - rows[None, :] + window - 1
@@ -53,9 +61,18 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Tensor:
-    """Additive attention mask (windows, window^2, window^2) that keeps wrapped regions apart.
+    """Makes the additive attention mask that keeps wrapped regions apart.
 
     -100 rather than -inf: the published weights were trained with it.
+
+    Args:
+        height: of the features.
+        width: of the features.
+        window: side of an attention window.
+        shift: of the windows.
+
+    Returns:
+        (windows, window^2, window^2) float32.
     """
     region = torch.zeros(1, height, width, 1)
     count = 0
@@ -84,7 +101,7 @@ class WindowAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """X (B, windows, N, C), mask (windows, N, N) or None -> (B, windows, N, C)."""
+        """Attends: x (B, windows, N, C), mask (windows, N, N) or None -> (B, windows, N, C)."""
         b, windows, n, c = x.shape
         qkv = self.qkv(x).view(b, windows, n, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).reshape(3, b * windows, self.heads, n, -1)
@@ -106,7 +123,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
+        """Transforms each vector: (..., C) -> (..., C)."""
         return cast(Tensor, self.fc2(F.gelu(self.fc1(x))))
 
 
@@ -122,7 +139,7 @@ class SwinLayer(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """X (B, H, W, C); mask is that of the shifted windows of this (H, W)."""
+        """Runs the layer on x (B, H, W, C); the mask is that of its shifted windows."""
         _, h, w, _ = x.shape
         y = self.norm1(x)
         if self.shift:
@@ -146,7 +163,7 @@ class ResidualGroup(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """X (B, H, W, C) -> the same shape."""
+        """Runs the block: x (B, H, W, C) -> the same shape."""
         for block in self.blocks:
             x = block(x, mask)
         return x
@@ -161,7 +178,7 @@ class RSTB(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """X (B, H, W, C) -> the same shape."""
+        """Runs the block: x (B, H, W, C) -> the same shape."""
         y = self.residual_group(x, mask).permute(0, 3, 1, 2)
         return cast(Tensor, x + self.conv(y).permute(0, 2, 3, 1))
 
@@ -174,12 +191,14 @@ class PatchNorm(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
+        """Normalises each vector: (..., C) -> (..., C)."""
         return cast(Tensor, self.norm(x))
 
 
 class SwinIR(ModelMixin, ConfigMixin):
     """Restoration module: image in, restored image of the same size out.
+
+    The defaults are the paper's size (15.79 M parameters).
 
     Args:
         embed_dim: channels of the Swin blocks.
@@ -193,8 +212,6 @@ class SwinIR(ModelMixin, ConfigMixin):
         global_residual: the network predicts the difference to its input instead of the image.
             The paper's size has it off; small models trained for hours rather than weeks start
             from the resized input this way.
-
-    The defaults are the paper's size (15.79 M parameters).
     """
 
     @register_to_config
@@ -254,7 +271,7 @@ class SwinIR(ModelMixin, ConfigMixin):
         return cast(Tensor, self.norm(x).permute(0, 3, 1, 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restore a batch.
+        """Restores a batch.
 
         Args:
             x: (B, 3, H, W) float in [0, 1], the low-resolution image resized to the target size;

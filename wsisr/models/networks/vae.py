@@ -1,19 +1,19 @@
-"""TODO-DOC"""
+"""Autoencoders: images to latents of unit variance, and back."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
-from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
-from wsisr.models.networks.guided import GuidedAutoencoderTiny
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
-Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
+Vae: TypeAlias = Union["AutoencoderKL", "AutoencoderTiny"]
 
 
 def encode(vae: Vae, image: Tensor) -> Tensor:
-    """Latents of images: the posterior's mode, scaled to unit variance.
+    """Encodes images: the posterior's mode, scaled to unit variance.
 
     Args:
         vae: the autoencoder.
@@ -23,23 +23,29 @@ def encode(vae: Vae, image: Tensor) -> Tensor:
         (B, C, H / 8, W / 8).
     """
     out: Any = vae.encode(image * 2 - 1)
-    latents = out.latents if isinstance(vae, AutoencoderTiny) else out.latent_dist.mode()
+    latents = out.latents if hasattr(out, "latents") else out.latent_dist.mode()
     return cast(Tensor, latents * vae.config.scaling_factor)
 
 
 def decode(vae: Vae, latents: Tensor, beside: Tensor | None = None) -> Tensor:
-    """Images (B, 3, 8h, 8w), about [0, 1] and not clipped, of scaled latents (B, C, h, w).
+    """Decodes scaled latents.
 
-    A `GuidedAutoencoderTiny` looks at the image `beside` (B, 3, 8h, 8w) in [0, 1] meanwhile; others
-    do not.
+    Args:
+        vae: the autoencoder.
+        latents: (B, C, h, w).
+        beside: (B, 3, 8h, 8w) in [0, 1], what a `GuidedAutoencoderTiny` looks at meanwhile; others
+            do not.
+
+    Returns:
+        Images (B, 3, 8h, 8w), about [0, 1] and not clipped.
     """
     latents = latents / vae.config.scaling_factor
-    guided = beside is not None and isinstance(vae, GuidedAutoencoderTiny)
-    out: Any = vae.decode_beside(latents, beside) if guided else vae.decode(latents)
+    guided = beside is not None and hasattr(vae, "decode_beside")
+    out: Any = cast(Any, vae).decode_beside(latents, beside) if guided else vae.decode(latents)
     return cast(Tensor, out.sample / 2 + 0.5)
 
 
 def latent_factor(vae: Vae) -> int:
-    """Pixels of the image along one side of a latent."""
-    key = "encoder_block_out_channels" if isinstance(vae, AutoencoderTiny) else "block_out_channels"
-    return int(2 ** (len(vae.config[key]) - 1))
+    """Gives the pixels of the image along one side of a latent."""
+    key = "encoder_block_out_channels"  # of small autoencoders
+    return int(2 ** (len(vae.config[key if key in vae.config else "block_out_channels"]) - 1))

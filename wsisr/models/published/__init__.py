@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Models that others published: conversion, Stable Diffusion as a base, single networks."""
 
 import lazy_loader
 

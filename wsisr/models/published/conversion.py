@@ -4,7 +4,7 @@ DiffBIR (Lin et al. 2023) publishes the same two stages in the key layout of lat
 
     a full checkpoint      stage 1, ControlNet, UNet, autoencoder and text encoder in one file
     stage 1                a SwinIR alone
-    a ControlNet           alone; UNet and autoencoder come from Stable Diffusion (`--base`)
+    a ControlNet           alone; UNet and autoencoder come from Stable Diffusion (`base`)
 
 Every key of the input ends in a part of the output or on the list of those not needed, with the
 reason, in `conversion.json`; a key without a place, and a weight without a key, is an error.
@@ -26,20 +26,19 @@ from torch import Tensor, nn
 from wsisr.errors import ModelError, UsageError
 from wsisr.files import file_sha256
 from wsisr.models.files import (
-    DEFAULT_BASE,
-    PART_CLASSES,
     Checkpoint,
     ModelCard,
     count_blocks,
     fill,
-    load_base,
     make_module,
+    network_class,
     read_checkpoint,
     require,
     save_pretrained,
 )
 from wsisr.models.networks import UNSHUFFLE, relative_position_index, shifted_window_mask
 from wsisr.models.published import ldm
+from wsisr.models.published.base import DEFAULT_BASE, load_base
 from wsisr.models.published.ldm import Network
 from wsisr.models.published.prompt import from_open_clip
 from wsisr.models.sampling import make_schedule
@@ -60,7 +59,7 @@ SAMPLING = {"sampler": "spaced-ddpm", "steps": 50, "start_timestep": 999, "start
 
 @dataclass
 class Conversion:
-    """What became of a checkpoint's keys.
+    """Records what became of a checkpoint's keys.
 
     Attributes:
         sources: file name -> SHA-256.
@@ -75,12 +74,12 @@ class Conversion:
     remarks: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, keys: Sequence[str]) -> None:
-        """Note keys that no part needs."""
+        """Notes keys that no part needs."""
         if keys:
             self.unused.setdefault(reason, []).extend(keys)
 
     def lines(self) -> list[str]:
-        """For people: how many keys went where."""
+        """Tells people how many keys went where."""
         counts: dict[str, int] = {}
         for place in self.used.values():
             part = place.partition("/")[0]
@@ -92,7 +91,7 @@ class Conversion:
 
 @dataclass
 class _Gathered:
-    """Parts found so far."""
+    """The parts that were found so far."""
 
     modules: dict[str, nn.Module] = field(default_factory=dict)
     prompt: Tensor | None = None
@@ -109,7 +108,7 @@ def convert(
     half: bool = False,
     overwrite: bool = False,
 ) -> Conversion:
-    """Write the parts of one or more checkpoints as a model folder.
+    """Writes the parts of one or more checkpoints as a model folder.
 
     Args:
         checkpoints: files of different parts, for instance a ControlNet and its stage 1.
@@ -123,13 +122,16 @@ def convert(
         half: store weights in half precision.
         overwrite: replace `out`.
 
+    Returns:
+        What became of each key; the folder's conversion.json holds the same.
+
     Raises:
         ModelError: a file that is no checkpoint of the family, incomplete, not finite, or with
             keys that have no place; a part that two files bring.
         UsageError: `out` exists.
     """
     if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists; give another OUT or --overwrite")
+        raise UsageError(f"{out}: exists; give another folder or <overwrite>")
     report, gathered = Conversion(), _Gathered()
     for file in checkpoints:
         checkpoint = read_checkpoint(file)
@@ -156,7 +158,10 @@ def convert(
 
 
 def convert_swinir(tensors: Mapping[str, Tensor]) -> Network:
-    """DiffBIR's stage 1 -> `SwinIR`; names stay, sizes are read off the shapes.
+    """Converts DiffBIR's stage 1 to `SwinIR`; names stay, sizes are read off the shapes.
+
+    Args:
+        tensors: of the network, unprefixed.
 
     Raises:
         ModelError: it is a SwinIR of another kind, keys are missing, or a buffer is not what its
@@ -165,7 +170,7 @@ def convert_swinir(tensors: Mapping[str, Tensor]) -> Network:
     if "conv_first.weight" in tensors:
         raise ModelError(
             "a SwinIR without pixel-unshuffle is no stage 1; run it as a network of its own "
-            "(--model FILE, with wsisr[spandrel])"
+            "(its file as <model>, with wsisr[spandrel])"
         )
     first = require(tensors, "conv_first.1.weight")
     groups = range(count_blocks(tensors, "layers."))
@@ -195,7 +200,7 @@ def convert_swinir(tensors: Mapping[str, Tensor]) -> Network:
 
 
 def _follows(key: str, value: Tensor, window: int) -> bool:
-    """Whether a key is one of the two buffers, which must then be what the sizes imply."""
+    """Tells whether a key is one of the two buffers, which must be what the sizes imply."""
     if key.endswith(".attn.relative_position_index"):
         expected = relative_position_index(window)
     elif key.endswith(".attn_mask"):
@@ -216,13 +221,13 @@ CONVERTERS: dict[str, Callable[[Mapping[str, Tensor]], Network]] = {
 
 
 def _take(checkpoint: Checkpoint, gathered: _Gathered, report: Conversion) -> None:
-    """Add a checkpoint's parts to those found."""
+    """Adds a checkpoint's parts to those found."""
     file, found = checkpoint.file, ldm.split(checkpoint.tensors)
     if not found.parts:
         raise ModelError(
             f"{file}: none of its {len(checkpoint.tensors)} keys is of this family (the first is "
             f"{next(iter(checkpoint.tensors))}); a single super-resolution network can be run "
-            "as it is, with wsisr[spandrel]: --model FILE"
+            "as it is, with wsisr[spandrel]: give its file as <model>"
         )
     if found.unknown:
         raise ModelError(
@@ -257,7 +262,7 @@ def _take_part(
     if part in gathered.modules:
         raise ModelError("another of the checkpoints brings this part too")
     network = CONVERTERS[part](tensors)
-    module = make_module(PART_CLASSES[part][CLASS_NAMES[part]], network.config)
+    module = make_module(network_class(part, CLASS_NAMES[part]), network.config)
     original = {new: old for old, new in network.names.items()}
     fill(module, network.tensors, f"of {len(tensors)} keys")
     assert set(module.state_dict()) == set(original)
@@ -281,7 +286,7 @@ def _one_encoder(
     encoder: Mapping[str, Tensor],
     report: Conversion,
 ) -> Mapping[str, Tensor]:
-    """The autoencoder with the condition's encoder, which DiffBIR stores beside the first."""
+    """Checks that the condition's encoder, which DiffBIR stores too, is the autoencoder's."""
     if vae is None or any(key not in vae for key in encoder):
         raise ModelError(f"{file}: cond_encoder does not go with first_stage_model")
     differing = [key for key in encoder if not torch.equal(encoder[key], vae[key])]
@@ -295,7 +300,7 @@ def _one_encoder(
 
 
 def _schedule(checkpoint: Checkpoint, prediction: str, zero_snr: bool, report: Conversion) -> bool:
-    """Whether the schedule ends without signal, by the checkpoint's own numbers if it has them."""
+    """Tells whether the schedule ends without signal, by the checkpoint's own numbers if any."""
     stored = checkpoint.tensors.get("alphas_cumprod")
     if stored is None:
         return zero_snr
@@ -328,7 +333,7 @@ def _card(
 
 
 def _complete(gathered: _Gathered, card: ModelCard, base: str | None, report: Conversion) -> None:
-    """Take the blank prompt from the base, and say what else will be needed."""
+    """Takes the blank prompt from the base, and says what else will be needed."""
     if "controlnet" not in gathered.modules:
         if "restoration" in gathered.modules:
             report.remarks.append("stage 1 alone: the folder restores, it does not generate")
@@ -340,7 +345,7 @@ def _complete(gathered: _Gathered, card: ModelCard, base: str | None, report: Co
     if lacking:
         report.remarks.append(
             f"{', '.join(lacking)}: in no checkpoint, taken from {card.base} when the model is "
-            "loaded; another place can be given as --base"
+            "loaded; another place can be given as <base>"
         )
     if "restoration" not in gathered.modules:
         report.remarks.append(
@@ -356,4 +361,4 @@ def _write_report(folder: Path, report: Conversion) -> None:
         "unused": report.unused,
         "remarks": report.remarks,
     }
-    (folder / "conversion.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "conversion.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -121,7 +121,7 @@ class Split:
 
 
 def split(tensors: Tensors) -> Split:
-    """Sort the tensors of a full checkpoint, or of one network, by the part they belong to."""
+    """Sorts the tensors of a full checkpoint, or of one network, by the part they belong to."""
     for signature, part in SIGNATURES.items():
         if signature in tensors:
             return Split({part: ""}, {part: tensors}, {}, ())
@@ -153,7 +153,10 @@ class _Level:
 
 
 def convert_unet(tensors: Tensors) -> Network:
-    """`model.diffusion_model.*` without the prefix -> diffusers' `UNet2DConditionModel`.
+    """Converts `model.diffusion_model.*` to diffusers' `UNet2DConditionModel`.
+
+    Args:
+        tensors: of the network, without the prefix.
 
     Raises:
         ModelError: keys are missing or left over, or it is a network of another family.
@@ -170,7 +173,10 @@ def convert_unet(tensors: Tensors) -> Network:
 
 
 def convert_controlnet(tensors: Tensors) -> Network:
-    """`control_model.*` without the prefix -> `LatentControlNet`.
+    """Converts `control_model.*` to `LatentControlNet`.
+
+    Args:
+        tensors: of the network, without the prefix.
 
     Raises:
         ModelError: keys are missing or left over, or its condition is an image (an
@@ -189,7 +195,11 @@ def convert_controlnet(tensors: Tensors) -> Network:
 
 
 def convert_vae(tensors: Tensors, scale: float = LATENT_SCALE) -> Network:
-    """`first_stage_model.*` without the prefix -> diffusers' `AutoencoderKL`.
+    """Converts `first_stage_model.*` to diffusers' `AutoencoderKL`.
+
+    Args:
+        tensors: of the network, without the prefix.
+        scale: of its latents, 1 over their standard deviation.
 
     Raises:
         ModelError: keys are missing or left over.
@@ -265,7 +275,7 @@ _MIDDLE = {
 
 
 def _encoder(tensors: Tensors) -> tuple[list[_Level], dict[str, str]]:
-    """Levels of the encoder, and its modules' names (old -> new)."""
+    """Finds the levels of the encoder, and its modules' names (old -> new)."""
     modules: dict[str, str] = {}
     levels: list[_Level] = []
     width, layers, attention = 0, 0, False
@@ -287,7 +297,7 @@ def _encoder(tensors: Tensors) -> tuple[list[_Level], dict[str, str]]:
 
 
 def _decoder(tensors: Tensors, levels: list[_Level]) -> tuple[list[bool], dict[str, str]]:
-    """Which levels of the decoder attend, from the middle outwards, and its modules' names."""
+    """Finds which levels of the decoder attend, from the middle on, and its modules' names."""
     modules: dict[str, str] = {}
     attends = [False] * len(levels)
     per_level = levels[0].layers + 1
@@ -307,7 +317,7 @@ def _decoder(tensors: Tensors, levels: list[_Level]) -> tuple[list[bool], dict[s
 
 
 def _common_config(tensors: Tensors, levels: list[_Level]) -> dict[str, Any]:
-    """Arguments that a UNet and its ControlNet share."""
+    """Gives the arguments that a UNet and its ControlNet share."""
     context = require(tensors, "middle_block.1.transformer_blocks.0.attn2.to_k.weight").shape[1]
     if context == SD1_CONTEXT:
         raise ModelError("of Stable Diffusion 1 (text of width 768); wsisr takes version 2 only")
@@ -340,7 +350,7 @@ def _rename(tensors: Tensors, config: Mapping[str, Any], modules: Mapping[str, s
 
 
 def _prefixes(key: str) -> Iterator[str]:
-    """`a.b.c` -> `a.b`, `a`: the modules a tensor lies in, from the inside."""
+    """Yields the modules a tensor lies in, from the inside: `a.b`, `a` of `a.b.c`."""
     while "." in key:
         key = key.rpartition(".")[0]
         yield key

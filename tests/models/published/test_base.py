@@ -17,9 +17,9 @@ from wsisr.cli import cli
 from wsisr.engine.array import upscale_image
 from wsisr.errors import ModelError
 from wsisr.models import from_pretrained, load_upscaler
-from wsisr.models.files.base import DEFAULT_BASE, HUB_FILES, load_base
 from wsisr.models.files.folder import build_parts
 from wsisr.models.files.parts import fill, make_module
+from wsisr.models.published.base import DEFAULT_BASE, HUB_FILES, load_base
 from wsisr.models.published.conversion import convert
 from wsisr.models.published.ldm import convert_unet, convert_vae
 from wsisr.models.published.prompt import from_open_clip
@@ -161,7 +161,7 @@ def test_no_hub_is_one_line_with_a_remedy(
         raise ConnectionError("Got: ConnectError\nan essay follows")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(ModelError, match=r"--base sd2-community/.*ConnectError.*give the") as error:
+    with pytest.raises(ModelError, match=r"base sd2-community/.*ConnectError.*give the") as error:
         from_pretrained(model)
     assert "\n" not in str(error.value)
     with pytest.raises(ModelError, match="no such folder or file"):

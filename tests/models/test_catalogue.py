@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from wsisr.cli import cli
 from wsisr.errors import ModelError
 from wsisr.models import SHIPPED, from_pretrained
-from wsisr.models.files.catalogue import as_lines, shipped_models, summarise
+from wsisr.models.catalogue import as_lines, shipped_models, summarise
 
 
 def test_the_shipped_model_is_listed() -> None:

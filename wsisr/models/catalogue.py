@@ -12,10 +12,15 @@ from safetensors import SafetensorError, safe_open
 
 from wsisr.errors import ModelError
 from wsisr.files import file_sha256
-from wsisr.models.files.card import read_card
-from wsisr.models.files.checkpoint import SUFFIXES
-from wsisr.models.files.folder import CONFIGS, SHIPPED, build_parts, find_folder
-from wsisr.models.files.parts import weight_files
+from wsisr.models.files import (
+    CHECKPOINT_SUFFIXES,
+    CONFIGS,
+    SHIPPED,
+    build_parts,
+    find_folder,
+    read_card,
+    weight_files,
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,17 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model folder: who it is, its parts, how it is run, its card (README.md), the base
-    that parts it lacks come from.
+    """What a model folder holds.
+
+    Attributes:
+        name: what the model is called in provenance records.
+        place: its folder, or its file.
+        scales: factors it was trained for.
+        parts: part -> what it holds.
+        schedule: arguments of `make_schedule`.
+        sampling: the model's own values of `Settings` fields.
+        card: the text of its README.md, if it has one.
+        base: where parts that the folder lacks come from.
     """
 
     name: str
@@ -52,29 +66,32 @@ class ModelSummary:
 
     @property
     def parameters(self) -> int:
-        """Of all parts."""
+        """Numbers in the weight files of all parts."""
         return sum(part.parameters for part in self.parts.values())
 
     @property
     def bytes(self) -> int:
-        """Size of all weight files."""
+        """Size of all weight files in bytes."""
         return sum(part.bytes for part in self.parts.values())
 
 
 def shipped_models() -> list[ModelSummary]:
-    """Summaries of the models in the package."""
+    """Describes the models of the package."""
     return [summarise(name) for name in SHIPPED]
 
 
 def summarise(name: str) -> ModelSummary:
-    """Describe a model by name or folder; weights are counted and hashed, not loaded.
+    """Describes a model; weights are counted and hashed, not loaded.
+
+    Args:
+        name: of a shipped model or a description, a model folder, or a file of weights.
 
     Raises:
         ModelError: no such model, or a broken one.
     """
     if name in CONFIGS:
         return _description(name)
-    if Path(name).is_file() and Path(name).suffix in SUFFIXES:
+    if Path(name).is_file() and Path(name).suffix in CHECKPOINT_SUFFIXES:
         return _single(Path(name))
     folder = find_folder(name)
     card = read_card(folder)
@@ -89,13 +106,13 @@ def summarise(name: str) -> ModelSummary:
         parts=parts,
         schedule=card.schedule,
         sampling=card.sampling,
-        card=readme.read_text() if readme.is_file() else None,
+        card=readme.read_text(encoding="utf-8") if readme.is_file() else None,
         base=card.base,
     )
 
 
 def as_lines(model: ModelSummary) -> list[str]:
-    """The summary as text for people, without the card."""
+    """Writes a summary as text for people, without the card."""
     lines = [f"{model.name}: {model.parameters / 1e6:.2f} M parameters, {model.place}"]
     if model.scales:
         lines.append(f"scales: {', '.join(f'{scale:g}' for scale in model.scales)}")
@@ -111,7 +128,7 @@ def as_lines(model: ModelSummary) -> list[str]:
 
 
 def _description(name: str) -> ModelSummary:
-    """A configuration: what its networks would be."""
+    """Describes a configuration by what its networks would be."""
     card = read_card(CONFIGS[name])
     parts = {
         part: PartSummary(card.parts[part], sum(p.numel() for p in module.parameters()), 0, {})
@@ -124,7 +141,7 @@ def _description(name: str) -> ModelSummary:
 
 
 def _single(file: Path) -> ModelSummary:
-    """The file of a network that spandrel knows."""
+    """Describes the file of a network that spandrel knows."""
     from wsisr.models.published import describe_network
 
     network = describe_network(file)

@@ -1,0 +1,229 @@
+"""From a model's name to a model that runs: `load_upscaler` and what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from wsisr.errors import ModelError, OptionError, UsageError
+from wsisr.models.dualstage import DualStage
+from wsisr.models.files import (
+    CHECKPOINT_SUFFIXES,
+    DEFAULT_MODEL,
+    SECOND_STAGE,
+    ModelCard,
+    check_fit,
+    find_folder,
+    load_module,
+    load_state,
+    part_class,
+    read_card,
+)
+from wsisr.models.pipeline import SecondStage
+from wsisr.models.sampling import make_schedule
+from wsisr.models.settings import Settings, usual_precision
+from wsisr.models.windows import Bicubic, Upscaler
+
+
+def load_upscaler(
+    name: str = DEFAULT_MODEL,
+    *,
+    device: str | torch.device = "cpu",
+    settings: Mapping[str, Any] | None = None,
+    base: str | None = None,
+    scale: float | None = None,
+) -> Upscaler:
+    """Loads what the option `model` names.
+
+    Args:
+        name: `tiny`, `plain` (the baseline without diffusion), `restore` (stage 1 of `tiny`),
+            `bicubic`, a model folder, or a file with the weights of a network that spandrel knows.
+        device: where to put it.
+        settings: fields of `Settings` that override the model's own.
+        base: where a model without UNet and autoencoder takes them from; None is its own base.
+        scale: factor it is to be used at; some models have settings of their own for some, and
+            weights, too (`wsisr.models.networks.lora`).
+
+    Returns:
+        The model on its device.
+
+    Raises:
+        ModelError: no such model, or a broken one.
+        UsageError: a setting out of range.
+    """
+    overrides = dict(settings or {})
+    is_file = Path(name).is_file() and Path(name).suffix in CHECKPOINT_SUFFIXES
+    if overrides.get("compile") and (name == "bicubic" or is_file):
+        raise OptionError("compile", None, f"<model> {name} has no blocks to compile; leave it out")
+    if name == "bicubic":
+        Settings(**overrides)
+        return Bicubic()
+    if is_file:
+        # only here: spandrel is optional
+        from wsisr.models.published import load_network
+
+        return load_network(Path(name), device=device, settings=overrides)
+    if name == "restore":
+        name, overrides = DEFAULT_MODEL, overrides | {"fidelity": 1.0}
+    return from_pretrained(
+        find_folder(name), device=device, settings=overrides, base=base, scale=scale
+    )
+
+
+def from_pretrained(
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    settings: Mapping[str, Any] | None = None,
+    base: str | None = None,
+    scale: float | None = None,
+) -> DualStage:
+    """Loads a model folder.
+
+    Args:
+        folder: with a model.json.
+        device: see `load_upscaler`.
+        settings: see `load_upscaler`.
+        base: see `load_upscaler`.
+        scale: see `load_upscaler`.
+
+    Returns:
+        The model on its device.
+
+    Raises:
+        ModelError: names the file or part that is missing, of the wrong shape, not finite, of an
+            unknown class or pickled.
+        UsageError: a setting that is unknown or out of range.
+    """
+    card = read_card(folder)
+    chosen = _choose_settings(card, settings or {}, torch.device(device), scale)
+    nearest = card.nearest(scale)
+    source = _Source(folder, card, None if nearest is None else card.scales.index(nearest))
+    identity: dict[str, Any] = {"model": card.name, "weights_sha256": source.hashes}
+    restoration = source.load("restoration")
+    second = None
+    if chosen.fidelity < 1:
+        second, used = _load_second_stage(source, base)
+        if used is not None:
+            identity["base"] = used
+    return DualStage(restoration, second, chosen, identity, torch.device(device))
+
+
+def pick_device(device: str | None) -> torch.device:
+    """Picks the device asked for, by default the first GPU, else Apple's, else the CPU.
+
+    Args:
+        device: a name of torch's, for instance `cuda:1`; None for the default.
+
+    Returns:
+        A device that this machine has.
+
+    Raises:
+        OptionError: no such device on this machine.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        line = str(error).splitlines()[0]
+        raise OptionError("device", device, f"not usable on this machine ({line})") from error
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A folder that parts are loaded from.
+
+    Attributes:
+        folder: of the model.
+        card: its model.json.
+        row: index of the scale it is loaded for; None for none.
+        hashes: file -> SHA-256 of what was loaded so far.
+    """
+
+    folder: Path
+    card: ModelCard
+    row: int | None
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    def load(self, part: str) -> nn.Module:
+        """Loads one of the parts that the card lists."""
+        cls = part_class(self.folder, self.card, part)
+        return load_module(self.folder / part, cls, self.hashes, len(self.card.scales), self.row)
+
+
+def _choose_settings(
+    card: ModelCard, overrides: Mapping[str, Any], device: torch.device, scale: float | None
+) -> Settings:
+    """Combines the device's usual precision, the model's own settings and the caller's."""
+    if unknown := sorted(set(overrides) - {f.name for f in fields(Settings)}):
+        raise UsageError(f"unknown setting {', '.join(unknown)}")
+    usual = {"precision": usual_precision(device)}
+    try:
+        chosen = Settings(**{**usual, **card.sampling_at(scale), **overrides})
+    except TypeError as error:
+        raise UsageError(f"a setting has a value of the wrong type ({error})") from error
+    if not any(part in card.parts for part in SECOND_STAGE):
+        return replace(chosen, fidelity=1.0)
+    return chosen
+
+
+def _load_second_stage(source: _Source, base: str | None) -> tuple[SecondStage, str | None]:
+    """Loads stage 2, and names the base that parts of it were taken from, if any were."""
+    # only here: models of stage 1 alone do without diffusers' largest networks
+    from wsisr.models.networks import ControllableDiffusion
+
+    folder, card = source.folder, source.card
+    parts = {part: source.load(part) for part in SECOND_STAGE if part in card.parts}
+    prompt = None
+    if (folder / "prompt").is_dir():
+        prompt = load_state(folder / "prompt", source.hashes).get("prompt")
+    lacking = {part for part in SECOND_STAGE if part not in parts}
+    used = None
+    if lacking:
+        wanted = lacking | ({"prompt"} if prompt is None else set())
+        used, modules, taken = _take_from_base(source, base, wanted)
+        parts |= modules
+        prompt = taken if prompt is None else prompt
+    vae, unet, controlnet = (cast(Any, parts[part]) for part in SECOND_STAGE)
+    check_fit(folder, vae, unet, controlnet, prompt)
+    schedule = make_schedule(**card.schedule)
+    diffusion = ControllableDiffusion(unet, controlnet, cast(Tensor, prompt))
+    return SecondStage(vae, diffusion, schedule), used
+
+
+def _take_from_base(
+    source: _Source, base: str | None, wanted: set[str]
+) -> tuple[str, dict[str, nn.Module], Tensor | None]:
+    """Takes parts from a base that predicts what the ControlNet was trained with.
+
+    Args:
+        source: the model's folder; gets the base's hashes.
+        base: given by the caller; None for the model's own.
+        wanted: of `unet`, `vae` and `prompt`.
+
+    Returns:
+        The base's name, its networks by part, and the blank prompt if it was wanted.
+    """
+    from wsisr.models.published import DEFAULT_BASE, load_base
+
+    name = base or source.card.base or DEFAULT_BASE
+    taken = load_base(name, wanted)
+    prediction = source.card.schedule.get("prediction", "epsilon")
+    if taken.prediction not in (None, prediction):
+        raise ModelError(
+            f"<base> {name}: its UNet predicts {taken.prediction}, the model {source.folder} was "
+            f"trained to predict {prediction}; give the base it was trained on as <base>"
+        )
+    hashes = {f"base/{file.removeprefix('base/')}": h for file, h in taken.hashes.items()}
+    source.hashes.update(hashes)
+    return name, taken.modules, taken.prompt
