@@ -13,7 +13,12 @@ from pathlib import Path
 import torch
 
 from wsisr.errors import WsisrError
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation.weights import (
+    REGISTRY,
+    WEIGHTS_VARIABLE,
+    present_weights,
+    weights_folder,
+)
 from wsisr.models import DEFAULT_MODEL, load_upscaler
 from wsisr.models.published import INSTALL
 from wsisr.version import VERSION
@@ -113,13 +118,13 @@ def _shipped_model() -> Check:
 
 def _weights() -> Check:
     """Tell which weights of `wsisr eval` are there; none is needed to run it."""
-    there = weights.present()
-    lacking = sorted(weights.REGISTRY.keys() - set(there))
-    detail = f"{weights.store()}: {', '.join(there) if there else 'none'}"
+    there = present_weights()
+    lacking = sorted(REGISTRY.keys() - set(there))
+    detail = f"{weights_folder()}: {', '.join(there) if there else 'none'}"
     if not lacking:
-        return Check(weights.VARIABLE, "ok", detail)
+        return Check(WEIGHTS_VARIABLE, "ok", detail)
     return Check(
-        weights.VARIABLE,
+        WEIGHTS_VARIABLE,
         "note",
         f"{detail}; measures and segmenters that need {', '.join(lacking)} do not run: "
         "`wsisr models fetch NAME`",

@@ -31,19 +31,27 @@ from bench.quality.table import PLAIN, SHAPES, Quality, Row
 from wsisr.errors import OutputError, UsageError, WsisrError
 from wsisr.evaluation import BOOTSTRAP_DRAWS, bootstrap, draw_means, interval
 from wsisr.evaluation.measures import (
+    METRIC_GROUPS,
     Image,
     Measurement,
     Metric,
     Sample,
     Scan,
     area_downsample,
+    available_metrics,
     bicubic_upsample,
+    measure_tile,
+    metric_conventions,
+    summarize,
 )
-from wsisr.evaluation.measures import table as metrics
-from wsisr.evaluation.nuclei import ClassicalSegmenter, Segmenter
-from wsisr.evaluation.nuclei import learned as segmenters
-from wsisr.evaluation.pairing import Place, read_image
-from wsisr.evaluation.report import TileResult
+from wsisr.evaluation.nuclei import (
+    SEGMENTERS,
+    ClassicalSegmenter,
+    Segmenter,
+    choose_segmenter,
+)
+from wsisr.evaluation.pairing import Location, read_image
+from wsisr.evaluation.report import TileResult, to_json
 
 TILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MPP = 0.25
@@ -181,12 +189,12 @@ def measure(
         for metric in chosen:
             if metric.name not in refused:
                 try:
-                    values |= metrics.measure_tile(sample, [metric])
+                    values |= measure_tile(sample, [metric])
                 except UsageError as error:
                     refused[metric.name] = str(error)
         relative = path.relative_to(data.folder)
-        place = Place(relative.as_posix(), relative.parent.as_posix(), 0, 0, width, height)
-        results.append(TileResult(place, {contender.label: values}))
+        location = Location(relative.as_posix(), relative.parent.as_posix(), 0, 0, width, height)
+        results.append(TileResult(location, {contender.label: values}))
     return results, refused
 
 
@@ -225,7 +233,7 @@ def run(
         raise UsageError(f"--against {against}: none of --methods; give the name of one of them")
     segmenter = segmenter or ClassicalSegmenter()
     tiles = {item.label: list_tiles(item.folder, limit) for item in data}
-    chosen, missing = metrics.available(only or ["all"])
+    chosen, missing = available_metrics(only or ["all"])
     for item in contenders:
         if item.target not in ("bicubic", "hr") and is_ready(item.target):
             for each in data:
@@ -269,7 +277,7 @@ def run(
                     drawn[unit].append(where[0])
     order = {item.label: n for n, item in enumerate(data)}
     rows.sort(key=lambda row: (order[row.data], scales.index(row.scale)))
-    conventions = {**metrics.conventions(chosen), "nuclei": segmenter.convention}
+    conventions = {**metric_conventions(chosen), "nuclei": segmenter.convention}
     if intervals or against is not None:
         over = "; ".join(f"{unit} of {', '.join(labels)}" for unit, labels in drawn.items())
         conventions["intervals"] = (
@@ -283,7 +291,7 @@ def run(
         "precision": precision or "that of `wsisr upscale` on this machine",
     }
     columns = tuple(metric.name for metric in chosen)
-    if only and not metrics.GROUPS & set(only):
+    if only and not METRIC_GROUPS & set(only):
         columns = tuple(only)
     return Quality(tuple(rows), columns, missing, conventions, setting)
 
@@ -300,7 +308,7 @@ def _rows(
     ranked = contender.target != "hr"
 
     def mean(some: Sequence[TileResult]) -> dict[str, float]:
-        values = metrics.summarize([tile.values[method] for tile in some])
+        values = summarize([tile.values[method] for tile in some])
         return {name: value for name, value in values.items() if name not in not_run}
 
     ends: Mapping[str, tuple[float, float]] = {}
@@ -310,8 +318,8 @@ def _rows(
         ends = {name: pair for name, pair in found[method].items() if name not in not_run}
     rows = [Row(data, method, scale, None, len(results), mean(results), ends, not_run, ranked)]
     if per_slide:
-        for slide in sorted({tile.place.group for tile in results}):
-            some = [tile for tile in results if tile.place.group == slide]
+        for slide in sorted({tile.location.group for tile in results}):
+            some = [tile for tile in results if tile.location.group == slide]
             rows.append(Row(data, method, scale, slide, len(some), mean(some), {}, not_run, ranked))
     return rows, unit
 
@@ -330,9 +338,9 @@ def _difference(
     they tell more than whether the methods' own intervals overlap.
     """
     pairs = zip(by_method[label], by_method[against], strict=True)
-    both = [TileResult(one.place, {**one.values, **other.values}) for one, other in pairs]
+    both = [TileResult(one.location, {**one.values, **other.values}) for one, other in pairs]
     draws, unit = draw_means(both, [label, against], 0)
-    means = [metrics.summarize([tile.values[name] for tile in both]) for name in (label, against)]
+    means = [summarize([tile.values[name] for tile in both]) for name in (label, against)]
     names = [name for name in means[0] if name in means[1] and name not in not_run]
     values = {name: means[0][name] - means[1][name] for name in names}
     ends = {name: interval(draws[label][name] - draws[against][name]) for name in names}
@@ -366,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--intervals", action="store_true", help="95 %% intervals, slides drawn (tiles under 3)")
     add("--against", metavar="LABEL", help="add each method's difference to this one, paired")
     add("--per-slide", action="store_true", help="a line for each slide as well")
-    add("--segmenter", choices=segmenters.NAMES, default="classical", help="of nuclei")
+    add("--segmenter", choices=SEGMENTERS, default="classical", help="of nuclei")
     add("--device", default="cpu")
     add("--precision", choices=("fp32", "bf16", "fp16"), help="default: bf16 where fast, else fp32")
     add("--markdown", type=Path, default=None, help="write the table here")
@@ -390,14 +398,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             intervals=options.intervals,
             per_slide=options.per_slide,
             against=options.against,
-            segmenter=segmenters.choose(options.segmenter),
+            segmenter=choose_segmenter(options.segmenter),
             show_progress=not options.quiet,
         )
         table = result.markdown(shape)
         print(table)
         _write(options.markdown, table + "\n")
         _write(options.csv, result.csv())
-        _write(options.json, metrics.to_json(result.json()))
+        _write(options.json, to_json(result.json()))
     except WsisrError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -31,12 +31,16 @@ from wsisr.evaluation.measures import (
     Sample,
     Scan,
     area_downsample,
+    available_metrics,
     bicubic_upsample,
     hed,
+    measure_tile,
+    metric_conventions,
+    summarize,
 )
-from wsisr.evaluation.measures import table as metrics
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Labels
 from wsisr.evaluation.pairing import read_image
+from wsisr.evaluation.report import to_json
 
 SCALE = 4
 SHARE = 0.1
@@ -170,7 +174,7 @@ FAULTS: dict[str, Callable[[Tile], Image]] = {
 def run(folder: Path, limit: int | None = 20, seed: int = 0, progress: bool = True) -> Result:
     """Return the table over tiles that hold at least ten nuclei, and what noticed each fault."""
     paths = list_tiles(folder, limit)
-    chosen, not_run = metrics.available(["all"])
+    chosen, not_run = available_metrics(["all"])
     segmenter = ClassicalSegmenter()
     rows: dict[str, list[dict[str, Measurement]]] = {name: [] for name in FAULTS}
     for index, path in enumerate(tqdm(paths, unit="tile", disable=not progress)):
@@ -183,14 +187,14 @@ def run(folder: Path, limit: int | None = 20, seed: int = 0, progress: bool = Tr
         for name, make in FAULTS.items():
             tile = Tile(hr, nuclei, other, np.random.default_rng([seed, index]))
             sample = Sample(make(tile), scan, lr)
-            rows[name].append(metrics.measure_tile(sample, chosen))
-    methods = {name: metrics.summarize(values) for name, values in rows.items()}
+            rows[name].append(measure_tile(sample, chosen))
+    methods = {name: summarize(values) for name, values in rows.items()}
     caught = {
         name: [key for key, alarm in ALARMS.items() if alarm(values.get(key, math.nan))]
         for name, values in methods.items()
     }
     count = len(rows["HR itself"])
-    conventions = {**metrics.conventions(chosen), "alarm limits": LIMITS, "tiles": str(count)}
+    conventions = {**metric_conventions(chosen), "alarm limits": LIMITS, "tiles": str(count)}
     return Result(methods, caught, not_run, conventions)
 
 
@@ -256,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print(result.markdown())
     if options.json is not None:
-        options.json.write_text(metrics.to_json(values), encoding="utf-8")
+        options.json.write_text(to_json(values), encoding="utf-8")
     return 1 if result.escaped else 0
 
 

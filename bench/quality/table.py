@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from wsisr.evaluation.measures import table as metrics
+from wsisr.evaluation.measures import METRICS
 
 SHORT = 60
 """Characters of a reason that a cell shows; all of it stands below the table."""
@@ -52,7 +52,7 @@ PLAIN = Shape(("method",), (), ("{}", "{}"))
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0"}
 
 
-LABELS = {m.name: f"{m.label} {ARROWS[m.better]}" for m in metrics.all_metrics()}
+LABELS = {m.name: f"{m.label} {ARROWS[m.better]}" for m in METRICS}
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Quality:
 
 def loss(name: str, value: float) -> float:
     """Return what is smaller the better a measure's value is."""
-    better = next((m.better for m in metrics.all_metrics() if m.name == name), "higher")
+    better = next((m.better for m in METRICS if m.name == name), "higher")
     return {"higher": -value, "lower": value, "zero": abs(value)}[better]
 
 

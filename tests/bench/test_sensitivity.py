@@ -9,7 +9,7 @@ import pytest
 from bench.quality import run as quality
 from bench.quality import sensitivity
 from wsisr.evaluation.measures.pixels import Image
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation import weights
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def without_weights(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Learned measures take ten times as long as all others together."""
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path_factory.mktemp("none")))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path_factory.mktemp("none")))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wsisr import doctor
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation import weights
 
 
 def line(subject: str) -> doctor.Check:
@@ -17,17 +17,17 @@ def line(subject: str) -> doctor.Check:
 def test_weights_of_measures_are_listed_with_their_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
-    assert line(weights.VARIABLE).detail.startswith(f"{tmp_path}: none; measures and segmenters ")
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path))
+    assert line(weights.WEIGHTS_VARIABLE).detail.startswith(f"{tmp_path}: none; measures and segmenters ")
     (tmp_path / "brisque").mkdir()
     (tmp_path / "brisque" / "svm.txt").write_text("a model")
-    found = line(weights.VARIABLE)
+    found = line(weights.WEIGHTS_VARIABLE)
     assert found.state == "note"
     assert found.detail.startswith(f"{tmp_path}: brisque; ")
     assert "musiq" in found.detail
     assert "models fetch" in found.detail
     monkeypatch.setattr(weights, "REGISTRY", {"brisque": weights.REGISTRY["brisque"]})
-    assert line(weights.VARIABLE) == doctor.Check(weights.VARIABLE, "ok", f"{tmp_path}: brisque")
+    assert line(weights.WEIGHTS_VARIABLE) == doctor.Check(weights.WEIGHTS_VARIABLE, "ok", f"{tmp_path}: brisque")
 
 
 def test_spandrel_is_there_or_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

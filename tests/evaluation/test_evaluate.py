@@ -31,7 +31,7 @@ from wsisr.evaluation.measures.table import available, summarize
 from wsisr.evaluation.pairing.sources import Place
 from wsisr.evaluation.report.results import TileResult
 from wsisr.evaluation.statistics import bootstrap
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation import weights
 from wsisr.slides import open_slide
 
 FAST = ("psnr", "ssim", "nuclei_pq", "hf_db", "lr_rmse")
@@ -285,7 +285,7 @@ def test_a_slide_alone_says_what_it_lacks(pair: dict[str, Path]) -> None:
 
 def test_results_are_the_same_whatever_the_worker_count(pair: dict[str, Path]) -> None:
     threads = cv2.getNumThreads()
-    learned = [name for name in ("st_lpips",) if weights.missing(name) is None]
+    learned = [name for name in ("st_lpips",) if weights.why_missing(name) is None]
     found = [
         evaluate_slides(
             pair["sr"],

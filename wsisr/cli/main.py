@@ -226,8 +226,9 @@ def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
 )
 @click.option(
     "--metrics",
-    help="Comma-separated names; `offline` is all without a network and NRQM, `all` is all. "
-    "[default: offline]",
+    default="offline",
+    show_default=True,
+    help="Comma-separated names; `offline` is all without a network and NRQM, `all` is all.",
 )
 @click.option("--count", type=int, default=200, show_default=True, help="Tissue tiles; 0 is all.")
 @click.option(
@@ -245,34 +246,19 @@ def evaluate(
     sr: Path,
     hr: Path | None,
     lr: Path | None,
-    out: Path | None,
-    segmenter: str,
-    metrics: str | None,
+    also: tuple[str, ...],
     count: int,
-    tile_size: int,
-    seed: int,
-    workers: int | None,
-    force: bool,
     as_json: bool,
-    **rest: Any,
+    **options: Any,
 ) -> None:
     """Judge SR against the real scan HR, or alone."""
-    from wsisr.evaluation import Options, as_table, available_cores, judge
-    from wsisr.evaluation.nuclei import choose
+    from wsisr.evaluation import evaluate as run
+    from wsisr.evaluation import parse_labels
 
-    options = Options(
-        only=metrics.split(",") if metrics else None,
-        count=count or None,
-        tile=tile_size,
-        out=out,
-        segmenter=choose(segmenter),
-        show_progress=True,
-        seed=seed,
-        workers=workers or available_cores(),
-        force=force,
+    evaluation = run(
+        sr, hr, lr, count=count or None, also=parse_labels(also), show_progress=True, **options
     )
-    evaluation = judge(sr, hr, lr, options=options, **rest)
-    click.echo(evaluation.json() if as_json else as_table(evaluation))
+    click.echo(evaluation.json() if as_json else evaluation.table())
 
 
 @cli.command()
@@ -299,7 +285,7 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def list_models(as_json: bool) -> None:
     """List the models that ship with wsisr and the weights that measures need."""
-    from wsisr.evaluation.weights import overview
+    from wsisr.evaluation.weights import list_weights
     from wsisr.models.files import shipped_models
 
     found = shipped_models()
@@ -310,7 +296,7 @@ def list_models(as_json: bool) -> None:
         scales = ", ".join(f"{scale:g}" for scale in model.scales)
         size = f"{model.parameters / 1e6:.2f} M parameters, {model.bytes / 2**20:.1f} MiB"
         click.echo(f"{model.name:12}scales {scales:12}{size}")
-    click.echo("\nWeights of `wsisr eval`:\n" + "\n".join(overview()))
+    click.echo("\nWeights of `wsisr eval`:\n" + "\n".join(list_weights()))
 
 
 @models.command()
@@ -333,11 +319,11 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 def fetch(names: tuple[str, ...]) -> None:
     """Download weights of measures, check them, and put them where `eval` looks."""
-    from wsisr.evaluation.weights import store as weights
+    from wsisr.evaluation.weights import REGISTRY, fetch_weights
 
     for name in names:
-        for path in weights.fetch(name).values():
-            click.echo(f"{name}: {path} (licence: {weights.REGISTRY[name].licence})")
+        for path in fetch_weights(name).values():
+            click.echo(f"{name}: {path} (licence: {REGISTRY[name].licence})")
 
 
 @models.command(name="convert")

@@ -14,7 +14,7 @@ from wsisr.evaluation.measures import nrqm
 from wsisr.evaluation.measures import table as metrics
 from wsisr.evaluation.measures.pixels import Image
 from wsisr.evaluation.measures.sample import Sample
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation import weights
 
 LOCAL = np.array(
     [
@@ -109,7 +109,7 @@ def made_up(counts: tuple[int, int, int]) -> tuple[dict[str, NDArray[np.generic]
 
 
 def test_forests_are_walked_as_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path))
     content, score = made_up((18, 45, 75))
     (tmp_path / "nrqm").mkdir()
     io.savemat(tmp_path / "nrqm" / nrqm.FILE, content)

@@ -22,7 +22,7 @@ from wsisr.evaluation.nuclei.agreement import compare_nuclei
 from wsisr.evaluation.nuclei.given import GivenNuclei
 from wsisr.evaluation.nuclei.learned import HoVerNetSegmenter, separate
 from wsisr.evaluation.nuclei.segmenter import Labels
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation import weights
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -248,7 +248,7 @@ def test_instanseg_runs_from_its_file(tmp_path: Path) -> None:
 
 
 def test_names_and_paths_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path / "none"))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path / "none"))
     assert segmenters.choose("classical").searches
     assert not segmenters.choose(str(tmp_path)).searches
     for name in ("hovernet", "instanseg"):

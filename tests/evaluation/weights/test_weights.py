@@ -9,12 +9,12 @@ import pytest
 
 from wsisr.errors import ModelError, UsageError
 from wsisr.evaluation.measures import table as metrics
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation import weights
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path / "store"))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path / "store"))
     return tmp_path / "store"
 
 
@@ -22,7 +22,7 @@ def test_missing_weights_say_how_to_get_them_and_stand_in_not_run(store: Path) -
     with pytest.raises(
         ModelError, match=r"weights missing: .*wsisr models fetch brisque.*--no-deps brisque=="
     ):
-        weights.find("brisque")
+        weights.find_weights("brisque")
     chosen, not_run = metrics.available()
     needy = {metric.name for metric in metrics.all_metrics() if metric.weights}
     assert needy >= {"lpips", "dists", "uni", "plip", "musiq", "nrqm", "clip_iqa", "niqe"}
@@ -54,7 +54,7 @@ def test_networks_run_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
 def test_another_file_is_refused(store: Path) -> None:
     (store / "brisque").mkdir(parents=True)
     (store / "brisque" / "svm.txt").write_text("svm_type epsilon_svr")
-    assert "not the registered file" in (weights.missing("brisque") or "")
+    assert "not the registered file" in (weights.why_missing("brisque") or "")
 
 
 def registered(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
@@ -81,14 +81,14 @@ def test_install_takes_only_the_registered_content(
     assert not store.exists()
     paths = weights.install("toy", wheel(tmp_path / "x.whl", b"right"))
     assert paths["a.bin"].read_bytes() == b"right"
-    assert weights.missing("toy") is None
+    assert weights.why_missing("toy") is None
     paths["a.bin"].write_bytes(b"changed")
-    assert "not the registered file" in (weights.missing("toy") or "")
+    assert "not the registered file" in (weights.why_missing("toy") or "")
 
 
 def test_unknown_names_are_refused(store: Path) -> None:
     with pytest.raises(UsageError, match="no weights registered as nope"):
-        weights.find("nope")
+        weights.find_weights("nope")
     with pytest.raises(UsageError, match="unknown measure nope; known: offline, all, psnr"):
         metrics.available(["nope"])
 
@@ -97,7 +97,7 @@ def test_every_entry_has_a_licence_a_remedy_and_known_files() -> None:
     for name, entry in weights.REGISTRY.items():
         assert entry.name == name
         assert entry.licence
-        assert str(weights.folder(name)) in entry.remedy
+        assert str(weights.folder_of(name)) in entry.remedy
         for expected in entry.files.values():
             assert expected is None or (len(expected) in (8, 64) and int(expected, 16))
     used = {needed for metric in metrics.all_metrics() for needed in metric.weights}
@@ -109,25 +109,25 @@ def test_a_file_without_a_published_digest_is_pinned_at_first_use(
 ) -> None:
     entry = weights.Weights("toy", {"a.bin": None}, weights.ByHand("a.bin", "make it"), "yours")
     monkeypatch.setitem(weights.REGISTRY, "toy", entry)
-    assert "make it and put it at" in (weights.missing("toy") or "")
+    assert "make it and put it at" in (weights.why_missing("toy") or "")
     (store / "toy").mkdir(parents=True)
     (store / "toy" / "a.bin").write_bytes(b"first")
-    assert weights.missing("toy") is None
+    assert weights.why_missing("toy") is None
     digest = hashlib.sha256(b"first").hexdigest()
     assert digest in caplog.text
     assert json.loads((store / weights.MANIFEST).read_text()) == {"toy/a.bin": digest}
-    assert weights.digests("toy") == {"toy/a.bin": digest}
+    assert weights.weights_digests("toy") == {"toy/a.bin": digest}
     (store / "toy" / "a.bin").write_bytes(b"second!")
-    reason = weights.missing("toy") or ""
+    reason = weights.why_missing("toy") or ""
     assert "has changed since its first use" in reason
     assert f"delete toy/a.bin from {store / weights.MANIFEST}" in reason
     weights.renew_pin(tmp_path / "store" / "toy" / "other.bin")  # of no concern to `find`
-    assert weights.missing("toy") == reason
+    assert weights.why_missing("toy") == reason
     weights.renew_pin(tmp_path / "store" / "toy" / "a.bin")
-    assert weights.missing("toy") is None
-    assert weights.present() == ["toy"]
+    assert weights.why_missing("toy") is None
+    assert weights.present_weights() == ["toy"]
     (store / weights.MANIFEST).write_text("{")
-    assert "repair or delete" in (weights.missing("toy") or "")
+    assert "repair or delete" in (weights.why_missing("toy") or "")
 
 
 def test_fetch_checks_what_a_download_brings(
@@ -139,15 +139,15 @@ def test_fetch_checks_what_a_download_brings(
     for expected in (digest, digest[:8]):
         entry = weights.Weights("toy", {"a.bin": expected}, source, "MIT")
         monkeypatch.setitem(weights.REGISTRY, "toy", entry)
-        assert weights.fetch("toy")["a.bin"].read_bytes() == b"right"
+        assert weights.fetch_weights("toy")["a.bin"].read_bytes() == b"right"
     (tmp_path / "served.bin").write_bytes(b"wrong")
-    assert weights.fetch("toy")["a.bin"].read_bytes() == b"right"  # what is there stays
+    assert weights.fetch_weights("toy")["a.bin"].read_bytes() == b"right"  # what is there stays
     (store / "toy" / "a.bin").unlink()
     with pytest.raises(ModelError, match=r"another a\.bin; download file:"):
-        weights.fetch("toy")
+        weights.fetch_weights("toy")
     (tmp_path / "served.bin").unlink()
     with pytest.raises(ModelError, match=r"cannot be reached: .*; download file:.* put it at"):
-        weights.fetch("toy")
+        weights.fetch_weights("toy")
     assert not (store / "toy" / "a.bin").exists()
 
 
@@ -156,7 +156,7 @@ def test_an_unreachable_hub_fails_at_once_in_one_line(
 ) -> None:
     monkeypatch.setattr(weights, "HUB", (tmp_path / "no-hub").as_uri())
     with pytest.raises(ModelError, match=r"cannot be reached: .*; ask for access.* put it at") as e:
-        weights.fetch("uni")
+        weights.fetch_weights("uni")
     assert len(str(e.value).splitlines()) == 1
 
 
@@ -166,7 +166,7 @@ def test_a_package_that_pip_cannot_get_is_named(
     for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
         monkeypatch.setenv(name, "1" if name == "PIP_NO_INDEX" else str(tmp_path))
     with pytest.raises(ModelError, match=r"pip cannot download brisque==0\.2\.0: .*unpack"):
-        weights.fetch("brisque")
+        weights.fetch_weights("brisque")
 
 
 def test_the_command_line_lists_and_fetches(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
