@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from wsisr.evaluation.measures.pixels import Image
 from wsisr.evaluation import weights
+from wsisr.evaluation.measures.pixels import Image
 
 # `make test` fetches the small weights into the virtual environment
 os.environ.setdefault(weights.WEIGHTS_VARIABLE, str(Path(sys.prefix) / "weights"))

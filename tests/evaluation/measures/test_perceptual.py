@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsisr.errors import ModelError
+from wsisr.evaluation import weights
 from wsisr.evaluation.measures import musiq, perceptual
 from wsisr.evaluation.measures.pixels import Image
 from wsisr.evaluation.networks.vgg import ALEXNET, VGG16
-from wsisr.evaluation import weights
 
 needs_heads = pytest.mark.skipif(
     bool(weights.why_missing("lpips", "dists")),
@@ -57,7 +57,7 @@ def backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / name).mkdir()
         torch.save(state, tmp_path / name / f"{name}.pth")
         entry = weights.REGISTRY[name]
-        free = weights.Weights(name, dict.fromkeys(entry.files), entry.source, entry.licence)
+        free = weights.Weights(name, dict.fromkeys(entry.files), entry.origin, entry.licence)
         monkeypatch.setitem(weights.REGISTRY, name, free)
     monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path))
 
@@ -184,7 +184,7 @@ def random_musiq(width: int = 128, blocks: int = 2) -> dict[str, np.ndarray]:
     return {name: random.normal(0, 0.2, size).astype(np.float32) for name, size in shapes.items()}
 
 
-def naive_musiq(image: Image, state: dict[str, np.ndarray]) -> float:
+def naive_musiq(image: Image, state: dict[str, np.ndarray]) -> float:  # noqa: C901
     """The published network in numpy and loops, with the masked tokens left out."""
 
     def same(size: int, kernel: int, stride: int) -> tuple[int, int]:

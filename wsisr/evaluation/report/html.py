@@ -32,8 +32,6 @@ NOTICE = (
     "Super-resolved pixels are computer-generated. This report is for research and quality "
     "control, not for primary diagnosis."
 )
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""Content security policy of the page: a browser loads nothing from anywhere else."""
 MINUS = "−"  # noqa: RUF001 -- a hyphen is too short beside figures
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
 GROUPS = {
@@ -129,7 +127,6 @@ def to_html(
     labels = {metric.name: metric for metric in chosen}
     method = next(iter(evaluation.methods))
     return _template().render(
-        policy=POLICY,
         notice=NOTICE,
         title=Path(evaluation.inputs["sr"]).name,
         question="is it true to the real scan?" if "hr" in evaluation.inputs else "judged alone",
