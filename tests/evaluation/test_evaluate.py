@@ -499,19 +499,16 @@ def test_tissue_is_judged_and_glass_and_ink_are_not(data_dir: Path, tmp_path: Pa
         pixels = slide.read(0, 0, 0, slide.width, slide.height)
         mpp = slide.mpp
         assert mpp is not None
-        whole = SlidePairs(slide, mpp, tile_size=128)
-        chosen = whole.locations
-        for at in chosen:
-            tile = pixels[at.y : at.y + 128, at.x : at.x + 128].astype(int)
-            stained = tile.max(axis=2) - tile.min(axis=2) > 20
-            assert stained.mean() > LEAST_TISSUE / 4
-    # tiles that are wholly stained are among them
-    names = {at.name for at in chosen}
-    for y in range(0, pixels.shape[0] - 127, 128):
-        for x in range(0, pixels.shape[1] - 127, 128):
-            tile = pixels[y : y + 128, x : x + 128].astype(int)
-            if (tile.max(axis=2) - tile.min(axis=2) > 20).mean() > 0.9:
-                assert f"x{x}_y{y}" in names
+        names = {at.name for at in SlidePairs(slide, mpp, tile_size=256).locations}
+    shares = {
+        f"x{x}_y{y}": (tile.max(axis=2) - tile.min(axis=2) > 20).mean()
+        for y in range(0, pixels.shape[0] - 255, 256)
+        for x in range(0, pixels.shape[1] - 255, 256)
+        for tile in [pixels[y : y + 256, x : x + 256].astype(int)]
+    }
+    assert {name for name, stained in shares.items() if stained > LEAST_TISSUE} <= names
+    assert min(shares[name] for name in names) > 0.25
+    assert len(names) < len(shares) / 2
     ink = np.full((1024, 2048, 3), (243, 242, 244), np.uint8)
     ink[:, :1024] = pixels[1024:2048, 512:1536]
     ink[256:768, 1280:1792] = (20, 90, 60)

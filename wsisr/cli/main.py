@@ -381,7 +381,8 @@ def main() -> None:
     except WsisrError as error:
         if debug:
             raise
-        code = _fail(str(error), error.exit_code)
+        message = error.spelled(lambda option: f"--{option.replace('_', '-')}")
+        code = _fail(message, error.exit_code)
     except MemoryError:
         if debug:
             raise

@@ -98,6 +98,8 @@ def evaluate(
         OutputError: `out` cannot be written.
     """
     _check_labels(label, also)
+    names = _names(metrics)
+    wanted_metrics(names)  # refuses unknown ones before any slide is opened
     if tiles and hr is None:
         raise OptionError("tiles", None, "give the folder of real tiles as well: SR HR")
     if scale is not None and not tiles:
@@ -115,7 +117,7 @@ def evaluate(
         hr_mpp=hr_mpp,
     )
     options = Options(
-        metrics=tuple(_names(metrics)),
+        metrics=tuple(names),
         tile_size=tile_size,
         count=count,
         seed=seed,

@@ -43,7 +43,7 @@ TISSUE_AROUND = 0.3
 RGB = NDArray[np.uint8]
 
 
-def tissue_mask(source: Slide | View) -> TissueMask:
+def tissue_mask(source: Slide | View, *, margin: int = MARGIN) -> TissueMask:
     """Finds tissue by its difference from the glass.
 
     A mask px is `MASK_MPP` um wide, or more where the mask would exceed `MASK_SIDE`. It is made
@@ -52,6 +52,8 @@ def tissue_mask(source: Slide | View) -> TissueMask:
 
     Args:
         source: the slide, at level 0, or a view of it.
+        margin: mask px by which tissue is widened. What the model must not miss has a margin;
+            what is to be tissue for certain has none.
 
     Returns:
         The mask, in px of the view.
@@ -68,7 +70,7 @@ def tissue_mask(source: Slide | View) -> TissueMask:
             for y in range(0, small.height, BAND_ROWS)
         ]
     )
-    return TissueMask(find_tissue(pixels), float(factor), view.downsample)
+    return TissueMask(find_tissue(pixels, margin), float(factor), view.downsample)
 
 
 def mask_factor(view: View) -> int:
@@ -78,8 +80,8 @@ def mask_factor(view: View) -> int:
     return max(1, by_size, by_mpp)
 
 
-def find_tissue(pixels: RGB) -> Mask:
-    """Finds tissue, with its margin, in a low-resolution image.
+def find_tissue(pixels: RGB, margin: int = MARGIN) -> Mask:
+    """Finds tissue, with a margin, in a low-resolution image.
 
     A pixel differs from glass by more than the noise of the glass, in lightness or in colour.
     Black borders and green, blue or black marker ink are dropped where no tissue surrounds them;
@@ -87,6 +89,7 @@ def find_tissue(pixels: RGB) -> Mask:
 
     Args:
         pixels: (h, w, 3) uint8 RGB.
+        margin: px by which tissue is widened.
 
     Returns:
         (h, w) bool, true for tissue.
@@ -97,7 +100,7 @@ def find_tissue(pixels: RGB) -> Mask:
     glass = glass_colour(smooth[~foreign])
     found = ~foreign if glass is None else _differs(smooth, glass)
     found = _without_foreign(found, foreign)
-    return _dilated(found, MARGIN)
+    return _dilated(found, margin)
 
 
 def glass_colour(pixels: RGB) -> NDArray[np.float32] | None:

@@ -124,7 +124,7 @@ class SlidePairs:
 
     def _tissue_tiles(self, side: int) -> Iterator[Location]:
         # the pixel size is known, or given, even where the slide records none
-        tissue = tissue_mask(select_view(self.sr, level=0, input_mpp=self.mpp))
+        tissue = tissue_mask(select_view(self.sr, level=0, input_mpp=self.mpp), margin=0)
         for y in range(0, self.sr.height - side + 1, side):
             for x in range(0, self.sr.width - side + 1, side):
                 enough = tissue.share(x, y, side, side) >= LEAST_TISSUE
