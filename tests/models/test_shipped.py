@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from wsisr.engine.array import upscale_array
+from wsisr.evaluation import measure
 from wsisr.evaluation.measures.fidelity import area_downsample, psnr
-from wsisr.evaluation.measures.spectrum import hf_db
 from wsisr.models import SHIPPED
 from wsisr.models.files.card import read_card
 

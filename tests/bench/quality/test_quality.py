@@ -14,9 +14,10 @@ from bench.quality import run as quality
 from bench.quality.run import DataSet
 from bench.quality.table import Quality, Row
 from wsisr.errors import UsageError
+from wsisr.evaluation.measures import available_metrics, measure_tile
 from wsisr.evaluation.measures.fidelity import area_downsample, bicubic_upsample
 from wsisr.evaluation.measures.sample import Sample, Scan
-from wsisr.evaluation.pairing.sources import read_image
+from wsisr.evaluation.pairing import read_image
 
 pytestmark = pytest.mark.usefixtures("no_weights")
 SMALL = ["--scales", "4", "--metrics", "psnr,hf_db,lr_rmse,lpips", "--quiet"]
@@ -140,8 +141,8 @@ def test_figures_are_those_of_the_measures_themselves(folders: tuple[Path, Path]
     )
     scan = Scan(hr)
     sample = Sample(bicubic_upsample(lr, 4), scan, lr)
-    chosen = quality.metrics.available(["psnr", "lr_rmse"])[0]
-    expected = quality.metrics.measure_tile(sample, chosen)
+    chosen = available_metrics(["psnr", "lr_rmse"])[0]
+    expected = measure_tile(sample, chosen)
     assert made.rows[0].values == {name: item.value for name, item in expected.items()}
 
 
@@ -153,7 +154,7 @@ def test_a_group_of_measures_is_a_column_a_measure(folders: tuple[Path, Path]) -
         only=["offline"],
         show_progress=False,
     )
-    offline, _ = quality.metrics.available(["offline"])
+    offline, _ = available_metrics(["offline"])
     assert made.columns == tuple(metric.name for metric in offline)
     assert {"psnr", "nuclei_pq"} <= set(made.rows[0].values)
 
@@ -276,7 +277,7 @@ def test_ready_results_lie_by_data_set_and_scale(
         (["--tiles", "a={0}@9"], "at most 2 um"),
         (["--tiles", "{0}", "--scales", "4,four"], "--scales 4,four: give whole numbers"),
         (["--tiles", "{0}", "--scales", "4,4"], "each once"),
-        (["--tiles", "{0}", "--metrics", "psnrr"], "unknown measure psnrr"),
+        (["--tiles", "{0}", "--metrics", "psnrr"], "metrics psnrr: unknown measure"),
         (["--tiles", "{0}", "--methods", "a="], "a method is NAME or LABEL=NAME"),
         (["--tiles", "{0}", "--limit", "0"], "--limit 0: must be 1 or more"),
         (["--tiles", "{0}", "--limit", "-1"], "--limit -1: must be 1 or more"),
