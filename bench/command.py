@@ -210,7 +210,7 @@ def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
     """
     if path is not None:
         # measures take a second to import
-        from wsisr.evaluation.measures import to_json
+        from wsisr.evaluation.report import to_json
 
         write_text(path, to_json(figures))
 

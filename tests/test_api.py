@@ -13,21 +13,15 @@ from PIL import Image
 
 import wsisr
 from tests.processes import python
-from wsisr import evaluation
 from wsisr.api import ModelSettings, UpscaleOptions
 from wsisr.models import (
     COLOR_FIX_NAMES,
     CONSISTENCY_NAMES,
     PRECISION_NAMES,
-    SAMPLER_NAMES,
     Settings,
 )
 
 HEAVY = ("torch", "diffusers", "numba", "skimage", "openslide", "zarr", "scipy", "cv2")
-needs_evaluation = pytest.mark.skipif(
-    not callable(getattr(evaluation, "measure", None)),
-    reason="wsisr.evaluation does not provide evaluate and measure yet",
-)
 
 
 @pytest.fixture
@@ -98,10 +92,8 @@ def test_options_by_keyword_are_the_fields_of_a_job() -> None:
 
 def test_names_of_choices_are_those_that_are_registered() -> None:
     from wsisr.models.colour import COLOR_FIXES
-    from wsisr.models.sampling import SAMPLERS
     from wsisr.models.settings import PRECISIONS
 
-    assert tuple(SAMPLERS) == SAMPLER_NAMES
     assert tuple(PRECISIONS) == PRECISION_NAMES
     assert (*COLOR_FIXES, "none") == COLOR_FIX_NAMES
     for name in CONSISTENCY_NAMES:
@@ -197,7 +189,6 @@ def test_slides_are_opened_and_converted(picture: Path) -> None:
         wsisr.open_slide("missing.svs")
 
 
-@needs_evaluation
 def test_images_are_measured(picture: Path) -> None:
     hr = np.array(Image.open(picture))
     sr = np.clip(hr.astype(int) + 1, 0, 255).astype(np.uint8)
@@ -206,7 +197,6 @@ def test_images_are_measured(picture: Path) -> None:
     assert values["ssim"] > 0.9
 
 
-@needs_evaluation
 def test_folders_of_tiles_are_evaluated(picture: Path) -> None:
     pixels = np.array(Image.open(picture))
     for folder, image in (("sr", pixels), ("hr", pixels[::-1])):

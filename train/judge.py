@@ -66,13 +66,19 @@ def judge(
         raise UsageError(f"judged {count}: must be 1 or more validation tiles")
     try:
         from wsisr.engine import upscale_image
-        from wsisr.evaluation.measures import NIQE_BLOCK, Sample, Scan
-        from wsisr.evaluation.measures import table as metrics
+        from wsisr.evaluation.measures import (
+            NIQE_BLOCK,
+            Sample,
+            Scan,
+            available_metrics,
+            measure_tile,
+            summarize,
+        )
         from wsisr.resize import bicubic_upsample
     except ModuleNotFoundError as error:
         log.info("not judged: the package %s is missing", error.name)
         return {}
-    chosen, _ = metrics.available(FIGURES)
+    chosen, _ = available_metrics(FIGURES)
     picked = range(0, len(tiles.pixels), max(1, len(tiles.pixels) // count))
     figures = {}
     for scale in [scale for scale in scales if scale > 2] or scales:
@@ -86,8 +92,8 @@ def judge(
                 sr = bicubic_upsample(lr, scale)
             else:
                 sr = upscale_image(lr, scale, model=model, window=WINDOW, overlap=OVERLAP)
-            rows.append(metrics.measure_tile(Sample(sr, Scan(hr), lr), fitting))
-        for name, value in metrics.summarize(rows).items():
+            rows.append(measure_tile(Sample(sr, Scan(hr), lr), fitting))
+        for name, value in summarize(rows).items():
             figures[f"{name}_x{scale}"] = round(value, 4)
     return figures
 

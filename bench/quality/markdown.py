@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.quality.results import QualityTable, Row
-from wsisr.evaluation.measures import all_metrics
+from wsisr.evaluation.measures import METRICS as ALL_METRICS
 
 SHORT = 60
 """Characters of a reason that a cell shows; all of it stands below the table."""
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0"}
-METRICS = {metric.name: metric for metric in all_metrics()}
+METRICS = {metric.name: metric for metric in ALL_METRICS}
 LABELS = {name: f"{metric.label} {ARROWS[metric.better]}" for name, metric in METRICS.items()}
 
 

@@ -16,7 +16,7 @@ from bench.quality.tiles import DataSet, read_cropped, slide_of
 from wsisr.errors import UsageError, WsisrError
 from wsisr.evaluation.measures import Image, Measurement, Metric, Sample, Scan, measure_tile
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Segmenter
-from wsisr.evaluation.pairing import Place
+from wsisr.evaluation.pairing import Location
 from wsisr.evaluation.report import TileResult
 from wsisr.resize import area_downsample
 
@@ -135,8 +135,8 @@ class Judge:
         if sr.shape != hr.shape:
             sr = np.ascontiguousarray(sr[:height, :width])
         slide, name = slide_of(self.data.folder, path), path.relative_to(self.data.folder)
-        place = Place(name.as_posix(), slide, 0, 0, width, height)
-        return TileResult(place, {self.label: self._figures(sr, hr, lr)})
+        location = Location(name.as_posix(), slide, 0, 0, width, height)
+        return TileResult(location, {self.label: self._figures(sr, hr, lr)})
 
     def _figures(self, sr: Image, hr: Image, lr: Image) -> dict[str, Measurement]:
         sample = Sample(sr, Scan(hr, self.data.mpp, self.segmenter), lr)

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.quality.methods import Method, ready_file
 from bench.quality.tiles import MPP, DataSet, list_tiles, slide_names
 from wsisr.errors import OptionError
-from wsisr.evaluation.measures import GROUPS, Metric, available
+from wsisr.evaluation.measures import METRIC_GROUPS, Metric, available_metrics
 
 LARGEST_MPP = 2
 
@@ -71,11 +71,11 @@ def make_plan(
     if against is not None and against not in [item.label for item in methods]:
         raise OptionError("against", against, "none of <methods>; give the name of one of them")
     tiles = _tiles(data, slides, limit)
-    metrics, not_run = available(only or ["all"])
+    metrics, not_run = available_metrics(only or ["all"])
     for method in methods:
         _check_ready_files(method, data, scales, tiles)
     columns = tuple(metric.name for metric in metrics)
-    if only and not GROUPS & set(only):
+    if only and not METRIC_GROUPS & set(only):
         columns = tuple(only)
     return Plan(
         tuple(data),

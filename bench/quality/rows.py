@@ -9,7 +9,7 @@ from bench.quality.measure import Measured, Setup
 from bench.quality.plan import Plan
 from bench.quality.results import QualityTable, Row
 from wsisr.evaluation import BOOTSTRAP_DRAWS, bootstrap, draw_means, interval
-from wsisr.evaluation.measures import conventions, summarize
+from wsisr.evaluation.measures import metric_conventions, summarize
 from wsisr.evaluation.report import TileResult
 
 SEED = 0
@@ -60,7 +60,7 @@ def make_table(
                 rows.append(_pooled(each, draws, intervals))
                 rows += _slides(each) if per_slide else []
             rows += _differences(here, plan, draws)
-    described = {**conventions(plan.metrics), "nuclei": setup.segmenter.convention}
+    described = {**metric_conventions(plan.metrics), "nuclei": setup.segmenter.convention}
     if intervals or plan.against is not None:
         described["intervals"] = draws.describe()
     setting = _setting(plan, setup)
@@ -118,7 +118,7 @@ def _slides(measured: Measured) -> list[Row]:
     """Makes a row for each slide."""
     by_slide: dict[str, list[TileResult]] = {}
     for tile in measured.tiles:
-        by_slide.setdefault(tile.place.group, []).append(tile)
+        by_slide.setdefault(tile.location.group, []).append(tile)
     return [_row(measured, slide, by_slide[slide], {}) for slide in sorted(by_slide)]
 
 
@@ -143,7 +143,7 @@ def _difference(
     """
     label, against = measured.method.label, reference.method.label
     pairs = zip(measured.tiles, reference.tiles, strict=True)
-    both = [TileResult(one.place, {**one.values, **other.values}) for one, other in pairs]
+    both = [TileResult(one.location, {**one.values, **other.values}) for one, other in pairs]
     means, unit = draw_means(both, [label, against], SEED)
     draws.add(unit, measured.data)
     own, others = _means(both, label), _means(both, against)

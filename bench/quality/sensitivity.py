@@ -28,10 +28,10 @@ from wsisr.evaluation.measures import (
     Measurement,
     Sample,
     Scan,
-    available,
-    conventions,
+    available_metrics,
     hed,
     measure_tile,
+    metric_conventions,
     summarize,
 )
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Labels
@@ -219,7 +219,7 @@ def measure(paths: Sequence[Path], seed: int = 0, show_progress: bool = True) ->
         seed: of the random numbers that choose nuclei and places.
         show_progress: whether progress is shown on stderr.
     """
-    chosen, not_run = available(["all"])
+    chosen, not_run = available_metrics(["all"])
     segmenter = ClassicalSegmenter()
     rows: dict[str, list[dict[str, Measurement]]] = {name: [] for name in FAULTS}
     for index, path in enumerate(tqdm(paths, unit="tile", disable=not show_progress)):
@@ -239,7 +239,7 @@ def measure(paths: Sequence[Path], seed: int = 0, show_progress: bool = True) ->
         for name, values in methods.items()
     }
     count = str(len(rows[UNHARMED]))
-    described = {**conventions(chosen), "alarm limits": LIMITS, "tiles": count}
+    described = {**metric_conventions(chosen), "alarm limits": LIMITS, "tiles": count}
     return Result(methods, caught, not_run, described)
 
 

@@ -37,7 +37,7 @@ from bench.quality.measure import Setup, measure_plan
 from bench.quality.plan import Plan, make_plan, parse_data_set, parse_method
 from bench.quality.results import QualityTable
 from bench.quality.rows import make_table
-from wsisr.evaluation.nuclei import choose
+from wsisr.evaluation.nuclei import choose_segmenter
 
 SEGMENTERS = ("classical", "hovernet", "instanseg")
 
@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     layout = LAYOUTS.get(options.table, PLAIN)
     plan = _plan(options, layout)
-    setup = Setup(options.device, options.precision, choose(options.segmenter), not options.quiet)
+    setup = Setup(
+        options.device, options.precision, choose_segmenter(options.segmenter), not options.quiet
+    )
     table = make_table(
         plan,
         setup,

@@ -33,20 +33,20 @@ from bench.command import DATA, add_json, make_parser, name_list, report, run_mo
 from bench.quality import list_tiles
 from bench.speed.clock import peak_rss_mb
 from wsisr.errors import OptionError
-from wsisr.evaluation import Options, evaluate_slides, evaluate_tiles
+from wsisr.evaluation import evaluate
 from wsisr.evaluation.measures import (
     OFFSETS,
     TEXTURE_NAMES,
     Image,
     Sample,
     Scan,
-    available,
+    available_metrics,
     grey_levels,
     measure_tile,
     nuclear_features,
 )
 from wsisr.evaluation.nuclei import ClassicalSegmenter, Labels
-from wsisr.evaluation.pairing import FolderSource, Source, pixel_size, read_image, register
+from wsisr.evaluation.pairing import FolderPairs, PairSource, pixel_size, read_image, register
 from wsisr.resize import area_downsample, bicubic_upsample
 from wsisr.slides import open_slide
 
@@ -59,7 +59,7 @@ ANGLES = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
 
 def offline() -> list[str]:
     """Returns the measures that run here and need no neural network."""
-    return [metric.name for metric in available()[0]]
+    return [metric.name for metric in available_metrics()[0]]
 
 
 def make_tiles(paths: Sequence[Path], folder: Path) -> tuple[Path, Path]:
@@ -95,7 +95,7 @@ def speed(sr: Path, hr: Path, only: Sequence[str], rounds: int) -> dict[str, flo
     processor, clock = [], []
     for turn in range(rounds + 1):
         began = time.process_time(), time.perf_counter()
-        evaluate_tiles(sr, hr, scale=SCALE, mpp=MPP, options=Options(only=only))
+        evaluate(sr, hr, tiles=True, scale=SCALE, sr_mpp=MPP, metrics=only)
         if turn:
             processor.append(pixels / (time.process_time() - began[0]))
             clock.append(pixels / (time.perf_counter() - began[1]))
@@ -125,12 +125,11 @@ def slide_speed(sr: Path, hr: Path, lr: Path, only: Sequence[str], count: int) -
         began = time.process_time()
         register(first, second, *sizes)
         registration = time.process_time() - began
-    options = Options(only=only, count=count)
-    evaluate_slides(sr, hr, lr, options=Options(only=only, count=2))
+    evaluate(sr, hr, lr, metrics=only, count=2)
     began = time.process_time()
-    tiles = evaluate_slides(sr, hr, lr, options=options).tiles
+    tiles = evaluate(sr, hr, lr, metrics=only, count=count).tiles
     seconds = time.process_time() - began
-    pixels = sum(tile.place.width * tile.place.height for tile in tiles) / 1e6
+    pixels = sum(tile.location.width * tile.location.height for tile in tiles) / 1e6
     return {
         "slide_mpix_per_s": pixels / (seconds - registration),
         "slide_registration_s": registration,
@@ -138,7 +137,7 @@ def slide_speed(sr: Path, hr: Path, lr: Path, only: Sequence[str], count: int) -
     }
 
 
-def split(source: Source, only: Sequence[str] | None) -> dict[str, float]:
+def split(source: PairSource, only: Sequence[str] | None) -> dict[str, float]:
     """Returns {step: ms of processor time per MPix of slide}; the costliest step first.
 
     Both columns together, each measure after the steps that it shares with others: pixels (files
@@ -152,22 +151,22 @@ def split(source: Source, only: Sequence[str] | None) -> dict[str, float]:
         yield
         spent[step] += 1e3 * (time.process_time() - began)
 
-    chosen, _ = available(only)
+    chosen, _ = available_metrics(only)
     pixels = 0
-    for turn, place in enumerate([source.places[0], *source.places]):
+    for turn, location in enumerate([source.locations[0], *source.locations]):
         if turn == 1:
             spent.clear()
             pixels = 0
         with clocked("(pixels)"):
-            views = source.load(place)
-        assert views.hr is not None
-        assert views.bicubic is not None
-        pixels += views.sr[:, :, 0].size
-        scan = Scan(views.hr, source.mpp)
+            images = source.load(location)
+        assert images.hr is not None
+        assert images.bicubic is not None
+        pixels += images.sr[:, :, 0].size
+        scan = Scan(images.hr, source.mpp)
         with clocked("(nuclei found)"):
             _ = scan.nuclei
-        for image in (views.sr, views.bicubic):
-            sample = Sample(image, scan, views.lr)
+        for image in (images.sr, images.bicubic):
+            sample = Sample(image, scan, images.lr)
             with clocked("(nuclei found)"):
                 _ = sample.nuclei
             for metric in chosen:
@@ -302,8 +301,8 @@ def _write_pyramid(path: Path, image: Image, mpp: float = MPP) -> None:
 
 def peak_of_evaluation(folder: Path, only: Sequence[str]) -> float:
     """Evaluates the slides of `make_slides` whole, with a report; returns the peak memory, MB."""
-    options = Options(only=only, count=None, out=folder / "report")
-    evaluate_slides(folder / "sr.tif", folder / "hr.tif", folder / "lr.tif", options=options)
+    slides = (folder / f"{name}.tif" for name in ("sr", "hr", "lr"))
+    evaluate(*slides, metrics=only, count=None, out=folder / "report")
     return peak_rss_mb()
 
 
@@ -333,7 +332,7 @@ def measure(
             if slides is not None:
                 figures |= slide_speed(*slides, only, len(tiles))
         if "split" in parts:
-            steps = split(FolderSource(sr, hr, scale=SCALE, mpp=MPP), ["all"])
+            steps = split(FolderPairs(sr, hr, scale=SCALE, mpp=MPP), ["all"])
             figures |= {f"ms_per_mpix {step}": value for step, value in steps.items()}
     if "texture" in parts:
         images = [read_image(path) for path in tiles]

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from wsisr.evaluation import weights
 from wsisr.evaluation.measures.pixels import Image
-from wsisr.evaluation.weights import store as weights
 
 # `make test` fetches the small weights into the virtual environment
-os.environ.setdefault(weights.VARIABLE, str(Path(sys.prefix) / "weights"))
+os.environ.setdefault(weights.WEIGHTS_VARIABLE, str(Path(sys.prefix) / "weights"))
 
 
 @pytest.fixture(scope="session")

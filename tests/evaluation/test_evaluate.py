@@ -14,24 +14,18 @@ import pytest
 from click.testing import CliRunner
 from lxml import etree
 
-from wsisr.cli import cli, run
-from wsisr.errors import OutputError, SlideError, UsageError
-from wsisr.evaluation.command import judge, labelled
-from wsisr.evaluation.evaluate import (
-    Options,
-    available_cores,
-    evaluate_alone,
-    evaluate_slides,
-    evaluate_tiles,
-)
+from wsisr.cli import cli, main
+from wsisr.errors import ModelError, OptionError, OutputError, SlideError, UsageError
+from wsisr.evaluation import evaluate, measure, parse_labels, weights
 from wsisr.evaluation.measures.fidelity import psnr
 from wsisr.evaluation.measures.pixels import Image
 from wsisr.evaluation.measures.sample import Measurement
-from wsisr.evaluation.measures.table import available, summarize
-from wsisr.evaluation.pairing.sources import Place
+from wsisr.evaluation.measures.selection import summarize
+from wsisr.evaluation.options import Options, available_cores
+from wsisr.evaluation.pairing.locations import Location
+from wsisr.evaluation.pairing.slides import LEAST_TISSUE, SlidePairs
 from wsisr.evaluation.report.results import TileResult
 from wsisr.evaluation.statistics import bootstrap
-from wsisr.evaluation.weights import store as weights
 from wsisr.resize import area_downsample, bicubic_upsample
 from wsisr.slides import open_slide
 
@@ -58,11 +52,14 @@ def pair(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def test_slides_on_one_grid_are_compared_without_resampling(
     pair: dict[str, Path], tmp_path: Path
 ) -> None:
-    result = evaluate_slides(
+    result = evaluate(
         pair["sr"],
         pair["hr"],
         pair["lr"],
-        options=Options(only=FAST, count=4, out=tmp_path / "out", workers=2),
+        metrics=FAST,
+        count=4,
+        out=tmp_path / "out",
+        workers=2,
         sr_mpp=0.25,
         hr_mpp=0.25,
     )
@@ -73,7 +70,7 @@ def test_slides_on_one_grid_are_compared_without_resampling(
     assert result.methods["sr"] == pytest.approx(result.methods["bicubic"], rel=1e-6)
     sr, hr = (cv2.imread(str(pair[name]))[:, :, ::-1] for name in ("sr", "hr"))
     for tile in result.tiles:
-        window = np.s_[tile.place.y :, tile.place.x :]
+        window = np.s_[tile.location.y :, tile.location.x :]
         parts = [np.ascontiguousarray(image[window][:512, :512]) for image in (sr, hr)]
         assert tile.values["sr"]["psnr"].value == pytest.approx(psnr(*parts), abs=1e-9)
     for name, (low, high) in result.intervals["sr"].items():
@@ -136,11 +133,13 @@ def test_a_reports_markup_is_valid_and_nothing_is_fetched(
 ) -> None:
     awkward = tmp_path / "a<b>&'\"https: slide.png"
     awkward.write_bytes(pair["sr"].read_bytes())
-    evaluate_slides(
+    evaluate(
         awkward,
         pair["hr"],
         pair["lr"],
-        options=Options(only=("psnr", "niqe", "nuclei_recall", "lpips"), count=2, out=tmp_path),
+        metrics=("psnr", "niqe", "nuclei_recall", "lpips"),
+        count=2,
+        out=tmp_path,
         sr_mpp=0.25,
         hr_mpp=0.25,
         also={"x.y": pair["sr"]},
@@ -164,11 +163,12 @@ def test_a_reports_markup_is_valid_and_nothing_is_fetched(
 
 def test_the_report_is_one_page_with_tidy_tables(pair: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "report"
-    result = evaluate_slides(
+    result = evaluate(
         pair["sr"],
         pair["hr"],
         pair["lr"],
-        options=Options(only=FAST, out=out),
+        metrics=FAST,
+        out=out,
         sr_mpp=0.25,
         hr_mpp=0.25,
     )
@@ -197,14 +197,15 @@ def test_misaligned_slides_get_no_full_reference_figures(
 ) -> None:
     transform = tmp_path / "t.json"
     transform.write_text(json.dumps({"matrix": [[1, 0, 1.5], [0, 1, 0]]}))
-    options = Options(only=FAST, count=2)
     arguments = (pair["sr"], pair["hr"], pair["lr"])
-    result = evaluate_slides(*arguments, options=options, transform=transform, sr_mpp=0.25)
+    result = evaluate(*arguments, metrics=FAST, count=2, transform=transform, sr_mpp=0.25)
     assert set(result.methods["sr"]) == {"lr_rmse"}
     assert "misaligned by 1." in result.not_run["psnr"]
-    forced = evaluate_slides(
+    forced = evaluate(
         *arguments,
-        options=Options(only=FAST, count=2, force=True),
+        metrics=FAST,
+        count=2,
+        force=True,
         transform=transform,
         sr_mpp=0.25,
     )
@@ -241,58 +242,62 @@ def test_several_results_share_places_and_table(pair: dict[str, Path], tmp_path:
 
 
 def test_several_folders_share_a_table(folders: dict[str, Path], tmp_path: Path) -> None:
-    options = Options(only=("psnr", "lr_rmse"))
     also = {"true": folders["hr"]}
-    result = evaluate_tiles(folders["sr"], folders["hr"], scale=4, options=options, also=also)
+    result = evaluate(
+        folders["sr"], folders["hr"], tiles=True, scale=4, metrics=("psnr", "lr_rmse"), also=also
+    )
     assert list(result.methods) == ["sr", "true", "bicubic"]
     assert math.isinf(result.methods["true"]["psnr"])
     (tmp_path / "few").mkdir()
     save(tmp_path / "few" / "slide0" / "tile0.png", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(UsageError, match="few lacks slide0/tile3"):
-        evaluate_tiles(folders["sr"], folders["hr"], also={"few": tmp_path / "few"})
+        evaluate(folders["sr"], folders["hr"], tiles=True, also={"few": tmp_path / "few"})
 
 
 def test_results_of_another_size_are_no_columns_of_one_table(pair: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match=r"--also small=.*lr\.png is 256x256 px, .* one grid"):
-        evaluate_alone(pair["sr"], also={"small": pair["lr"]})
+    with pytest.raises(UsageError, match=r"^also small=.*lr\.png: it is 256x256 px, .* one grid"):
+        evaluate(pair["sr"], also={"small": pair["lr"]})
 
 
 @pytest.mark.parametrize(
     ("label", "also", "message"),
     [
-        ("sr", ["path"], "--also path: give LABEL=PATH"),
-        ("sr", ["a="], "--also a=: give LABEL=PATH"),
-        ("sr", ["../a=b"], "--also ../a: a label has"),
-        ("a/b", [], "--label a/b: a label has"),
-        ("sr", ["SR=b"], "--also SR: this label is taken"),
-        ("Bicubic", [], "--label Bicubic: this label is taken"),
+        ("sr", ["path"], "also path: give LABEL=PATH"),
+        ("sr", ["a="], "also a=: give LABEL=PATH"),
+        ("sr", ["../a=b"], "also ../a: a label has"),
+        ("a/b", [], "label a/b: a label has"),
+        ("sr", ["SR=b"], "also SR: this label is taken"),
+        ("sr", ["a=b", "a=c"], "also a: this label is taken"),
+        ("Bicubic", [], "label Bicubic: this label is taken"),
     ],
 )
 def test_labels_are_names_of_their_own(label: str, also: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        judge(Path("sr"), None, None, options=Options(), label=label, also=also)
-    assert labelled("sr", ["a=b=c"]) == {"a": Path("b=c")}
+        evaluate("sr", label=label, also=parse_labels(also))
+    assert parse_labels(["a=b=c"]) == {"a": Path("b=c")}
 
 
 def test_a_slide_alone_says_what_it_lacks(pair: dict[str, Path]) -> None:
-    options = Options(only=FAST, count=2)
-    alone = evaluate_alone(pair["sr"], pair["lr"], options=options)
+    alone = evaluate(pair["sr"], lr=pair["lr"], metrics=FAST, count=2)
     assert set(alone.methods["sr"]) == {"lr_rmse"}
     assert "real high-resolution scan" in alone.not_run["psnr"]
-    without = evaluate_alone(pair["sr"], options=options)
-    assert "--lr" in without.not_run["lr_rmse"]
-    assert "--lr" in without.not_run["bicubic"]
+    without = evaluate(pair["sr"], metrics=FAST, count=2)
+    assert "(LR)" in without.not_run["lr_rmse"]
+    assert "(LR)" in without.not_run["bicubic"]
 
 
 def test_results_are_the_same_whatever_the_worker_count(pair: dict[str, Path]) -> None:
     threads = cv2.getNumThreads()
-    learned = [name for name in ("st_lpips",) if weights.missing(name) is None]
+    learned = [name for name in ("st_lpips",) if weights.why_missing(name) is None]
     found = [
-        evaluate_slides(
+        evaluate(
             pair["sr"],
             pair["hr"],
             pair["lr"],
-            options=Options(only=(*FAST, *learned), workers=workers, tile=128, count=5),
+            metrics=(*FAST, *learned),
+            workers=workers,
+            tile_size=128,
+            count=5,
             sr_mpp=0.25,
             hr_mpp=0.25,
         )
@@ -312,7 +317,7 @@ def test_opencv_starts_no_threads_inside_the_workers(
         lambda *_: float(seen.append(cv2.getNumThreads()) or 0),
     )
     cv2.setNumThreads(2)
-    evaluate_tiles(folders["sr"], folders["hr"], options=Options(only=("psnr",)))
+    evaluate(folders["sr"], folders["hr"], tiles=True, metrics="psnr")
     assert set(seen) == {1}
     assert cv2.getNumThreads() == 2
 
@@ -323,9 +328,10 @@ def test_by_default_a_worker_has_a_core_each() -> None:
 
 def test_tiles_are_drawn_by_seed(pair: dict[str, Path]) -> None:
     def names(seed: int) -> list[str]:
-        options = Options(only=("lr_rmse",), count=3, seed=seed, tile=256)
-        result = evaluate_alone(pair["sr"], pair["lr"], options=options)
-        return [tile.place.name for tile in result.tiles]
+        result = evaluate(
+            pair["sr"], lr=pair["lr"], metrics="lr_rmse", count=3, seed=seed, tile_size=256
+        )
+        return [tile.location.name for tile in result.tiles]
 
     assert names(1) == names(1)
     assert names(1) != names(2)
@@ -334,13 +340,13 @@ def test_tiles_are_drawn_by_seed(pair: dict[str, Path]) -> None:
 def test_an_lr_of_another_size_is_refused(pair: dict[str, Path], tmp_path: Path) -> None:
     odd = save(tmp_path / "odd.png", cv2.imread(str(pair["lr"]))[:200])
     with pytest.raises(UsageError, match="no whole fraction"):
-        evaluate_alone(pair["sr"], odd, options=Options(only=("lr_rmse",)))
+        evaluate(pair["sr"], lr=odd, metrics=("lr_rmse",))
 
 
 def test_glass_alone_has_no_tissue_to_judge(tmp_path: Path) -> None:
     glass = save(tmp_path / "glass.png", np.full((600, 600, 3), 242, np.uint8))
-    with pytest.raises(SlideError, match="no 512 px tile of tissue; choose a smaller --tile-size"):
-        evaluate_alone(glass)
+    with pytest.raises(SlideError, match="no 512 px tile of tissue; choose a smaller tile_size"):
+        evaluate(glass)
 
 
 @pytest.mark.parametrize(
@@ -353,9 +359,7 @@ def test_slides_that_overlap_too_little_are_refused(
     transform = tmp_path / "t.json"
     transform.write_text(json.dumps({"matrix": [[1, 0, x], [0, 1, 0]]}))
     with pytest.raises(SlideError, match=reason):
-        evaluate_slides(
-            pair["sr"], pair["hr"], options=Options(only=FAST), transform=transform, sr_mpp=0.25
-        )
+        evaluate(pair["sr"], pair["hr"], metrics=FAST, transform=transform, sr_mpp=0.25)
 
 
 def test_bad_input_is_one_line_with_a_code_and_leaves_no_report(
@@ -386,7 +390,7 @@ def test_bad_input_is_one_line_with_a_code_and_leaves_no_report(
     for arguments, code, message in cases:
         monkeypatch.setattr(sys, "argv", ["wsisr", "eval", *map(str, arguments), "--out", str(out)])
         with pytest.raises(SystemExit) as stopped:
-            run()
+            main()
         error = capsys.readouterr().err.splitlines()[-1]
         assert stopped.value.code == code, error
         assert error.startswith("wsisr: ")
@@ -404,25 +408,25 @@ def folders(tiles: list[Image], tmp_path: Path) -> dict[str, Path]:
 
 
 def test_folders_pair_by_name_and_resample_slides(folders: dict[str, Path]) -> None:
-    result = evaluate_tiles(
-        folders["sr"], folders["hr"], scale=4, options=Options(only=("psnr", "lr_rmse"))
+    result = evaluate(
+        folders["sr"], folders["hr"], tiles=True, scale=4, metrics=("psnr", "lr_rmse")
     )
     assert set(result.methods) == {"sr", "bicubic"}
-    assert {tile.place.group for tile in result.tiles} == {"slide0", "slide1", "slide2"}
+    assert {tile.location.group for tile in result.tiles} == {"slide0", "slide1", "slide2"}
     assert "over slides" in result.conventions["intervals"]
 
 
 def test_unmatched_and_corrupt_tiles_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
-    options = Options(only=("psnr",))
+    chosen = {"tiles": True, "metrics": "psnr"}
     (folders["sr"] / "slide0" / "tile0.png").write_bytes(b"not a picture")
-    result = evaluate_tiles(folders["sr"], folders["hr"], options=options)
+    result = evaluate(folders["sr"], folders["hr"], **chosen)
     assert list(result.failed) == ["slide0/tile0"]
     assert len(result.tiles) == 4
     (folders["sr"] / "slide1" / "tile1.png").unlink()
     with pytest.raises(UsageError, match=r"sr lacks slide1/tile1; tiles pair"):
-        evaluate_tiles(folders["sr"], folders["hr"], options=options)
+        evaluate(folders["sr"], folders["hr"], **chosen)
     with pytest.raises(UsageError, match="not a folder"):
-        evaluate_tiles(folders["sr"], tmp_path / "absent", options=options)
+        evaluate(folders["sr"], tmp_path / "absent", **chosen)
 
 
 def test_all_tiles_corrupt_is_an_error(tmp_path: Path) -> None:
@@ -430,7 +434,7 @@ def test_all_tiles_corrupt_is_an_error(tmp_path: Path) -> None:
         (tmp_path / side).mkdir()
         (tmp_path / side / "a.png").write_bytes(b"no")
     with pytest.raises(SlideError, match="no tile of"):
-        evaluate_tiles(tmp_path / "sr", tmp_path / "hr")
+        evaluate(tmp_path / "sr", tmp_path / "hr", tiles=True)
 
 
 def test_a_tile_without_nuclei_is_counted_not_zeroed(tmp_path: Path, tiles: list[Image]) -> None:
@@ -438,8 +442,8 @@ def test_a_tile_without_nuclei_is_counted_not_zeroed(tmp_path: Path, tiles: list
     for side in ("sr", "hr"):
         save(tmp_path / side / "flat.png", flat)
         save(tmp_path / side / "cells.png", tiles[0])
-    result = evaluate_tiles(
-        tmp_path / "sr", tmp_path / "hr", options=Options(only=("nuclei_recall", "l1_texture"))
+    result = evaluate(
+        tmp_path / "sr", tmp_path / "hr", tiles=True, metrics=("nuclei_recall", "l1_texture")
     )
     assert result.methods["sr"]["nuclei_recall"] == 1.0
     assert result.undefined["sr"] == {"nuclei_recall": 1, "l1_texture": 1}
@@ -449,14 +453,70 @@ def test_an_output_folder_that_cannot_be_made_is_an_error(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    options = Options(only=("psnr",), out=tmp_path / "file" / "out")
-    with pytest.raises(OutputError, match="--out"):
-        evaluate_tiles(folders["sr"], folders["hr"], options=options)
+    chosen = {"tiles": True, "metrics": "psnr", "out": tmp_path / "file" / "out"}
+    with pytest.raises(OutputError, match=r"^out "):
+        evaluate(folders["sr"], folders["hr"], **chosen)
 
 
-def test_unknown_measures_are_named() -> None:
-    with pytest.raises(UsageError, match="unknown measure nope"):
-        available(["nope"])
+def test_arrays_are_measured_by_name(tiles: list[Image]) -> None:
+    hr = tiles[0]
+    lr = area_downsample(hr, 4)
+    sr = bicubic_upsample(lr, 4)
+    found = measure(sr, hr, lr, ("psnr", "lr_rmse", "nuclei_recall"))
+    assert list(found) == ["psnr", "lr_rmse", "nuclei_recall"]
+    assert found["psnr"] == psnr(sr, hr)
+    assert 0 < found["nuclei_recall"] <= 1
+    assert measure(sr, hr, metrics="psnr,ssim") == measure(sr, hr)
+    # a group gives what the images allow
+    alone = measure(sr, metrics=["offline"])
+    assert {"sharpness", "mesh_share"} <= alone.keys()
+    assert not {"psnr", "lr_rmse", "lpips"} & alone.keys()
+
+
+def test_measures_that_cannot_run_say_why(
+    tiles: list[Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path))
+    image = tiles[0]
+    with pytest.raises(OptionError, match=r"^metrics nope: unknown measure; known: offline, all,"):
+        measure(image, image, metrics=["nope"])
+    with pytest.raises(OptionError, match=r"^metrics nope: unknown"):
+        evaluate("sr", metrics="psnr,nope")
+    with pytest.raises(OptionError, match="metrics psnr: needs a real high-resolution scan"):
+        measure(image)
+    with pytest.raises(OptionError, match="metrics lr_rmse: needs the low-resolution input"):
+        measure(image, image, metrics=["lr_rmse"])
+    with pytest.raises(ModelError, match=r"^lpips: weights missing: .*wsisr models fetch"):
+        measure(image, image, metrics=["psnr", "lpips"])
+    assert "lpips" not in measure(image, image, metrics=["all"])
+    with pytest.raises(UsageError, match="crop or register them"):
+        measure(image, image[:256])
+    with pytest.raises(UsageError, match="type uint8"):
+        measure(image / 255.0)
+
+
+def test_tissue_is_judged_and_glass_and_ink_are_not(data_dir: Path, tmp_path: Path) -> None:
+    with open_slide(data_dir / "slides" / "cmu-1-small-region.svs") as slide:
+        pixels = slide.read(0, 0, 0, slide.width, slide.height)
+        mpp = slide.mpp
+        assert mpp is not None
+        names = {at.name for at in SlidePairs(slide, mpp, tile_size=256).locations}
+    shares = {
+        f"x{x}_y{y}": (tile.max(axis=2) - tile.min(axis=2) > 20).mean()
+        for y in range(0, pixels.shape[0] - 255, 256)
+        for x in range(0, pixels.shape[1] - 255, 256)
+        for tile in [pixels[y : y + 256, x : x + 256].astype(int)]
+    }
+    assert {name for name, stained in shares.items() if stained > LEAST_TISSUE} <= names
+    assert min(shares[name] for name in names) > 0.25
+    assert len(names) < len(shares) / 2
+    ink = np.full((1024, 2048, 3), (243, 242, 244), np.uint8)
+    ink[:, :1024] = pixels[1024:2048, 512:1536]
+    ink[256:768, 1280:1792] = (20, 90, 60)
+    with open_slide(save(tmp_path / "ink.png", ink)) as slide:
+        locations = SlidePairs(slide, mpp, tile_size=128).locations
+    assert locations
+    assert max(at.x for at in locations) < 1024
 
 
 def test_means_weigh_nuclei_and_skip_what_is_undefined() -> None:
@@ -466,7 +526,9 @@ def test_means_weigh_nuclei_and_skip_what_is_undefined() -> None:
         {"m": Measurement(math.nan, 9)},
     ]
     assert summarize(rows) == {"m": 0.75}
-    results = [TileResult(Place(str(i), "s", 0, 0, 1, 1), {"a": row}) for i, row in enumerate(rows)]
+    results = [
+        TileResult(Location(str(i), "s", 0, 0, 1, 1), {"a": row}) for i, row in enumerate(rows)
+    ]
     intervals, unit = bootstrap(results, ["a"], seed=0)
     low, high = intervals["a"]["m"]
     assert unit == "tiles"

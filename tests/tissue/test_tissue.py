@@ -292,3 +292,24 @@ def test_mask_files_that_cannot_be_used(tmp_path: Path) -> None:
         load_mask(tmp_path / "square.png", view)
     with pytest.raises(OutputError, match="missing"):
         TissueMask(np.ones((3, 3), bool), 1.0).to_geojson(tmp_path / "missing" / "a.geojson")
+
+
+def test_the_share_of_a_rectangle_counts_mask_pixels() -> None:
+    mask = np.zeros((10, 20), bool)
+    mask[:, :5] = True
+    tissue = TissueMask(mask, 4.0)
+    assert tissue.share(0, 0, 20, 40) == 1.0
+    assert tissue.share(0, 0, 40, 40) == 0.5
+    assert tissue.share(24, 8, 8, 8) == 0.0
+    assert tissue.share(4, 4, 1, 1) == 1.0  # less than a mask px
+    assert tissue.share(-8, -8, 16, 16) == 1.0
+    assert tissue.share(200, 0, 8, 8) == 0.0
+
+
+def test_without_a_margin_the_mask_ends_where_tissue_ends() -> None:
+    pixels, truth = with_disc(STAINS["haematoxylin and eosin"])
+    wide, close = find_tissue(pixels), find_tissue(pixels, margin=0)
+    assert (close <= wide).all()
+    assert close.sum() < wide.sum()
+    assert close[truth > 0].mean() > 0.99
+    assert close.sum() == pytest.approx((truth > 0).sum(), rel=0.08)

@@ -45,7 +45,7 @@ from wsisr.evaluation.measures import (
 )
 from wsisr.evaluation.networks import Clip
 from wsisr.evaluation.pairing import read_image
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation.weights import cached_sha256, find_weights, renew_pin
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def image_features(clip: Clip, folder: Path, items: Sequence[Item], clip_sha256:
 
 def _checked_image(folder: Path, item: Item) -> Image:
     path = folder / item.file
-    if not path.exists() or weights.digest(path) != item.sha256:
+    if not path.exists() or cached_sha256(path) != item.sha256:
         raise UsageError(f"{path} is missing or has changed; run python -m train.iqa.dataset again")
     return read_image(path)
 
@@ -233,7 +233,7 @@ def train(
     from scipy.stats import spearmanr
 
     items = of_kind(read_manifest(folder), kind)
-    clip, digest = load_clip(clip_file), weights.digest(clip_file)
+    clip, digest = load_clip(clip_file), cached_sha256(clip_file)
     features = image_features(clip, folder, items, digest)
     scores = torch.tensor([item.score / BEST for item in items])
     held = split(items, config.held_out, config.seed)
@@ -261,7 +261,7 @@ def train(
     notes = {name: f"{value:.6g}" for name, value in figures.items()}
     save_prompts(out, Prompts(text.cpu(), progress.context, kind, digest, notes))
     # prompts learnt again are no file that somebody has changed
-    weights.renew_pin(out)
+    renew_pin(out)
     _write_log(out, progress)
     out.with_suffix(".state.pt").unlink(missing_ok=True)
     return figures
@@ -280,7 +280,7 @@ def main() -> None:
     args = parser.parse_args()
     config = Config(iterations=args.iterations, seed=args.seed)
     try:
-        clip = args.clip or weights.find("clip_rn50")["RN50.pt"]
+        clip = args.clip or find_weights("clip_rn50")["RN50.pt"]
         if not clip.is_file():
             raise UsageError(f"{clip} is no file; give CLIP's RN50.pt by --clip")
         figures = train(args.data, args.kind, clip, args.out, config, minutes=args.minutes)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wsisr.evaluation.networks import load_state, st_lpips_distance
-from wsisr.evaluation.weights import find
+from wsisr.evaluation.weights import find_weights
 
 PERCEPTUAL_EVERY = 2
 """Images from one that `perceptual_distance` looks at to the next."""
@@ -32,5 +32,5 @@ def perceptual_distance(a: Tensor, b: Tensor) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _perceptual_state(device: torch.device) -> Mapping[str, Tensor]:
-    (file,) = find("st_lpips").values()
+    (file,) = find_weights("st_lpips").values()
     return {name: value.to(device) for name, value in load_state(file).items()}

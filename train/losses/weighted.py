@@ -30,7 +30,7 @@ from train.losses.image import (
 from train.losses.nuclear import nuclear_features_l1, nuclear_segmenter, unmatched_nuclei
 from train.losses.perceptual import perceptual_distance
 from wsisr.errors import UsageError
-from wsisr.evaluation.weights import find
+from wsisr.evaluation.weights import find_weights
 from wsisr.models.networks import channels_last
 
 AHEAD = 50
@@ -164,7 +164,7 @@ class Contest:
         self.loss = loss
         self.contested = loss.asks_for("adversarial", "features")
         if loss.asks_for("perceptual") or (self.contested and loss.rival == "projected"):
-            find("st_lpips")  # what is missing shows before the training
+            find_weights("st_lpips")  # what is missing shows before the training
         if loss.asks_for("nuclear", "unmatched"):
             nuclear_segmenter()
         self.rival = channels_last(loss.make_rival())

@@ -1,7 +1,7 @@
-"""Judging super-resolved pixels: against a real scan, against their input, and alone.
+"""Judges super-resolved pixels: against a real scan, against their input, and alone.
 
-Import what is needed from the modules of this package; each states its conventions, and
-`wsisr.evaluation.measures.table` lists every measure with its name, direction and convention.
+`evaluate` compares slides or folders of tiles and writes a report, `measure` compares arrays. Every
+measure stands in `wsisr.evaluation.measures.METRICS` with its name, direction and convention.
 """
 
 import lazy_loader

@@ -1,9 +1,8 @@
-from .command import as_table as as_table
-from .command import judge as judge
-from .evaluate import Options as Options
-from .evaluate import available_cores as available_cores
-from .evaluate import evaluate_slides as evaluate_slides
-from .evaluate import evaluate_tiles as evaluate_tiles
+from .api import evaluate as evaluate
+from .api import measure as measure
+from .api import parse_labels as parse_labels
+from .options import available_cores as available_cores
+from .report import Evaluation as Evaluation
 from .statistics import BOOTSTRAP_DRAWS as BOOTSTRAP_DRAWS
 from .statistics import bootstrap as bootstrap
 from .statistics import draw_means as draw_means

@@ -1,4 +1,7 @@
-"""TODO-DOC"""
+"""Tissue and glass: finding them on a slide, the mask that says where they are, masks from files.
+
+`find` has the algorithm, `mask` what it yields, `files` reads masks that others drew.
+"""
 
 import lazy_loader
 

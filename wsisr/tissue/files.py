@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Reads tissue masks that a person or another program made: GeoJSON and images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.errors import SlideError, UsageError
+from wsisr.errors import OptionError, SlideError
 from wsisr.slides import Slide, View, open_slide
 from wsisr.tissue.find import MASK_SIDE, mask_factor
 from wsisr.tissue.mask import Mask, TissueMask
@@ -21,15 +21,25 @@ MAX_JSON = 256 << 20
 
 
 def load_mask(path: Path, view: View) -> TissueMask:
-    """A mask drawn by a person or another program.
+    """Reads a mask drawn by a person or another program.
 
     GeoJSON (.geojson, .json) has polygons in level-0 px, as QuPath exports them; whatever a
     polygon touches is tissue. An image covers the whole slide, at any resolution: tissue is what
-    is not black (in a JPEG, lighter than mid-grey). Raises `UsageError` for a file that is
-    missing, is neither, or has another shape than the slide.
+    is not black (in a JPEG, lighter than mid-grey).
+
+    Args:
+        path: the file.
+        view: the resolution of the slide that the mask is for.
+
+    Returns:
+        The mask, in px of the view.
+
+    Raises:
+        OptionError: the file is missing, is neither GeoJSON nor an image, or has another shape
+            than the slide.
     """
     if not path.exists():
-        raise UsageError(f"--tissue {path}: neither auto, off, nor an existing mask file")
+        raise OptionError("tissue", path, "neither auto, off, nor an existing mask file")
     factor = mask_factor(view)
     shape = math.ceil(view.height / factor), math.ceil(view.width / factor)
     if path.suffix.lower() in (".geojson", ".json"):
@@ -40,7 +50,7 @@ def load_mask(path: Path, view: View) -> TissueMask:
 
 
 def _polygons(path: Path) -> Iterator[list[NDArray[np.float64]]]:
-    """The polygons of a GeoJSON file, each its rings (n, 2) in level-0 px."""
+    """Yields the polygons of a GeoJSON file, each its rings (n, 2) in level-0 px."""
     try:
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"it is larger than {MAX_JSON >> 20} MB")
@@ -58,11 +68,11 @@ def _polygons(path: Path) -> Iterator[list[NDArray[np.float64]]]:
         ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError,
     ) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"--tissue {path}: not GeoJSON with polygons ({reason})") from error
+        raise OptionError("tissue", path, f"not GeoJSON with polygons ({reason})") from error
 
 
 def _geometries(content: Any) -> Iterator[dict[str, Any]]:
-    """The polygonal geometries in GeoJSON of any nesting; points and lines have no area."""
+    """Yields the polygons in GeoJSON of any nesting; points and lines have no area."""
     if isinstance(content, list):
         members = content
     elif content["type"] == "FeatureCollection":
@@ -82,7 +92,7 @@ def _geometries(content: Any) -> Iterator[dict[str, Any]]:
 def _rasterised(
     polygons: Iterator[list[NDArray[np.float64]]], shape: tuple[int, int], scale: float
 ) -> Mask:
-    """Every mask px a polygon touches; a hole counts only where it covers whole px."""
+    """Marks every mask px a polygon touches; a hole counts only where it covers whole px."""
     mask = np.zeros(shape, np.uint8)
     limit = 8 * MASK_SIDE
     for rings in polygons:
@@ -103,15 +113,17 @@ def _rasterised(
 
 
 def _from_image(path: Path, view: View, shape: tuple[int, int]) -> Mask:
-    """Every mask px in which a mask image has a px that is set."""
+    """Marks every mask px in which a mask image has a px that is set."""
     try:
         with open_slide(path) as image:
             stretch = (image.width / view.width) / (image.height / view.height)
             slack = 1.02 + 2 / min(image.width, image.height)
             if not 1 / slack <= stretch <= slack:
-                raise UsageError(
-                    f"--tissue {path}: {image.width}x{image.height} px have another shape than "
-                    f"the slide's {view.width}x{view.height}; export the mask of the whole slide"
+                raise OptionError(
+                    "tissue",
+                    path,
+                    f"{image.width}x{image.height} px have another shape than the slide's "
+                    f"{view.width}x{view.height}; export the mask of the whole slide",
                 )
             threshold = 127 if image.vendor == "jpeg" else 0
             rows, columns = shape
@@ -128,11 +140,11 @@ def _from_image(path: Path, view: View, shape: tuple[int, int]) -> Mask:
                 mask = _filled_up(mask, image, threshold)
             return mask
     except SlideError as error:
-        raise UsageError(f"--tissue {path}: not a mask image or GeoJSON ({error})") from error
+        raise OptionError("tissue", path, f"not a mask image or GeoJSON ({error})") from error
 
 
 def _filled_up(mask: Mask, image: Slide, threshold: int) -> Mask:
-    """A mask image coarser than the mask, enlarged."""
+    """Enlarges a mask image that is coarser than the mask."""
     pixels = image.read(0, 0, 0, image.width, image.height).max(axis=2) > threshold
     size = mask.shape[1], mask.shape[0]
     grown = cv2.resize(pixels.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)

@@ -1,4 +1,4 @@
-"""Where a slide has tissue; everywhere else it is resized only.
+"""Finds where a slide has tissue; everywhere else it is resized only.
 
 Both errors cost: glass taken for tissue costs time, tissue taken for glass costs detail. So the
 mask leans towards tissue: low thresholds, ink and black only where they are no part of tissue,
@@ -41,31 +41,49 @@ TISSUE_AROUND = 0.3
 RGB = NDArray[np.uint8]
 
 
-def tissue_mask(source: Slide | View) -> TissueMask:
-    """Find tissue by its difference from the glass.
+def tissue_mask(source: Slide | View, *, margin: int = MARGIN) -> TissueMask:
+    """Finds tissue by its difference from the glass.
 
     A mask px is `MASK_MPP` um wide, or more where the mask would exceed `MASK_SIDE`. It is made
     in bands from the coarsest stored level that suffices, so memory does not grow with the slide.
-    Without light, colourless glass everything but black is tissue. Raises what `View.read` raises.
+    Without light, colourless glass everything but black is tissue.
+
+    Args:
+        source: the slide, at level 0, or a view of it.
+        margin: mask px by which tissue is widened. What the model must not miss has a margin;
+            what is to be tissue for certain has none.
+
+    Returns:
+        The mask, in px of the view.
+
+    Raises:
+        SlideError: the slide cannot be read.
     """
     view = source if isinstance(source, View) else select_view(source)
     factor = mask_factor(view)
-    return TissueMask(find_tissue(overview(view, factor)), float(factor), view.downsample)
+    return TissueMask(find_tissue(overview(view, factor), margin), float(factor), view.downsample)
 
 
 def mask_factor(view: View) -> int:
-    """How many view px a mask px is wide."""
+    """Tells how many view px a mask px is wide."""
     by_size = math.ceil(max(view.width, view.height) / MASK_SIDE)
     by_mpp = 1 if view.mpp is None else math.floor(MASK_MPP / view.mpp)
     return max(1, by_size, by_mpp)
 
 
-def find_tissue(pixels: RGB) -> Mask:
-    """Tissue, with its margin, in a low-resolution image: bool of the shape of `pixels` (h, w, 3).
+def find_tissue(pixels: RGB, margin: int = MARGIN) -> Mask:
+    """Finds tissue, with a margin, in a low-resolution image.
 
     A pixel differs from glass by more than the noise of the glass, in lightness or in colour.
     Black borders and green, blue or black marker ink are dropped where no tissue surrounds them;
     red ink has the colour of blood and stays.
+
+    Args:
+        pixels: (h, w, 3) uint8 RGB.
+        margin: px by which tissue is widened.
+
+    Returns:
+        (h, w) bool, true for tissue.
     """
     smooth = cv2.GaussianBlur(pixels, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE)
     lightest, darkest = smooth.max(axis=2), smooth.min(axis=2)
@@ -73,11 +91,11 @@ def find_tissue(pixels: RGB) -> Mask:
     glass = glass_colour(smooth[~foreign])
     found = ~foreign if glass is None else _differs(smooth, glass)
     found = _without_foreign(found, foreign)
-    return _dilated(found, MARGIN)
+    return _dilated(found, margin)
 
 
 def glass_colour(pixels: RGB) -> NDArray[np.float32] | None:
-    """Colour of the lightest matter in `pixels` (n, 3), None where that is no glass.
+    """Gives the colour of the lightest matter in `pixels` (n, 3), None where that is no glass.
 
     Pure white is what scanners fill in, and counts only where there is nothing else light.
     """
@@ -94,7 +112,7 @@ def glass_colour(pixels: RGB) -> NDArray[np.float32] | None:
 
 
 def _differs(smooth: RGB, glass: NDArray[np.float32]) -> Mask:
-    """Where an image differs from the colour of glass, specks of noise left out."""
+    """Marks where an image differs from the colour of glass, specks of noise left out."""
     difference = glass - smooth.astype(np.float32)
     contrast = np.abs(difference).max(axis=2)
     cast = np.abs(difference - difference.mean(axis=2, keepdims=True)).max(axis=2)
@@ -120,7 +138,7 @@ def _ink(smooth: RGB, lightest: NDArray[np.uint8], darkest: NDArray[np.uint8]) -
 
 
 def _without_foreign(found: Mask, foreign: Mask) -> Mask:
-    """`found` less those dark or vivid spots, and their blurred rims, that lie outside tissue."""
+    """Drops from `found` the dark or vivid spots outside tissue, and their blurred rims."""
     rim = _dilated(foreign, INK_RIM)
     _, labels = cv2.connectedComponents(rim.astype(np.uint8))
     count = int(labels.max()) + 1

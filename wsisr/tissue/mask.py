@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""The tissue mask of a slide, and its outlines as GeoJSON."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TissueMask:
-    """Tissue at a low resolution.
+    """Says where a view of a slide has tissue, at a low resolution.
 
-    mask: bool (rows, columns). downsample: view px a mask px is wide. view_downsample: level-0 px
-    a view px is wide.
+    Attributes:
+        mask: bool (rows, columns), true for tissue.
+        downsample: how many view px a mask px is wide.
+        view_downsample: how many level-0 px a view px is wide.
     """
 
     mask: Mask
@@ -31,20 +33,38 @@ class TissueMask:
 
     @property
     def fraction(self) -> float:
-        """Part of the slide that is tissue, 0 to 1."""
+        """Gives the part of the slide that is tissue, 0 to 1."""
         return float(self.mask.mean())
 
     def overlaps(self, x: int, y: int, width: int, height: int) -> bool:
-        """Whether tissue lies in a rectangle of view px, or within one mask px of it."""
+        """Tells whether tissue lies in a rectangle of view px, or within one mask px of it."""
         left, top = math.floor(x / self.downsample) - 1, math.floor(y / self.downsample) - 1
         right = math.ceil((x + width) / self.downsample) + 1
         bottom = math.ceil((y + height) / self.downsample) + 1
         return bool(self.mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)].any())
 
-    def to_geojson(self, path: Path) -> None:
-        """Write the outlines as QuPath annotations, in level-0 px (RFC 7946 geometry).
+    def share(self, x: int, y: int, width: int, height: int) -> float:
+        """Gives the part of a rectangle of view px that is tissue, 0 to 1.
 
-        The outlines follow the edges of mask px. Raises `OutputError`.
+        The rectangle is rounded to whole mask px, of which it holds at least one; what lies beyond
+        the mask is left out.
+        """
+        left, top = max(0, round(x / self.downsample)), max(0, round(y / self.downsample))
+        right = max(round((x + width) / self.downsample), left + 1)
+        bottom = max(round((y + height) / self.downsample), top + 1)
+        part = self.mask[top:bottom, left:right]
+        return float(part.mean()) if part.size else 0.0
+
+    def to_geojson(self, path: Path) -> None:
+        """Writes the outlines as QuPath annotations, in level-0 px (RFC 7946 geometry).
+
+        The outlines follow the edges of mask px.
+
+        Args:
+            path: file to write; an existing one is replaced.
+
+        Raises:
+            OutputError: the file cannot be written.
         """
         scale = self.downsample * self.view_downsample
         features = [
@@ -70,7 +90,7 @@ class TissueMask:
 
 
 def _outlines(mask: Mask) -> Iterator[list[NDArray[np.float64]]]:
-    """For each patch its outer ring and its holes, (n, 2) as x, y in mask px."""
+    """Yields for each patch its outer ring and its holes, (n, 2) as x, y in mask px."""
     # on a lattice of half px, a px covers its own edges: contours through lattice points are exact
     lattice = np.zeros((2 * mask.shape[0] + 1, 2 * mask.shape[1] + 1), np.uint8)
     for dy in (0, 1, 2):

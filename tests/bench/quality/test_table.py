@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from wsisr.evaluation.pairing.sources import read_image
 
 from bench.quality import measure, table
 from bench.quality.__main__ import main
@@ -19,10 +20,8 @@ from bench.quality.results import QualityTable
 from bench.quality.rows import make_table
 from bench.quality.tiles import DataSet
 from wsisr.errors import UsageError
-from wsisr.evaluation.measures import Image
+from wsisr.evaluation.measures import Image, available_metrics, measure_tile
 from wsisr.evaluation.measures.sample import Sample, Scan
-from wsisr.evaluation.measures.table import available, measure_tile
-from wsisr.evaluation.pairing.sources import read_image
 from wsisr.resize import area_downsample, bicubic_upsample
 
 pytestmark = pytest.mark.usefixtures("no_weights")
@@ -149,14 +148,14 @@ def test_figures_are_those_of_the_measures_themselves(folders: tuple[Path, Path]
     made = measured(folders[1], [4], [Method("bicubic", "bicubic")], ["psnr", "lr_rmse"])
     scan = Scan(hr)
     sample = Sample(bicubic_upsample(lr, 4), scan, lr)
-    chosen = available(["psnr", "lr_rmse"])[0]
+    chosen = available_metrics(["psnr", "lr_rmse"])[0]
     expected = measure_tile(sample, chosen)
     assert made.rows[0].values == {name: item.value for name, item in expected.items()}
 
 
 def test_a_group_of_measures_is_a_column_a_measure(folders: tuple[Path, Path]) -> None:
     made = measured(folders[1], [4], [Method("bicubic", "bicubic")], ["offline"])
-    offline, _ = available(["offline"])
+    offline, _ = available_metrics(["offline"])
     assert made.columns == tuple(metric.name for metric in offline)
     assert {"psnr", "nuclei_pq"} <= set(made.rows[0].values)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from wsisr.evaluation.pairing.sources import FolderSource, read_image
 
 from bench.speed import evaluation
 from bench.speed.__main__ import main
-from wsisr.evaluation.pairing.sources import FolderSource, read_image
 from wsisr.slides import open_slide
 
 FAST = ("psnr", "nuclei_recall", "lr_rmse")

@@ -7,12 +7,12 @@ import skimage.data
 from scipy import ndimage, optimize, signal, special
 
 from wsisr.errors import UsageError
+from wsisr.evaluation import weights
 from wsisr.evaluation.measures import naturalness, perceptual
 from wsisr.evaluation.measures.pixels import Image
-from wsisr.evaluation.weights import store as weights
 
 needs_weights = pytest.mark.skipif(
-    any(weights.missing(name) for name in ("niqe", "brisque", "st_lpips")),
+    any(weights.why_missing(name) for name in ("niqe", "brisque", "st_lpips")),
     reason="WSISR_WEIGHTS holds no niqe, brisque and st_lpips",
 )
 

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from scipy import io
 
 from wsisr.errors import ModelError, UsageError
-from wsisr.evaluation.measures import nrqm
-from wsisr.evaluation.measures import table as metrics
+from wsisr.evaluation import weights
+from wsisr.evaluation.measures import nrqm, selection
 from wsisr.evaluation.measures.pixels import Image
 from wsisr.evaluation.measures.sample import Sample
-from wsisr.evaluation.weights import store as weights
 
 LOCAL = np.array(
     [
@@ -109,13 +108,13 @@ def made_up(counts: tuple[int, int, int]) -> tuple[dict[str, NDArray[np.generic]
 
 
 def test_forests_are_walked_as_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path))
     content, score = made_up((18, 45, 75))
     (tmp_path / "nrqm").mkdir()
     io.savemat(tmp_path / "nrqm" / nrqm.FILE, content)
     assert nrqm.nrqm(patchwork()) == pytest.approx(score, rel=1e-12)
-    chosen, _ = metrics.available(["nrqm"])
-    found = metrics.measure_tile(Sample(patchwork()), chosen)
+    chosen, _ = selection.available_metrics(["nrqm"])
+    found = selection.measure_tile(Sample(patchwork()), chosen)
     assert found["nrqm"].value == pytest.approx(score, rel=1e-12)
 
 

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsisr.errors import ModelError
+from wsisr.evaluation import weights
 from wsisr.evaluation.measures import musiq, perceptual
 from wsisr.evaluation.measures.pixels import Image
 from wsisr.evaluation.networks.vgg import ALEXNET, VGG16
-from wsisr.evaluation.weights import store as weights
 
 needs_heads = pytest.mark.skipif(
-    bool(weights.missing("lpips", "dists")),
+    bool(weights.why_missing("lpips", "dists")),
     reason="WSISR_WEIGHTS holds no lpips and dists (wsisr models fetch lpips dists)",
 )
 # from lpips 0.1.4 and DISTS-pytorch 0.1 themselves, on the same random backbones and images
@@ -52,14 +52,14 @@ def vgg16() -> dict[str, Tensor]:
 def backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Registers random backbones beside the real heads of LPIPS and DISTS."""
     for name in ("lpips", "dists"):
-        (tmp_path / name).symlink_to(weights.folder(name))
+        (tmp_path / name).symlink_to(weights.folder_of(name))
     for name, state in (("alexnet", alexnet()), ("vgg16", vgg16())):
         (tmp_path / name).mkdir()
         torch.save(state, tmp_path / name / f"{name}.pth")
         entry = weights.REGISTRY[name]
-        free = weights.Weights(name, dict.fromkeys(entry.files), entry.source, entry.licence)
+        free = weights.Weights(name, dict.fromkeys(entry.files), entry.origin, entry.licence)
         monkeypatch.setitem(weights.REGISTRY, name, free)
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_lpips_equals_a_step_by_step_computation(
     backbones: None, pair: tuple[Image, Image]
 ) -> None:
     state = {name: value.double() for name, value in alexnet().items()}
-    heads = torch.load(weights.folder("lpips") / "alex.pth", "cpu", weights_only=True)
+    heads = torch.load(weights.folder_of("lpips") / "alex.pth", "cpu", weights_only=True)
 
     def levels(image: Image) -> list[Tensor]:
         x = torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)[None]
@@ -105,7 +105,7 @@ def test_dists_equals_a_step_by_step_computation(
     backbones: None, pair: tuple[Image, Image]
 ) -> None:
     state = {name: value.double() for name, value in vgg16().items()}
-    learnt = torch.load(weights.folder("dists") / "weights.pt", "cpu", weights_only=True)
+    learnt = torch.load(weights.folder_of("dists") / "weights.pt", "cpu", weights_only=True)
     hann = torch.from_numpy(np.outer(*[np.hanning(5)[1:-1]] * 2))
     hann = hann / hann.sum()
 
@@ -184,7 +184,7 @@ def random_musiq(width: int = 128, blocks: int = 2) -> dict[str, np.ndarray]:
     return {name: random.normal(0, 0.2, size).astype(np.float32) for name, size in shapes.items()}
 
 
-def naive_musiq(image: Image, state: dict[str, np.ndarray]) -> float:
+def naive_musiq(image: Image, state: dict[str, np.ndarray]) -> float:  # noqa: C901
     """The published network in numpy and loops, with the masked tokens left out."""
 
     def same(size: int, kernel: int, stride: int) -> tuple[int, int]:

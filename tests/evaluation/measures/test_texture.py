@@ -6,12 +6,13 @@ from scipy.stats import kurtosis, skew
 from skimage.feature import graycomatrix, graycoprops
 
 from wsisr.errors import UsageError
+from wsisr.evaluation import measure
 from wsisr.evaluation.measures.pixels import Image
 from wsisr.evaluation.measures.texture import (
     TEXTURE_NAMES,
+    features_l1,
     grey_levels,
     nuclear_features,
-    nuclear_l1,
 )
 from wsisr.evaluation.nuclei.classical import ClassicalSegmenter, keep_by_area
 from wsisr.evaluation.nuclei.segmenter import Labels
@@ -80,14 +81,17 @@ def test_l1_is_the_mean_over_nuclei_of_summed_differences(tiles: list[Image]) ->
     labels = ClassicalSegmenter().segment(hr, 0.25)
     own, reference = nuclear_features(sr, labels), nuclear_features(hr, labels)
     expected = [np.abs(a - b).sum(axis=1).mean() for a, b in zip(own, reference, strict=True)]
-    assert nuclear_l1(sr, hr, labels) == pytest.approx((expected[1], expected[0]))
-    assert nuclear_l1(hr, hr, labels) == (0.0, 0.0)
+    assert features_l1(own, reference) == pytest.approx((expected[1], expected[0]))
+    assert features_l1(reference, reference) == (0.0, 0.0)
+    found = measure(sr, hr, metrics=("l1_texture", "l1_intensity"))
+    assert list(found.values()) == pytest.approx([expected[1], expected[0]])
 
 
 def test_no_nucleus_is_not_a_number_and_gaps_are_refused() -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     empty = np.zeros((8, 8), np.int32)
-    assert np.isnan(nuclear_l1(image, image, empty)).all()
+    none = nuclear_features(image, empty)
+    assert np.isnan(features_l1(none, none)).all()
     gap = empty.copy()
     gap[0, 0] = 2
     with pytest.raises(UsageError, match="without gaps"):

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from tests.evaluation.nuclei.test_nuclei import field
 from wsisr.errors import ModelError, SlideError, UsageError
-from wsisr.evaluation.evaluate import Options, evaluate_tiles
+from wsisr.evaluation import evaluate, weights
 from wsisr.evaluation.networks import hovernet
 from wsisr.evaluation.nuclei import learned as segmenters
 from wsisr.evaluation.nuclei.agreement import compare_nuclei
-from wsisr.evaluation.nuclei.given import GivenNuclei
+from wsisr.evaluation.nuclei.given import GivenNuclei, read_labels
 from wsisr.evaluation.nuclei.learned import HoVerNetSegmenter, separate
 from wsisr.evaluation.nuclei.segmenter import Labels
-from wsisr.evaluation.weights import store as weights
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -248,14 +247,14 @@ def test_instanseg_runs_from_its_file(tmp_path: Path) -> None:
 
 
 def test_names_and_paths_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path / "none"))
-    assert segmenters.choose("classical").searches
-    assert not segmenters.choose(str(tmp_path)).searches
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path / "none"))
+    assert segmenters.choose_segmenter("classical").searches
+    assert not segmenters.choose_segmenter(str(tmp_path)).searches
     for name in ("hovernet", "instanseg"):
         with pytest.raises(ModelError, match="weights missing"):
-            segmenters.choose(name)
-    with pytest.raises(UsageError, match="--segmenter nope: neither classical"):
-        segmenters.choose("nope")
+            segmenters.choose_segmenter(name)
+    with pytest.raises(UsageError, match="segmenter nope: neither classical"):
+        segmenters.choose_segmenter("nope")
 
 
 def test_label_images_serve_the_nuclear_measures(tmp_path: Path) -> None:
@@ -270,34 +269,40 @@ def test_label_images_serve_the_nuclear_measures(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "labels" / "a.png"), (truth * 700).astype(np.uint16))
     np.save(tmp_path / "labels" / "b.npy", np.zeros_like(truth))
     tifffile.imwrite(tmp_path / "labels" / "c.tif", truth.astype(np.int32))
-    options = Options(segmenter=GivenNuclei(tmp_path / "labels"), out=tmp_path / "report")
-    result = evaluate_tiles(tmp_path / "sr", tmp_path / "hr", options=options)
+    result = evaluate(
+        tmp_path / "sr",
+        tmp_path / "hr",
+        tiles=True,
+        segmenter=GivenNuclei(tmp_path / "labels"),
+        out=tmp_path / "report",
+    )
     assert not result.failed
     assert result.methods["sr"]["l1_texture"] > 0
     assert result.undefined["sr"]["l1_texture"] == 1  # tile b has no nuclei
     assert "nuclei_precision" not in result.methods["sr"]
-    assert "--segmenter that finds nuclei" in result.not_run["nuclei_precision"]
+    assert "a segmenter that finds nuclei" in result.not_run["nuclei_precision"]
     assert str(tmp_path / "labels") in result.conventions["nuclei"]
     (tmp_path / "labels" / "c.tif").unlink()
     np.save(tmp_path / "labels" / "b.npy", np.zeros((3, 3), np.int32))
-    options = Options(segmenter=GivenNuclei(tmp_path / "labels"))
-    result = evaluate_tiles(tmp_path / "sr", tmp_path / "hr", options=options)
+    result = evaluate(
+        tmp_path / "sr", tmp_path / "hr", tiles=True, segmenter=str(tmp_path / "labels")
+    )
     assert "no label image of tile c" in result.failed["c"]
     assert "is 3x3 px" in result.failed["b"]
 
 
 def test_label_images_are_renumbered_and_checked(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[0, 9], [4, 9]]))
-    assert segmenters.read_labels(tmp_path / "a.npy").tolist() == [[0, 2], [1, 2]]
+    assert read_labels(tmp_path / "a.npy").tolist() == [[0, 2], [1, 2]]
     np.save(tmp_path / "b.npy", np.array([[7, 7]], np.uint8))
-    assert segmenters.read_labels(tmp_path / "b.npy").tolist() == [[1, 1]]
+    assert read_labels(tmp_path / "b.npy").tolist() == [[1, 1]]
     for values in (np.zeros((2, 2, 3), np.uint8), np.array([[-1]]), np.array([[0.5]])):
         np.save(tmp_path / "c.npy", values)
         with pytest.raises(SlideError, match="no label image"):
-            segmenters.read_labels(tmp_path / "c.npy")
+            read_labels(tmp_path / "c.npy")
     (tmp_path / "d.png").write_bytes(b"no")
     with pytest.raises(SlideError, match=r"d\.png"):
-        segmenters.read_labels(tmp_path / "d.png")
+        read_labels(tmp_path / "d.png")
 
 
 def square(x: float, y: float, side: float) -> list[list[float]]:

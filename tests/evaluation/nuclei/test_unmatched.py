@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsisr.errors import OutputError
-from wsisr.evaluation.evaluate import Options, evaluate_slides, evaluate_tiles
+from wsisr.evaluation import evaluate
 from wsisr.evaluation.measures.pixels import Image
 from wsisr.evaluation.nuclei.agreement import compare_nuclei
 from wsisr.evaluation.nuclei.classical import ClassicalSegmenter
 from wsisr.evaluation.nuclei.given import GivenNuclei
 from wsisr.evaluation.nuclei.unmatched import FOLDER, UnmatchedFiles, find_unmatched, outline
-from wsisr.evaluation.pairing.sources import Place, read_image
+from wsisr.evaluation.pairing import Location, read_image
 from wsisr.slides import open_slide
 
 
@@ -129,10 +129,12 @@ def slides(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def test_slides_give_one_file_in_level_0_px_of_sr(slides: dict[str, Path], tmp_path: Path) -> None:
     transform = tmp_path / "t.json"
     transform.write_text(json.dumps({"matrix": [[1, 0, 60], [0, 1, 40]]}))
-    result = evaluate_slides(
+    result = evaluate(
         slides["sr"],
         slides["hr"],
-        options=Options(only=("nuclei_recall",), tile=256, out=tmp_path / "out"),
+        metrics="nuclei_recall",
+        tile_size=256,
+        out=tmp_path / "out",
         transform=transform,
         sr_mpp=0.25,
     )
@@ -148,12 +150,12 @@ def test_slides_give_one_file_in_level_0_px_of_sr(slides: dict[str, Path], tmp_p
     alone.write_text(json.dumps({"type": "FeatureCollection", "features": lost}))
     count = 0
     for tile in result.tiles:
-        place = tile.place
-        window = np.s_[place.y : place.y + 256, place.x : place.x + 256]
+        location = tile.location
+        window = np.s_[location.y : location.y + 256, location.x : location.x + 256]
         reference = ClassicalSegmenter().against(np.ascontiguousarray(hr[window]), 0.25)
         own = reference.find(np.ascontiguousarray(sr[window]))
         missing = compare_nuclei(own, reference.labels).lost()
-        back = GivenNuclei(alone).at(place.name, place.x, place.y, np.eye(3)[:2])
+        back = GivenNuclei(alone).at(location.name, location.x, location.y, np.eye(3)[:2])
         labels = back.segment(np.ascontiguousarray(sr[window]), 0.25)
         np.testing.assert_array_equal(labels > 0, np.isin(reference.labels, missing))
         count += len(missing)
@@ -182,8 +184,8 @@ def test_folders_give_one_file_a_tile_and_replace_those_of_an_earlier_run(
     old = out / FOLDER / "old.geojson"
     old.parent.mkdir(parents=True)
     old.write_text("of an earlier run")
-    result = evaluate_tiles(
-        tmp_path / "sr", tmp_path / "hr", options=Options(only=("nuclei_recall",), out=out)
+    result = evaluate(
+        tmp_path / "sr", tmp_path / "hr", tiles=True, metrics="nuclei_recall", out=out
     )
     assert not old.exists()
     assert read(out / FOLDER / "sr" / "s" / "same.geojson") == []
@@ -196,12 +198,12 @@ def test_folders_give_one_file_a_tile_and_replace_those_of_an_earlier_run(
 def test_a_run_that_fails_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     def run(out: Path, error: type[BaseException]) -> None:
         with UnmatchedFiles(out, 0.25, by_tile=False) as files:
-            files.add(Place("t", "s", 0, 0, 8, 8), "sr", [])
+            files.add(Location("t", "s", 0, 0, 8, 8), "sr", [])
             raise error
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, KeyboardInterrupt)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"--out .*file cannot be written"):
+    with pytest.raises(OutputError, match=r"^out .*file cannot be written"):
         run(tmp_path / "file", KeyboardInterrupt)

@@ -15,10 +15,10 @@ import torch
 from train.iqa import clip_iqa
 from train.iqa import dataset as iqa_dataset
 from wsisr.errors import SlideError, UsageError
+from wsisr.evaluation import weights
 from wsisr.evaluation.measures.clip_iqa import clip_iqa as clip_iqa_score
 from wsisr.evaluation.measures.clip_iqa import load_prompts, prompt_features
 from wsisr.evaluation.networks.clip import END, Clip
-from wsisr.evaluation.weights import store as weights
 
 
 def build(data_dir: Path, out: Path, **options: int) -> list[iqa_dataset.Item]:
@@ -139,12 +139,12 @@ def test_learnt_prompts_score_images_in_the_evaluation(
     config: clip_iqa.Config,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path))
     entry = dataclasses.replace(weights.REGISTRY["clip_rn50"], files={"RN50.pt": None})
     monkeypatch.setitem(weights.REGISTRY, "clip_rn50", entry)
     (tmp_path / "clip_rn50").mkdir()
     shutil.copy(clip_file, tmp_path / "clip_rn50" / "RN50.pt")
-    clip_path = weights.find("clip_rn50")["RN50.pt"]
+    clip_path = weights.find_weights("clip_rn50")["RN50.pt"]
     for kind in iqa_dataset.STEPS:
         out = tmp_path / f"clip_iqa_{kind}" / "prompts.safetensors"
         figures = clip_iqa.train(dataset, kind, clip_path, out, config)
@@ -152,7 +152,7 @@ def test_learnt_prompts_score_images_in_the_evaluation(
         with out.with_suffix(".csv").open() as file:
             assert [row["iteration"] for row in csv.DictReader(file)] == ["20"]
         assert figures["last_loss"] < 0.95 * figures["first_loss"]
-        prompts = load_prompts(out, weights.digest(clip_path))
+        prompts = load_prompts(out, weights.cached_sha256(clip_path))
         assert prompts.kind == kind
         assert prompts.context is not None
         assert prompts.context.shape == (2, 16, 64)
@@ -161,14 +161,17 @@ def test_learnt_prompts_score_images_in_the_evaluation(
             made = prompt_features(clip, prompts.context)
         torch.testing.assert_close(made, prompts.text_features)
         items = iqa_dataset.of_kind(iqa_dataset.read_manifest(dataset), kind)
-        features = clip_iqa.image_features(clip, dataset, items, weights.digest(clip_path))
+        features = clip_iqa.image_features(clip, dataset, items, weights.cached_sha256(clip_path))
         expected = clip_iqa.score(features, prompts.text_features, clip.logit_scale)
         image = clip_iqa.read_image(dataset / items[5].file)
         assert clip_iqa_score(image, kind) == pytest.approx(float(expected[5]), abs=1e-5)
     # prompts learnt anew take the pin of the old ones with them
-    before = weights.digest(out)
+    before = weights.cached_sha256(out)
     clip_iqa.train(dataset, kind, clip_path, out, dataclasses.replace(config, seed=1))
-    assert weights.digest(weights.find(f"clip_iqa_{kind}")["prompts.safetensors"]) != before
+    assert (
+        weights.cached_sha256(weights.find_weights(f"clip_iqa_{kind}")["prompts.safetensors"])
+        != before
+    )
 
 
 def test_a_cut_training_goes_on_to_the_same_prompts(
@@ -241,7 +244,7 @@ def test_whole_slides_or_tiles_are_held_out(dataset: Path) -> None:
 def test_both_commands_name_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path / "weights"))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path / "weights"))
     learning = ("--data", tmp_path, "--kind", "boxblur", "--out", tmp_path / "p.safetensors")
     clip = tmp_path / "RN50.pt"
     for stage, arguments, code, message in (

@@ -51,9 +51,9 @@ from train.stages.plain import fit as fit_plain
 from train.stages.stage1 import Stage1Config, starting_weights
 from train.stages.stage1 import fit as fit_stage1
 from wsisr.errors import ModelError, UsageError
+from wsisr.evaluation import weights
 from wsisr.evaluation.measures.texture import nuclear_features
 from wsisr.evaluation.nuclei.classical import ClassicalSegmenter
-from wsisr.evaluation.weights import store as weights
 from wsisr.models import SHIPPED, ModelCard, WindowInput, from_pretrained, save_pretrained
 from wsisr.models.files.card import read_card
 from wsisr.models.files.parts import load_restoration, load_state
@@ -171,7 +171,7 @@ def test_training_needs_neither_the_packages_of_slides_nor_numba(
 ) -> None:
     loop = {"iterations": 2, "validate_every": 2}
     values = {"teacher": str(teacher), "batch": 2, "crop": 64, "guided": True, "scales": [2]}
-    perceptual = 0.0 if weights.missing("st_lpips") else 0.5
+    perceptual = 0.0 if weights.why_missing("st_lpips") else 0.5
     loss = {"grid": 0.0, "perceptual": perceptual}
     values |= {"scale_weights": [1.0], "loss": loss, "loop": loop}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"distill": values}))
@@ -318,7 +318,7 @@ def test_shapes_see_how_sparse_detail_is_and_little_else() -> None:
 
 
 needs_network = pytest.mark.skipif(
-    bool(weights.missing("st_lpips")), reason="WSISR_WEIGHTS holds no st_lpips"
+    bool(weights.why_missing("st_lpips")), reason="WSISR_WEIGHTS holds no st_lpips"
 )
 
 
@@ -392,7 +392,7 @@ def test_a_rival_that_there_is_not_and_what_it_cannot_do_is_refused() -> None:
 def test_that_the_network_is_missing_shows_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path))
     Contest(ImageLoss())
     with pytest.raises(ModelError, match="wsisr models fetch st_lpips"):
         Contest(ImageLoss(at={4: {"perceptual": 0.5}}))

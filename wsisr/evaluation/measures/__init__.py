@@ -1,4 +1,8 @@
-"""TODO-DOC"""
+"""The measures, and the table that registers them.
+
+`table` lists every measure as a `Metric`, `selection` chooses and runs them, `sample` holds what
+they are computed from; each other module has the functions of one family, with its conventions.
+"""
 
 import lazy_loader
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from wsisr.errors import ModelError, OutputError, UsageError
 from wsisr.evaluation.measures.pixels import Image, check_image
 from wsisr.evaluation.networks import END, START, Clip, build_clip, load_state
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation.weights import cached_sha256, find_weights
 
 FORMAT, VERSION = "wsisr-clip-iqa", "1"
 WORDS = ((886, 1125, 269), (2103, 1125, 269))
@@ -40,7 +40,15 @@ LEAST_SIDE = 32
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """The good and the bad text. `text_features` is (2, outputs), `context` None or learnt."""
+    """The good and the bad text.
+
+    Attributes:
+        text_features: (2, outputs).
+        context: the learnt tokens; None for published texts.
+        kind: boxblur, gaussian, or the user's own.
+        clip_sha256: digest of the CLIP weights they were learnt with.
+        notes: of the training.
+    """
 
     text_features: Tensor
     context: Tensor | None = None
@@ -50,21 +58,29 @@ class Prompts:
 
 
 def clip_iqa(image: Image, kind: str | None = None) -> float:
-    """Return CLIP-IQA of a (h, w, 3) uint8 RGB image, 0..1, higher is better.
+    """Computes CLIP-IQA.
 
-    `kind` None takes the published texts, else `boxblur` or `gaussian` the learnt ones. Raises
-    `ModelError` where weights are missing or wrong, `UsageError` for sides under 32 px.
+    Args:
+        image: (h, w, 3) uint8 RGB, at least 32 px a side.
+        kind: None for the published texts, `boxblur` or `gaussian` for the learnt ones.
+
+    Returns:
+        0 to 1, higher is better.
+
+    Raises:
+        ModelError: the weights are missing or wrong.
+        UsageError: the array is no RGB image, or a side is under 32 px.
     """
     check_image(image, "the image")
     if min(image.shape[:2]) < LEAST_SIDE:
         raise UsageError("CLIP-IQA needs images of at least 32x32 px; leave smaller tiles out")
-    path = weights.find("clip_rn50")["RN50.pt"]
+    path = find_weights("clip_rn50")["RN50.pt"]
     clip = load_clip(path)
     if kind is None:
         features = _published_features(path)
     else:
         features = load_prompts(
-            weights.find(f"clip_iqa_{kind}")["prompts.safetensors"], weights.digest(path)
+            find_weights(f"clip_iqa_{kind}")["prompts.safetensors"], cached_sha256(path)
         ).text_features
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255.0
     with torch.inference_mode():
@@ -72,16 +88,30 @@ def clip_iqa(image: Image, kind: str | None = None) -> float:
 
 
 def score(image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
-    """(n, d) and (2, d) unit vectors to (n,) scores in 0..1; `logit_scale` is CLIP's logarithm."""
+    """Scores images against both texts.
+
+    Args:
+        image_features: (n, d) unit vectors.
+        text_features: (2, d) unit vectors, good and bad.
+        logit_scale: CLIP's logarithm of the scale, ().
+
+    Returns:
+        (n,), 0 to 1.
+    """
     logits = logit_scale.exp() * image_features @ text_features.T
     return logits.softmax(dim=-1)[:, 0]
 
 
 def prompt_features(clip: Clip, context: Tensor | None = None) -> Tensor:
-    """Return the unit vectors of both texts, (2, outputs), differentiable in `context`.
+    """Computes the unit vectors of both texts, differentiable in `context`.
 
-    `context` is (2, n, width), or (1, n, width) where both texts share it; None for no tokens
-    before the words.
+    Args:
+        clip: the network.
+        context: (2, n, width), or (1, n, width) where both texts share it; None for no tokens
+            before the words.
+
+    Returns:
+        (2, outputs).
     """
     words = torch.tensor([[START, *text, END] for text in WORDS], device=clip.logit_scale.device)
     embedded = clip.token_embedding(words)
@@ -92,7 +122,17 @@ def prompt_features(clip: Clip, context: Tensor | None = None) -> Tensor:
 
 @lru_cache(maxsize=2)
 def load_clip(path: Path) -> Clip:
-    """Return CLIP from OpenAI's RN50.pt or a state of the same layout; `ModelError` otherwise."""
+    """Builds CLIP from OpenAI's RN50.pt or a state of the same layout.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The network, kept for the next call.
+
+    Raises:
+        ModelError: the file is something else.
+    """
     return build_clip(load_state(path), str(path))
 
 
@@ -103,7 +143,15 @@ def _published_features(path: Path) -> Tensor:
 
 
 def save_prompts(path: Path, prompts: Prompts) -> None:
-    """Write learnt prompts, as described above; `path` is the old file or the whole new one."""
+    """Writes learnt prompts, as described above; `path` is the old file or the whole new one.
+
+    Args:
+        path: the file.
+        prompts: what to write.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     tensors = {"text_features": prompts.text_features.detach().float().contiguous()}
     if prompts.context is not None:
         tensors["context"] = prompts.context.detach().float().contiguous()
@@ -121,10 +169,18 @@ def save_prompts(path: Path, prompts: Prompts) -> None:
 
 @lru_cache(maxsize=8)
 def load_prompts(path: Path, clip_sha256: str | None = None) -> Prompts:
-    """Read learnt prompts.
+    """Reads learnt prompts.
 
-    Raises `ModelError` for another kind of file, another version, wrong shapes, or prompts that
-    were learnt with other CLIP weights than those of `clip_sha256`.
+    Args:
+        path: the file.
+        clip_sha256: digest of the CLIP weights in use; None for any.
+
+    Returns:
+        The prompts.
+
+    Raises:
+        ModelError: it is another kind of file or another version, shapes are wrong, or the prompts
+            were learnt with other CLIP weights.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -17,14 +17,28 @@ import torch.nn.functional as F
 from wsisr.errors import UsageError
 from wsisr.evaluation.measures.perceptual import IMAGENET_MEAN, IMAGENET_STD
 from wsisr.evaluation.measures.pixels import Image, check_image, check_pair
-from wsisr.evaluation.networks import State, VisionTransformer, from_clip, from_timm, load_state
-from wsisr.evaluation.networks import clip as clip_rn
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation.networks import (
+    CLIP_MEAN,
+    CLIP_STD,
+    State,
+    VisionTransformer,
+    from_clip,
+    from_timm,
+    load_state,
+)
+from wsisr.evaluation.weights import find_weights
 
 
 @dataclass(frozen=True)
 class Model:
-    """How a network's weights are read and what images it wants."""
+    """How a network's weights are read and what images it wants.
+
+    Attributes:
+        build: makes the network of a state and the name of its file.
+        mean: of its input's channels.
+        std: of its input's channels.
+        resampling: the filter that images are reduced by.
+    """
 
     build: Callable[[State, str], VisionTransformer]
     mean: tuple[float, ...]
@@ -34,21 +48,43 @@ class Model:
 
 MODELS = {
     "uni": Model(from_timm, IMAGENET_MEAN, IMAGENET_STD, "bilinear"),
-    "plip": Model(from_clip, clip_rn.MEAN, clip_rn.STD, "bicubic"),
+    "plip": Model(from_clip, CLIP_MEAN, CLIP_STD, "bicubic"),
 }
 
 
 def similarity(sr: Image, hr: Image, name: str) -> float:
-    """Return the cosine, -1..1, of two (h, w, 3) uint8 RGB images as `uni` or `plip` sees them.
+    """Compares two images as a pathology network sees them.
 
-    Raises `ModelError` where the weights are missing or wrong, `UsageError` where sizes differ.
+    Args:
+        sr: (h, w, 3) uint8 RGB.
+        hr: the reference, of the same size.
+        name: `uni` or `plip`.
+
+    Returns:
+        The cosine, -1 to 1.
+
+    Raises:
+        ModelError: the weights are missing or wrong.
+        UsageError: an array is no RGB image, or sizes differ.
     """
     check_pair(sr, hr)
     return float(F.cosine_similarity(embed(sr, name), embed(hr, name), dim=0))
 
 
 def embed(image: Image, name: str) -> torch.Tensor:
-    """Return the vector of a (h, w, 3) uint8 RGB image, (outputs,) float32; raises as above."""
+    """Gives the vector of an image.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        name: `uni` or `plip`.
+
+    Returns:
+        (outputs,) float32.
+
+    Raises:
+        ModelError: the weights are missing or wrong.
+        UsageError: the array is no RGB image, or no network has that name.
+    """
     check_image(image, "the image")
     if name not in MODELS:
         raise UsageError(f"no embedding {name}; known: {', '.join(MODELS)}")
@@ -67,5 +103,5 @@ def embed(image: Image, name: str) -> torch.Tensor:
 
 @lru_cache(maxsize=len(MODELS))
 def _network(name: str) -> VisionTransformer:
-    (path,) = weights.find(name).values()
+    (path,) = find_weights(name).values()
     return MODELS[name].build(load_state(path), str(path))

@@ -31,7 +31,12 @@ Channels = Sequence[npt.NDArray[np.uint8] | npt.NDArray[np.float64]]
 
 
 class SsimMeans(NamedTuple):
-    """Means over all windows for each channel, (3,): SSIM, its contrast-structure factor."""
+    """Means over all windows for each channel.
+
+    Attributes:
+        full: (3,), SSIM.
+        structure: (3,), its contrast-structure factor.
+    """
 
     full: npt.NDArray[np.float64]
     structure: npt.NDArray[np.float64]
@@ -42,7 +47,7 @@ WINDOW_SIZE = 2 * WINDOW_RADIUS + 1
 WINDOW_SIGMA = 1.5
 _WEIGHTS = np.exp(-0.5 * (np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1) / WINDOW_SIGMA) ** 2)
 TAPS = tuple(float(weight) for weight in _WEIGHTS / _WEIGHTS.sum())
-"""Of the Gaussian window along one axis."""
+"""Weights of the Gaussian window along one axis."""
 C1 = (0.01 * 255.0) ** 2
 C2 = (0.03 * 255.0) ** 2
 MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -50,9 +55,17 @@ MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def psnr(sr: Image, hr: Image) -> float:
-    """Return the peak signal-to-noise ratio in dB; infinite for equal images.
+    """Computes the peak signal-to-noise ratio.
 
-    `sr` and `hr` are (h, w, 3) uint8 RGB. Raises `UsageError` where they do not match.
+    Args:
+        sr: (h, w, 3) uint8 RGB.
+        hr: the reference, of the same size.
+
+    Returns:
+        dB, infinite for equal images.
+
+    Raises:
+        UsageError: an array is no RGB image, or sizes differ.
     """
     check_pair(sr, hr)
     # L2 of uint8 differences up to 2**53 is exact in double precision
@@ -60,16 +73,19 @@ def psnr(sr: Image, hr: Image) -> float:
     return float("inf") if mse == 0 else float(10.0 * np.log10(255.0**2 / mse))
 
 
-def ssim(sr: Image, hr: Image) -> float:
-    """Return the mean structural similarity of two (h, w, 3) uint8 RGB images, -1..1.
-
-    Both sides must be at least 11 px. Raises `UsageError` otherwise or where sizes differ.
-    """
-    return float(ssim_means(sr, hr).full.mean())
-
-
 def ssim_means(sr: Image, hr: Image) -> SsimMeans:
-    """Return the means that `ssim` and the finest scale of `ms_ssim` rest on; errors as `ssim`."""
+    """Computes the means that SSIM and the finest scale of `ms_ssim` rest on.
+
+    Args:
+        sr: (h, w, 3) uint8 RGB.
+        hr: the reference, of the same size.
+
+    Returns:
+        The means of each channel.
+
+    Raises:
+        UsageError: an array is no RGB image, sizes differ, or a side is under 11 px.
+    """
     check_pair(sr, hr)
     if min(sr.shape[:2]) < WINDOW_SIZE:
         raise UsageError("SSIM needs images of at least 11x11 px; leave smaller tiles out")
@@ -77,11 +93,20 @@ def ssim_means(sr: Image, hr: Image) -> SsimMeans:
 
 
 def ms_ssim(sr: Image, hr: Image, finest: SsimMeans | None = None) -> float:
-    """Return multi-scale SSIM of two (h, w, 3) uint8 RGB images, 0..1.
+    """Computes the multi-scale SSIM, per channel, then averaged.
 
-    Per channel, then averaged; a negative contrast-structure mean counts as 0. Both sides must
-    be at least 176 px (11 px at the fifth scale). `finest` is `ssim_means` of the pair, where it
-    is known already. Raises `UsageError` otherwise.
+    A negative contrast-structure mean counts as 0.
+
+    Args:
+        sr: (h, w, 3) uint8 RGB, at least 176 px a side (11 px at the fifth scale).
+        hr: the reference, of the same size.
+        finest: `ssim_means` of the pair, where it is known already.
+
+    Returns:
+        0 to 1.
+
+    Raises:
+        UsageError: an array is no RGB image, sizes differ, or a side is under 176 px.
     """
     check_pair(sr, hr)
     if min(sr.shape[:2]) < WINDOW_SIZE * 16:
@@ -98,11 +123,19 @@ def ms_ssim(sr: Image, hr: Image, finest: SsimMeans | None = None) -> float:
 
 
 def lr_rmse(sr: Image, lr: Image) -> float:
-    """Return the RMSE, in grey levels, of the area-averaged SR image against its LR input.
+    """Computes how far the area average of SR lies from its input.
 
-    `sr` is (h * s, w * s, 3), `lr` (h, w, 3), both uint8 RGB, s an integer. The averages are not
-    rounded, so an ideal result measures the rounding of `lr` alone, 0.29. Raises `UsageError`
-    where the sizes are not an integer multiple.
+    The averages are not rounded, so an ideal result measures the rounding of `lr` alone, 0.29.
+
+    Args:
+        sr: (h * s, w * s, 3) uint8 RGB, s a whole number.
+        lr: (h, w, 3) uint8 RGB.
+
+    Returns:
+        Root mean square error in grey levels.
+
+    Raises:
+        UsageError: an array is no RGB image, or SR's size is no whole multiple of LR's.
     """
     check_image(sr, "the super-resolved image")
     check_image(lr, "the low-resolution image")
@@ -112,7 +145,7 @@ def lr_rmse(sr: Image, lr: Image) -> float:
             f"the super-resolved image ({sr.shape[1]}x{sr.shape[0]} px) is no integer multiple of "
             f"the low-resolution one ({lr.shape[1]}x{lr.shape[0]} px)"
         )
-    misfit = area_mean(sr, scale) - lr.astype(np.float32)
+    misfit = area_mean(sr, sr.shape[1] // lr.shape[1]) - lr.astype(np.float32)
     return float(np.sqrt(np.mean(misfit**2, dtype=np.float64)))
 
 
@@ -130,7 +163,7 @@ def _ssim_means(a: Channels, b: Channels) -> SsimMeans:
 # NumPy's rule for division by zero leaves no branch in them
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _ssim_sums(a, b):  # type: ignore[no-untyped-def]
-    """Sum SSIM and contrast-structure over all windows inside; a window's lines of scratch."""
+    """Sums SSIM and contrast-structure over all windows inside, one row of windows at a time."""
     columns = a.shape[1] - WINDOW_SIZE + 1
     products = np.empty((4, a.shape[1]))
     lines = np.empty((WINDOW_SIZE, 4, columns))

@@ -20,7 +20,7 @@ from torch import Tensor
 from wsisr.errors import ModelError
 from wsisr.evaluation.measures.pixels import Image, check_image
 from wsisr.evaluation.networks import State
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation.weights import find_weights
 from wsisr.models.files import count_blocks
 
 PATCH = 32
@@ -33,18 +33,34 @@ GAUSSIAN_SIGMA, GAUSSIAN_RADIUS = 0.5, 1.5
 
 
 def musiq(image: Image) -> float:
-    """Return MUSIQ of a (h, w, 3) uint8 RGB image, about 0..100 with the KonIQ weights.
+    """Computes MUSIQ.
 
-    Raises `ModelError` where the weights are missing or wrong.
+    Args:
+        image: (h, w, 3) uint8 RGB.
+
+    Returns:
+        About 0 to 100 with the KonIQ weights; higher is better.
+
+    Raises:
+        ModelError: the weights are missing or wrong.
+        UsageError: the array is no RGB image.
     """
     check_image(image, "the image")
-    state = load_checkpoint(weights.find("musiq")["koniq_ckpt.npz"])
+    state = load_checkpoint(find_weights("musiq")["koniq_ckpt.npz"])
     with torch.inference_mode():
         return float(predict(image, state))
 
 
 def predict(image: Image, state: State) -> Tensor:
-    """Return the score of a (h, w, 3) uint8 RGB image by a checkpoint's tensors, ()."""
+    """Computes the score of an image by a checkpoint's tensors.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        state: the tensors.
+
+    Returns:
+        The score, ().
+    """
     scaled = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 127.5 - 1
     tokens = []
     for number, side in enumerate((*LONGER_SIDES, None)):
@@ -60,7 +76,17 @@ def predict(image: Image, state: State) -> Tensor:
 
 @lru_cache(maxsize=2)
 def load_checkpoint(path: Path) -> State:
-    """Return {name: tensor} of an npz checkpoint of the authors; `ModelError` for another file."""
+    """Reads an npz checkpoint of the authors.
+
+    Args:
+        path: the file.
+
+    Returns:
+        {name: tensor}.
+
+    Raises:
+        ModelError: the file is something else.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             state = {
@@ -76,7 +102,7 @@ def load_checkpoint(path: Path) -> State:
 
 
 def _reduced(image: Tensor, side: int) -> Tensor:
-    """Return the (3, h, w) image with its longer side at `side` px, by a Gaussian filter."""
+    """Reduces a (3, h, w) image until its longer side has `side` px, by a Gaussian filter."""
     rows, columns = image.shape[1:]
     ratio = side / max(rows, columns)
     down, across = (
@@ -87,7 +113,7 @@ def _reduced(image: Tensor, side: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _resampling(size: int, target: int, dtype: torch.dtype) -> Tensor:
-    """Return the (target, size) matrix of TensorFlow's Gaussian resizing."""
+    """Gives the (target, size) matrix of TensorFlow's Gaussian resizing."""
     centres = (torch.arange(target, dtype=torch.float64) + 0.5) * size / target
     distance = torch.arange(size) + 0.5 - centres[:, None]
     taps = torch.exp(-(distance**2) / (2 * GAUSSIAN_SIGMA**2))
@@ -96,7 +122,7 @@ def _resampling(size: int, target: int, dtype: torch.dtype) -> Tensor:
 
 
 def _patches(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return patches, (n, 3, 32, 32), and the number of each one's cell in the hashed grid, (n,).
+    """Cuts an image into patches, (n, 3, 32, 32), and numbers the cell of each in the hashed grid.
 
     The image is padded with zeros evenly on both sides, the odd pixel at the end.
     """
@@ -117,7 +143,7 @@ def _patches(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _embed(patches: Tensor, state: State) -> Tensor:
-    """Return the features of each patch, (n, places x channels), channels fastest."""
+    """Computes the features of each patch, (n, places x channels), channels fastest."""
     x = _conv(patches, state, "conv_root", stride=2)
     x = F.relu(_group_norm(x, state, "gn_root", 1e-6))
     # TensorFlow's "same" padding of an even size: the odd pixel at the end
@@ -134,7 +160,7 @@ def _embed(patches: Tensor, state: State) -> Tensor:
 
 
 def _conv(x: Tensor, state: State, name: str, stride: int = 1) -> Tensor:
-    """Convolve with a kernel standardized over its inputs, "same" padding, no bias."""
+    """Convolves with a kernel standardized over its inputs, "same" padding, no bias."""
     kernel = state[f"{name}/kernel"]
     kernel = kernel - kernel.mean(dim=(0, 1, 2))
     kernel = kernel / (kernel.std(dim=(0, 1, 2), correction=0) + 1e-5)

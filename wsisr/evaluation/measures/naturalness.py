@@ -21,7 +21,7 @@ from scipy import special
 
 from wsisr.errors import ModelError, UsageError
 from wsisr.evaluation.measures.pixels import Image, check_image
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation.weights import find_weights
 
 Array = npt.NDArray[np.float64]
 
@@ -48,9 +48,16 @@ BRISQUE_MAX = np.array(
 
 
 def sharpness(image: Image) -> float:
-    """Return the natural logarithm of the variance of the luma's Laplacian; higher is sharper.
+    """Computes an offline stand-in for a learned blur score; noise raises it too.
 
-    An offline stand-in for a learned blur score; noise and invented texture raise it too.
+    Args:
+        image: (h, w, 3) uint8 RGB.
+
+    Returns:
+        Natural logarithm of the variance of the luma's Laplacian; higher is sharper.
+
+    Raises:
+        UsageError: the array is no RGB image.
     """
     check_image(image, "the image")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
@@ -58,12 +65,19 @@ def sharpness(image: Image) -> float:
 
 
 def niqe(image: Image) -> float:
-    """Return NIQE of a (h, w, 3) uint8 RGB image; lower is more like a pristine photograph.
+    """Computes NIQE.
 
-    NaN where fewer than two 96 px blocks have texture. Raises `ModelError` where the parameters
-    are missing or wrong, `UsageError` for images under 192 px.
+    Args:
+        image: (h, w, 3) uint8 RGB of at least two blocks of 96 px.
+
+    Returns:
+        Lower is more like a pristine photograph; NaN where fewer than two blocks have texture.
+
+    Raises:
+        ModelError: the parameters are missing or wrong.
+        UsageError: the array is no RGB image, or too small.
     """
-    mean, covariance, window = _niqe_model(weights.find("niqe")["niqe_pris_params.npz"])
+    mean, covariance, window = _niqe_model(find_weights("niqe")["niqe_pris_params.npz"])
     features = niqe_features(image, window)
     features = features[np.isfinite(features).all(axis=1)]
     if len(features) < 2:
@@ -74,9 +88,17 @@ def niqe(image: Image) -> float:
 
 
 def niqe_features(image: Image, window: Array) -> Array:
-    """Return the 36 natural-scene features of each 96 px block at two scales, (blocks, 36).
+    """Computes the 36 natural-scene features of each 96 px block at two scales.
 
-    `window` is the 7x7 Gaussian. Rows of blocks without texture hold NaN.
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        window: the 7x7 Gaussian.
+
+    Returns:
+        (blocks, 36); rows of blocks without texture hold NaN.
+
+    Raises:
+        UsageError: the array is no RGB image, or too small.
     """
     check_image(image, "the image")
     rows, columns = (side // NIQE_BLOCK for side in image.shape[:2])
@@ -96,12 +118,19 @@ def niqe_features(image: Image, window: Array) -> Array:
 
 
 def brisque(image: Image) -> float:
-    """Return BRISQUE of a (h, w, 3) uint8 RGB image; lower is better, about 0..100.
+    """Computes BRISQUE.
 
-    NaN for an image without texture. Raises `ModelError` where the support vectors are missing
-    or wrong, `UsageError` for images under 16 px.
+    Args:
+        image: (h, w, 3) uint8 RGB, at least 16 px a side.
+
+    Returns:
+        About 0 to 100, lower is better; NaN for an image without texture.
+
+    Raises:
+        ModelError: the support vectors are missing or wrong.
+        UsageError: the array is no RGB image, or too small.
     """
-    vectors, coefficients, gamma, rho = _support_vectors(weights.find("brisque")["svm.txt"])
+    vectors, coefficients, gamma, rho = _support_vectors(find_weights("brisque")["svm.txt"])
     features = brisque_features(image)
     scaled = -1.0 + 2.0 * (features - BRISQUE_MIN) / (BRISQUE_MAX - BRISQUE_MIN)
     distance = ((vectors - scaled) ** 2).sum(axis=1)
@@ -109,7 +138,17 @@ def brisque(image: Image) -> float:
 
 
 def brisque_features(image: Image) -> Array:
-    """Return the 36 features of BRISQUE, two scales of 18, (36,)."""
+    """Computes the features of BRISQUE, two scales of 18.
+
+    Args:
+        image: (h, w, 3) uint8 RGB, at least 16 px a side.
+
+    Returns:
+        (36,) float64.
+
+    Raises:
+        UsageError: the array is no RGB image, or too small.
+    """
     check_image(image, "the image")
     if min(image.shape[:2]) < 16:
         raise UsageError("BRISQUE needs images of at least 16x16 px; leave smaller tiles out")
@@ -128,7 +167,7 @@ def brisque_features(image: Image) -> Array:
 
 
 def _normalized(grey: Array, window: Array, constant: float, border: int) -> Array:
-    """Return mean-subtracted, contrast-normalized grey levels (MSCN)."""
+    """Gives mean-subtracted, contrast-normalized grey levels (MSCN)."""
     # the windows are outer products: two passes of seven taps instead of one of 49
     taps = window.sum(axis=0)
     mean, square = (
@@ -141,7 +180,7 @@ def _normalized(grey: Array, window: Array, constant: float, border: int) -> Arr
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _normalize(grey, mean, square, constant):  # type: ignore[no-untyped-def]
-    """Put the normalized grey levels where `mean` was."""
+    """Puts the normalized grey levels where `mean` was."""
     for y in range(grey.shape[0]):
         for x in range(grey.shape[1]):
             local = mean[y, x]
@@ -154,10 +193,10 @@ def _normalize(grey, mean, square, constant):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _product_sums(values, wrap):  # type: ignore[no-untyped-def]
-    """Sum over the values and their products with four neighbours, (5, 6).
+    """Sums over the values and their products with four neighbours, (5, 6).
 
-    Rows: the values, then products with the neighbour to the left, above, above left and above
-    right; those beyond the border are on the other side with `wrap`, else left out. Columns:
+    Rows are the values, then products with the neighbour to the left, above, above left and above
+    right; those beyond the border are on the other side with `wrap`, else left out. Columns are
     counts and sums of squares of the negative and of the positive ones, sum of absolute values,
     count of all.
     """
@@ -214,7 +253,7 @@ def _niqe_block_features(blocks: Array) -> Array:
 
 
 def _fit_blocks(sums: Array) -> tuple[Array, Array, Array]:
-    """Return shape, left and right scale of an asymmetric generalized Gaussian for each block.
+    """Fits an asymmetric generalized Gaussian to each block: shape, left and right scale.
 
     `sums` is (blocks, 6), as `_product_sums` has them.
     """
@@ -243,14 +282,14 @@ def _brisque_fit(sums: Array, with_mean: bool) -> list[float]:
 
 
 def _moment_ratio(ratio: Array, absolute: Array, squares: Array, count: Array) -> Array:
-    """Return what `_shape_ratios` is compared with; `ratio` is left over right deviation."""
+    """Gives what `_shape_ratios` is compared with; `ratio` is left over right deviation."""
     moment = (absolute / count) ** 2 / (squares / count)
     return np.asarray(moment * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2)
 
 
 @lru_cache(maxsize=1)
 def _shape_ratios() -> Array:
-    """Return Gamma(2/a)^2 / (Gamma(1/a) Gamma(3/a)) for every shape a: increasing in a."""
+    """Gives Gamma(2/a)^2 / (Gamma(1/a) Gamma(3/a)) for every shape a: increasing in a."""
     inverse = 1.0 / SHAPES
     ratios = special.gamma(2 * inverse) ** 2
     return np.asarray(ratios / (special.gamma(inverse) * special.gamma(3 * inverse)))
@@ -263,7 +302,7 @@ def _nearest(grid: Array, values: Array) -> npt.NDArray[np.int64]:
 
 
 def _halved(grey: Array) -> Array:
-    """Return half the size by MATLAB's antialiased bicubic (a = -0.5, symmetric borders)."""
+    """Halves the size by MATLAB's antialiased bicubic (a = -0.5, symmetric borders)."""
     distance = np.abs(np.arange(-3.5, 4.0)) / 2
     near = 1.5 * distance**3 - 2.5 * distance**2 + 1
     far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
@@ -288,7 +327,7 @@ def _niqe_model(path: Path) -> tuple[Array, Array, Array]:
 
 @lru_cache(maxsize=2)
 def _support_vectors(path: Path) -> tuple[Array, Array, float, float]:
-    """Return (vectors, coefficients, gamma, rho) of a libsvm text model with an RBF kernel."""
+    """Reads (vectors, coefficients, gamma, rho) of a libsvm text model with an RBF kernel."""
     header, _, body = path.read_text(encoding="ascii").partition("\nSV\n")
     fields = dict(line.split(" ", 1) for line in header.splitlines())
     if fields.get("svm_type") != "epsilon_svr" or fields.get("kernel_type") != "rbf":

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,10 +22,10 @@ from scipy import fft, io, special
 
 from wsisr.errors import ModelError, UsageError
 from wsisr.evaluation.measures.pixels import Image, check_image
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation.measures.steerable import BANDS, steerable_pyramid
+from wsisr.evaluation.weights import find_weights
 
 Array = npt.NDArray[np.float64]
-Number = TypeVar("Number", np.float64, np.complex128)
 
 FILE = "NRQM_model.mat"
 LEAST_SIDE = 64
@@ -39,8 +38,6 @@ UNREADABLE = (
 MATLAB 7.3, which SciPy does not read."""
 COUNTS = (18, 45, 75)
 """Features of each kind."""
-BANDS = 6
-"""Orientations of the steerable pyramid."""
 DCT_BLOCK, DCT_STRIDE = 7, 3
 ORIENTATIONS = (
     ((0, range(1, 7)), (1, range(2, 7)), (2, range(4, 7)), (3, range(5, 7))),
@@ -60,7 +57,15 @@ C2 = (0.03 * 255) ** 2
 
 @dataclass(frozen=True)
 class Forest:
-    """Regression trees, a column each: node numbers and features count from 1, 0 is no child."""
+    """Regression trees, a column each: node numbers and features count from 1, 0 is no child.
+
+    Attributes:
+        left: number of each node's left child.
+        right: number of its right child.
+        threshold: largest value of the feature that goes left.
+        value: what a leaf predicts.
+        feature: number of the feature that a node looks at.
+    """
 
     left: npt.NDArray[np.int64]
     right: npt.NDArray[np.int64]
@@ -69,13 +74,13 @@ class Forest:
     feature: npt.NDArray[np.int64]
 
     def fits(self, count: int) -> bool:
-        """Return whether it takes `count` features and its nodes lead to nodes it has."""
+        """Tells whether it takes `count` features and its nodes lead to nodes it has."""
         nodes = len(self.value)
         children = max(self.left.max(initial=0), self.right.max(initial=0))
         return bool(nodes > 0 and self.feature.max(initial=0) <= count and children <= nodes)
 
     def predict(self, features: Array) -> float:
-        """Return the mean of the trees for a vector of features."""
+        """Gives the mean of the trees for a vector of features."""
         trees = np.arange(self.left.shape[1])
         node = np.zeros_like(trees)
         for _ in range(len(self.left)):
@@ -90,23 +95,43 @@ class Forest:
 
 @dataclass(frozen=True)
 class Regression:
-    """Three forests, and the four coefficients (constant first) that join their scores."""
+    """Three forests and the linear model over them.
+
+    Attributes:
+        forests: one for each kind of features.
+        linear: (4,), the coefficients that join their scores, constant first.
+    """
 
     forests: tuple[Forest, Forest, Forest]
     linear: Array
 
 
 def nrqm(image: Image) -> float:
-    """Return NRQM of a (h, w, 3) uint8 RGB image, about 0..10; higher is better.
+    """Computes NRQM.
 
-    NaN for an image without texture. Raises `ModelError` where the forests are missing or wrong,
-    `UsageError` for images under 64 px.
+    Args:
+        image: (h, w, 3) uint8 RGB, at least 64 px a side.
+
+    Returns:
+        About 0 to 10, higher is better; NaN for an image without texture.
+
+    Raises:
+        ModelError: the forests are missing or wrong.
+        UsageError: the array is no RGB image, or a side is under 64 px.
     """
-    return predict(features(image), load_regression(weights.find("nrqm")[FILE]))
+    return predict(features(image), load_regression(find_weights("nrqm")[FILE]))
 
 
 def predict(found: Sequence[Array], regression: Regression) -> float:
-    """Return the score of the three vectors of `features`; NaN where one holds a NaN."""
+    """Computes the score of features.
+
+    Args:
+        found: the three vectors of `features`.
+        regression: the forests.
+
+    Returns:
+        The score, NaN where a vector holds a NaN.
+    """
     if not all(np.isfinite(vector).all() for vector in found):
         return math.nan
     scores = [forest.predict(v) for forest, v in zip(regression.forests, found, strict=True)]
@@ -114,7 +139,17 @@ def predict(found: Sequence[Array], regression: Regression) -> float:
 
 
 def features(image: Image) -> tuple[Array, Array, Array]:
-    """Return the features of block DCT (18,), pyramid bands (45,) and patches (75,)."""
+    """Computes the features of block DCT, pyramid bands and patches.
+
+    Args:
+        image: (h, w, 3) uint8 RGB, at least 64 px a side.
+
+    Returns:
+        (18,), (45,) and (75,) float64.
+
+    Raises:
+        UsageError: the array is no RGB image, or a side is under 64 px.
+    """
     check_image(image, "the image")
     if min(image.shape[:2]) < LEAST_SIDE:
         raise UsageError(f"NRQM needs at least {LEAST_SIDE} px a side; leave smaller tiles out")
@@ -127,7 +162,17 @@ def features(image: Image) -> tuple[Array, Array, Array]:
 
 @lru_cache(maxsize=2)
 def load_regression(path: Path) -> Regression:
-    """Read the authors' file; `ModelError` where it is another."""
+    """Reads the authors' file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The forests.
+
+    Raises:
+        ModelError: it is another file.
+    """
     try:
         model = io.loadmat(path)["model"][0, 0]
         forests = []
@@ -146,7 +191,7 @@ def load_regression(path: Path) -> Regression:
 
 
 def _gaussian_pyramid(image: Array) -> list[Array]:
-    """Return the image, and twice half of it."""
+    """Gives the image, and twice half of it."""
     near = math.exp(-1 / (2 * 0.5**2))
     taps = np.array([near, 1.0, near]) / (1 + 2 * near)
     levels = [image]
@@ -157,7 +202,7 @@ def _gaussian_pyramid(image: Array) -> list[Array]:
 
 
 def _dct_features(image: Array) -> Array:
-    """Return shape, spread and anisotropy of the DCT of blocks: worst tenth and mean of each."""
+    """Gives shape, spread and anisotropy of the DCT of blocks: worst tenth and mean of each."""
     pads = []
     for side in image.shape:
         pad = (math.ceil(side / DCT_STRIDE) - 1) * DCT_STRIDE + DCT_BLOCK - side
@@ -192,9 +237,13 @@ def _spread(values: Array, epsilon: float) -> Array:
 
 
 def generalized_gaussian_shape(values: Array) -> Array:
-    """Return the shape parameter of each row of (n, m), matched by moments: 2 for a Gaussian.
+    """Fits the shape parameter of each row by moments: 2 for a Gaussian.
 
-    One of 0.03, 0.031, ..., 10.
+    Args:
+        values: (n, m).
+
+    Returns:
+        (n,), each one of 0.03, 0.031, ..., 10.
     """
     shapes = np.arange(0.03, 10.001, 0.001)
     logs = special.gammaln(1 / shapes) + special.gammaln(3 / shapes)
@@ -207,7 +256,7 @@ def generalized_gaussian_shape(values: Array) -> Array:
 
 
 def _band_features(luma: Array) -> Array:
-    """Return shapes of the normalized bands, and how scales and orientations go together."""
+    """Gives shapes of the normalized bands, and how scales and orientations go together."""
     high, bands = steerable_pyramid(luma)
     flat = [band for scale in bands for band in scale]
     normalized = _normalized_bands(bands)
@@ -220,64 +269,8 @@ def _band_features(luma: Array) -> Array:
     return np.array([*shapes, *scales, *orientations])
 
 
-def steerable_pyramid(image: Array) -> tuple[Array, list[list[Array]]]:
-    """Return the high-pass residual and the real oriented bands of two scales.
-
-    Simoncelli and Freeman 1995 with raised cosines in log frequency, as matlabPyrTools builds it:
-    `BANDS` bands of each scale, the second at half the size.
-    """
-    frequencies = [np.arange(-(side // 2), side - side // 2) / (side / 2) for side in image.shape]
-    v, u = np.meshgrid(*frequencies, indexing="ij")
-    angle, radius = np.arctan2(v, u), np.hypot(u, v)
-    middle = tuple(side // 2 for side in image.shape)
-    radius[middle] = radius[middle[0], middle[1] - 1]
-    octave = np.log2(radius)
-    spectrum = fft.fftshift(fft.fft2(image))
-    high = _spatial(spectrum * _ramp(octave, 0))
-    spectrum = spectrum * _opposite(_ramp(octave, 0))
-    order = BANDS - 1
-    gain = 2**order * math.factorial(order) / math.sqrt(BANDS * math.factorial(2 * order))
-    bands: list[list[Array]] = []
-    for scale in (1, 2):
-        passed = spectrum * _ramp(octave, -scale) * (-1j) ** order
-        oriented = []
-        for band in range(BANDS):
-            turned = (angle - np.pi * band / BANDS + np.pi) % (2 * np.pi) - np.pi
-            lobe = np.where(np.abs(turned) < np.pi / 2, np.cos(turned) ** order, 0.0)
-            oriented.append(_spatial(passed * (2 * gain * lobe)))
-        bands.append(oriented)
-        octave, angle = _middle(octave), _middle(angle)
-        spectrum = _middle(spectrum) * _opposite(_ramp(octave, -scale))
-    return high, bands
-
-
-def _ramp(octave: Array, shift: int) -> Array:
-    """Return the high-pass that rises from 0 to 1 over the octave below 2^shift of Nyquist."""
-    rise = np.clip(octave - shift + 1, 0, 1)
-    return np.asarray(np.sin(rise * np.pi / 2))
-
-
-def _opposite(ramp: Array) -> Array:
-    """Return the low-pass whose power completes that of a high-pass."""
-    return np.asarray(np.sqrt(np.clip(1 - ramp**2, 0, None)))
-
-
-def _spatial(spectrum: npt.NDArray[np.complex128]) -> Array:
-    return np.ascontiguousarray(fft.ifft2(fft.ifftshift(spectrum)).real)
-
-
-def _middle(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
-    """Return the lower half of the frequencies."""
-    places = []
-    for side in values.shape:
-        half = math.ceil((side - 0.5) / 2)
-        start = math.ceil((side + 0.5) / 2) - math.ceil((half + 0.5) / 2)
-        places.append(slice(start, start + half))
-    return values[tuple(places)]
-
-
 def _normalized_bands(bands: list[list[Array]]) -> list[list[Array]]:
-    """Return the bands over the deviation that a Gaussian scale mixture finds around each place.
+    """Divides the bands by the deviation that a Gaussian scale mixture finds around each place.
 
     The neighbourhood is 3x3 px of the band, the place in the other orientations, and in the coarser
     scale where there is one (Portilla et al. 2003).
@@ -306,7 +299,7 @@ def _normalized_bands(bands: list[list[Array]]) -> list[list[Array]]:
 
 
 def _mixture_deviation(around: Array, size: int) -> Array:
-    """Return the root of x' C^-1 x / size for the columns x of (places around, places).
+    """Gives the root of x' C^-1 x / size for the columns x of (places around, places).
 
     NaN where they do not span their space, as in an image without texture.
     """
@@ -318,7 +311,15 @@ def _mixture_deviation(around: Array, size: int) -> Array:
 
 
 def structure(a: Array, b: Array) -> float:
-    """Return the mean of SSIM's contrast and structure term of two images, negatives as zero."""
+    """Computes the mean of SSIM's contrast and structure term of two images, negatives as zero.
+
+    Args:
+        a: (h, w) float64.
+        b: the other.
+
+    Returns:
+        The mean, at least 0.
+    """
     offsets = np.arange(11) - 5
     taps = np.exp(-(offsets**2) / (2 * 1.5**2))
     taps /= taps.sum()
@@ -333,14 +334,14 @@ def structure(a: Array, b: Array) -> float:
 
 
 def _resized(image: Array, shape: tuple[int, ...]) -> Array:
-    """Return a band enlarged to (rows, columns) by MATLAB's bicubic (a = -0.5)."""
+    """Enlarges a band to (rows, columns) by MATLAB's bicubic (a = -0.5)."""
     rows, columns = (_enlarging(a, b) for a, b in zip(image.shape, shape, strict=True))
     return np.asarray(rows @ image @ columns.T)
 
 
 @lru_cache(maxsize=16)
 def _enlarging(source: int, target: int) -> Array:
-    """Return the matrix (target, source) that enlarges a line, its ends mirrored."""
+    """Gives the matrix (target, source) that enlarges a line, its ends mirrored."""
     place = (np.arange(target) + 0.5) * source / target - 0.5
     matrix = np.zeros((target, source))
     for offset in range(-1, 3):
@@ -356,7 +357,7 @@ def _enlarging(source: int, target: int) -> Array:
 
 
 def _singular_values(image: Array) -> Array:
-    """Return the singular values of all 5x5 patches side by side, (25,)."""
+    """Gives the singular values of all 5x5 patches side by side, (25,)."""
     padded = np.pad(image, [(0, -side % 5) for side in image.shape])
     rows, columns = (side // 5 for side in padded.shape)
     patches = padded.reshape(rows, 5, columns, 5).transpose(0, 2, 1, 3).reshape(-1, 25)

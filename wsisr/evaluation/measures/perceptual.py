@@ -24,10 +24,10 @@ from wsisr.evaluation.networks import (
     vgg16_levels,
     weighed_distance,
 )
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation.weights import find_weights
 
 LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Of input scaled to -1..1."""
+"""Mean and deviation of input scaled to -1..1."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DISTS_FLOOR = 1e-6
 
@@ -35,9 +35,18 @@ _load = lru_cache(maxsize=8)(load_state)
 
 
 def lpips(sr: Image, hr: Image) -> float:
-    """Return LPIPS 0.1 (AlexNet) of two (h, w, 3) uint8 RGB images; 0 for equal ones.
+    """Computes LPIPS 0.1 on AlexNet.
 
-    Raises `ModelError` where the weights are missing or wrong, `UsageError` where sizes differ.
+    Args:
+        sr: (h, w, 3) uint8 RGB.
+        hr: the reference, of the same size.
+
+    Returns:
+        The distance, 0 for equal images.
+
+    Raises:
+        ModelError: the weights are missing or wrong.
+        UsageError: an array is no RGB image, or sizes differ.
     """
     check_pair(sr, hr)
     heads, backbone = _state("lpips", "alex.pth"), _state("alexnet", "alexnet.pth")
@@ -50,9 +59,18 @@ def lpips(sr: Image, hr: Image) -> float:
 
 
 def st_lpips(sr: Image, hr: Image) -> float:
-    """Return ST-LPIPS (AlexNet) of two (h, w, 3) uint8 RGB images; 0 for equal ones.
+    """Computes ST-LPIPS on AlexNet.
 
-    Raises `ModelError` where the weights are missing or wrong, `UsageError` where sizes differ.
+    Args:
+        sr: (h, w, 3) uint8 RGB.
+        hr: the reference, of the same size.
+
+    Returns:
+        The distance, 0 for equal images.
+
+    Raises:
+        ModelError: the weights are missing or wrong.
+        UsageError: an array is no RGB image, or sizes differ.
     """
     check_pair(sr, hr)
     state = _state("st_lpips", "alex_shift_tolerant.pth")
@@ -61,9 +79,18 @@ def st_lpips(sr: Image, hr: Image) -> float:
 
 
 def dists(sr: Image, hr: Image) -> float:
-    """Return DISTS of two (h, w, 3) uint8 RGB images at their full size; 0 for equal ones.
+    """Computes DISTS at the full size.
 
-    Raises `ModelError` where the weights are missing or wrong, `UsageError` where sizes differ.
+    Args:
+        sr: (h, w, 3) uint8 RGB.
+        hr: the reference, of the same size.
+
+    Returns:
+        The distance, 0 for equal images.
+
+    Raises:
+        ModelError: the weights are missing or wrong.
+        UsageError: an array is no RGB image, or sizes differ.
     """
     check_pair(sr, hr)
     learnt, backbone = _state("dists", "weights.pt"), _state("vgg16", "vgg16.pth")
@@ -80,11 +107,11 @@ def dists(sr: Image, hr: Image) -> float:
 
 
 def _state(name: str, file: str) -> State:
-    return _load(weights.find(name)[file])
+    return _load(find_weights(name)[file])
 
 
 def _pixels(image: Image) -> Tensor:
-    """Return (1, 3, h, w) float32, 0..1."""
+    """Gives (1, 3, h, w) float32, 0 to 1."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255.0
 
 
@@ -93,7 +120,7 @@ def _normalized(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> T
 
 
 def _similarities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the similarity of means and of variation, one value a channel each."""
+    """Gives the similarity of means and of variation, one value a channel each."""
     a, b = a[0].flatten(1), b[0].flatten(1)
     mean_a, mean_b = a.mean(dim=1), b.mean(dim=1)
     covariance = (a * b).mean(dim=1) - mean_a * mean_b

@@ -18,7 +18,15 @@ LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def check_image(image: Image, name: str) -> None:
-    """Raise `UsageError` unless `image` is (h, w, 3) uint8 with at least one pixel."""
+    """Checks that an array is an RGB image.
+
+    Args:
+        image: must be (h, w, 3) uint8 with at least one pixel.
+        name: what the message calls it.
+
+    Raises:
+        UsageError: it is something else.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise UsageError(
             f"{name} is an array of shape {image.shape} and type {image.dtype}; "
@@ -27,7 +35,15 @@ def check_image(image: Image, name: str) -> None:
 
 
 def check_pair(sr: Image, hr: Image) -> None:
-    """Raise `UsageError` unless both are RGB images of one size."""
+    """Checks that two arrays are RGB images of one size.
+
+    Args:
+        sr: the super-resolved image.
+        hr: the reference.
+
+    Raises:
+        UsageError: they are not.
+    """
     check_image(sr, "the super-resolved image")
     check_image(hr, "the reference image")
     if sr.shape != hr.shape:
@@ -38,10 +54,5 @@ def check_pair(sr: Image, hr: Image) -> None:
 
 
 def luma(image: Image) -> Plane:
-    """Return the BT.601 luma, (h, w) float64, 0..255, not rounded."""
+    """Gives the BT.601 luma, (h, w) float64, 0 to 255, not rounded."""
     return np.asarray(cv2.transform(image.astype(np.float64), np.array([LUMA_WEIGHTS])))
-
-
-def to_float(image: Image) -> npt.NDArray[np.float64]:
-    """Return the image as float64, values unchanged."""
-    return image.astype(np.float64)

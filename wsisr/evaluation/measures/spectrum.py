@@ -5,6 +5,11 @@ discrete Fourier transform. The high band holds radial frequencies from 1/8 to 1
 periods of 8 down to 2 px: at 0.25 um/px exactly what a 10x image cannot hold, so what
 super-resolution from 10x or 5x has to create. The comb is looked for in the mean absolute
 difference between neighbouring rows and columns, at the harmonics of each period.
+
+Ratios to the scan: 0 dB means as much fine detail as the real scan, less a deficit (blur), more an
+excess (noise, invented texture); a grid that the scan does not have stands out positive, even where
+the scan's own codec left one. A single image without a grid has about 0 to 5 dB over its own
+texture; slides stored as JPEG have a grid of 8 px themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import numpy.typing as npt
 from scipy import fft as sp_fft
 
 from wsisr.errors import UsageError
-from wsisr.evaluation.measures.pixels import Image, Plane, check_image, check_pair, luma
+from wsisr.evaluation.measures.pixels import Image, Plane, check_image, luma
 
 HIGH_BAND = (0.125, 0.5)
 """Cycles per pixel, both ends included."""
@@ -40,74 +45,42 @@ Combs = Mapping[tuple[str, int], tuple[float, float]]
 """{("rows" | "columns", period): (power at the harmonics, power between)}."""
 
 
-def hf_db(sr: Image, hr: Image, band: tuple[float, float] = HIGH_BAND) -> float:
-    """Return the energy of SR over that of HR in the high radial band, in dB.
-
-    0 means as much fine detail as the real scan, negative a deficit (blur), positive an excess
-    (noise, invented texture). `sr` and `hr` are (h, w, 3) uint8 RGB of one size; `band` in cycles
-    per pixel. NaN where HR has no energy there. Raises `UsageError` where sizes differ.
-    """
-    check_pair(sr, hr)
-    return ratio_db(band_energy(sr, band), band_energy(hr, band))
-
-
 def ratio_db(own: float, reference: float) -> float:
-    """Return an energy over another in dB; NaN where the reference has none."""
+    """Gives an energy over another in dB; NaN where the reference has none."""
     if reference <= _FLOOR:
         return float("nan")
     return float(10.0 * np.log10(max(own, _FLOOR) / reference))
 
 
 def band_energy(image: Image, band: tuple[float, float] = HIGH_BAND) -> float:
-    """Return the luma's mean windowed spectral energy in a radial band, grey levels squared."""
+    """Computes the luma's mean windowed spectral energy in a radial band.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        band: lowest and highest frequency, cycles/px.
+
+    Returns:
+        Grey levels squared.
+
+    Raises:
+        UsageError: the array is no RGB image.
+    """
     check_image(image, "the image")
     rows, columns = image.shape[:2]
     spectrum = _spectrum(luma(image), _hann(rows, columns))
     return float(_energy(spectrum, _band_weights(rows, columns, band)) / rows / columns)
 
 
-def radial_spectrum(image: Image, bins: int = 64) -> npt.NDArray[np.float64]:
-    """Return the mean windowed power in `bins` equal rings from 0 to 0.5 cycles/px, (bins,)."""
-    check_image(image, "the image")
-    rows, columns = image.shape[:2]
-    power = _power(luma(image), _hann(rows, columns))
-    ring = np.minimum((_radius(rows, columns) * 2 * bins).astype(np.int64), bins)
-    total = np.bincount(ring.ravel(), power.ravel(), minlength=bins + 1)[:bins]
-    count = np.bincount(ring.ravel(), minlength=bins + 1)[:bins]
-    return np.asarray(total / np.maximum(count, 1) / (rows * columns))
-
-
-def comb_db(sr: Image, hr: Image, periods: Sequence[int] = COMB_PERIODS) -> float:
-    """Return the energy of SR over that of HR at the harmonics of regular grids, in dB.
-
-    The largest over both directions and all periods that fit at least four times: a grid that
-    the real scan does not have stands out positive, even where the scan's own codec left one.
-    `sr` and `hr` are (h, w, 3) uint8 RGB of one size. NaN where no period fits. Raises
-    `UsageError` where sizes differ.
-    """
-    check_pair(sr, hr)
-    return combs_ratio_db(comb_energies(sr, periods), comb_energies(hr, periods))
-
-
 def combs_ratio_db(own: Combs, reference: Combs) -> float:
-    """Return `comb_db` of two results of `comb_energies`."""
+    """Gives the largest ratio of two results of `comb_energies` in dB; NaN where they are empty."""
     if not own:
         return float("nan")
     ratios = [(own[key][0] + _FLOOR) / (reference[key][0] + _FLOOR) for key in own]
     return float(10.0 * np.log10(max(ratios)))
 
 
-def comb_level_db(image: Image, periods: Sequence[int] = COMB_PERIODS) -> float:
-    """Return the strongest grid of one image over its own texture, in dB; needs no reference.
-
-    About 0 to 5 dB without a grid (slides stored as JPEG have one of 8 px themselves). NaN where
-    no period fits. Raises `UsageError` for anything but uint8 RGB.
-    """
-    return strongest_comb_db(comb_energies(image, periods))
-
-
 def strongest_comb_db(combs: Combs) -> float:
-    """Return `comb_level_db` of a result of `comb_energies`."""
+    """Gives the strongest grid over its own texture in dB; NaN where no period fits."""
     levels = [
         (harmonics + _FLOOR) / (background + _FLOOR) for harmonics, background in combs.values()
     ]
@@ -115,11 +88,21 @@ def strongest_comb_db(combs: Combs) -> float:
 
 
 def comb_energies(image: Image, periods: Sequence[int] = COMB_PERIODS) -> Combs:
-    """Return (power at the harmonics, power between) for each ("rows" | "columns", period).
+    """Finds the power at the harmonics of regular grids, and the power between.
 
     Both are means over frequency bins of the profile of mean absolute luma differences across
-    each row or column border, in grey levels squared; the power between comes from its median.
-    Raises `UsageError` for a period under 2 px.
+    each row or column border; the power between comes from its median.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        periods: periods of the grids, px.
+
+    Returns:
+        {("rows" | "columns", period): (at the harmonics, between)} in grey levels squared, for the
+        periods that fit at least four times.
+
+    Raises:
+        UsageError: the array is no RGB image, or a period is under 2 px.
     """
     check_image(image, "the image")
     if min(periods, default=2) < 2:
@@ -136,12 +119,20 @@ def comb_energies(image: Image, periods: Sequence[int] = COMB_PERIODS) -> Combs:
 
 
 def mesh_share(image: Image) -> float:
-    """Return the share of 32 px windows whose fine detail is a mesh of 4 px; needs no reference.
+    """Tells how much of an image shows a mesh of 4 px; needs no reference.
 
     Fine detail is luma of periods under 6.5 px along rows or columns, under a Hann window; it is a
     mesh where more than 0.35 of its power lies in rows or columns of 4 px, and it has at least 0.8
-    grey levels. Real tissue has a few such windows in ten thousand. NaN where no window fits.
-    Raises `UsageError` for anything but uint8 RGB.
+    grey levels. Real tissue has a few such windows in ten thousand.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+
+    Returns:
+        Share of 32 px windows, 0 to 1; NaN where no window fits.
+
+    Raises:
+        UsageError: the array is no RGB image.
     """
     check_image(image, "the image")
     size = MESH_WINDOW
@@ -163,7 +154,7 @@ def mesh_share(image: Image) -> float:
 
 @lru_cache(maxsize=1)
 def _mesh_weights() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return what each bin of a window's half spectrum counts in fine detail, and in a mesh."""
+    """Tells what each bin of a window's half spectrum counts in fine detail, and in a mesh."""
     size = MESH_WINDOW
     row = np.abs(np.fft.fftfreq(size, 1 / size))[:, None]
     column = np.arange(size // 2 + 1)[None]
@@ -176,7 +167,7 @@ def _mesh_weights() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _difference_sums(plane):  # type: ignore[no-untyped-def]
-    """Sum absolute differences over each border between rows, and between columns."""
+    """Sums absolute differences over each border between rows, and between columns."""
     rows, columns = plane.shape
     down, across = np.zeros(rows - 1), np.zeros(columns - 1)
     for y in range(rows):
@@ -205,18 +196,12 @@ def _comb_energy(profile: npt.NDArray[np.float64], period: int) -> tuple[float, 
 
 @lru_cache(maxsize=64)
 def _comb_bins(repeats: int, size: int) -> tuple[slice, npt.NDArray[np.int64]]:
-    """Return the bins at the harmonics, and those between from the half of the first on."""
+    """Gives the bins at the harmonics, and those between from the half of the first on."""
     between = np.ones(size, dtype=bool)
     between[repeats::repeats] = False
     # slow changes of the tissue fill the bins below the first harmonic and say nothing of a grid
     between[: max(1, repeats // 2)] = False
     return slice(repeats, None, repeats), np.flatnonzero(between)
-
-
-def _power(plane: Plane, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    spectrum = _spectrum(plane, window)
-    power = (spectrum.real**2 + spectrum.imag**2) * _both_halves(plane.shape[1])
-    return np.asarray(power)
 
 
 def _spectrum(plane: Plane, window: npt.NDArray[np.float32]) -> npt.NDArray[np.complex64]:
@@ -244,7 +229,7 @@ def _energy(spectrum, weights):  # type: ignore[no-untyped-def]
 
 
 def _both_halves(columns: int) -> npt.NDArray[np.float32]:
-    """Return how often a real signal's whole spectrum holds each column of its half."""
+    """Tells how often a real signal's whole spectrum holds each column of its half."""
     counts = np.ones(columns // 2 + 1, np.float32)
     counts[1 : (columns + 1) // 2] = 2.0
     return counts

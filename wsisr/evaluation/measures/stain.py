@@ -22,17 +22,37 @@ BINS_PER_UNIT = 512
 HISTOGRAM_RANGE = (-4.0, 5.0)
 """Optical densities; uint8 input cannot leave it."""
 FRACTION_BITS = 18
-"""Of a place between two bins: integers are added faster, and all bins fit into 32 bits."""
+"""Bits of a place between two bins: integers add faster, and all bins fit into 32 bits."""
 BINS = round((HISTOGRAM_RANGE[1] - HISTOGRAM_RANGE[0]) * BINS_PER_UNIT)
 
 
 def hed(image: Image) -> npt.NDArray[np.float32]:
-    """Return haematoxylin, eosin and residual amounts, (h, w, 3) float32, in optical density."""
+    """Unmixes an image into haematoxylin, eosin and residual.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+
+    Returns:
+        (h, w, 3) float32, in optical density.
+
+    Raises:
+        UsageError: the array is no RGB image.
+    """
     return _unmixed(image, slice(None))
 
 
 def haematoxylin(image: Image) -> npt.NDArray[np.float32]:
-    """Return the first channel of `hed` alone, (h, w) float32."""
+    """Gives the first channel of `hed` alone.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+
+    Returns:
+        (h, w) float32, in optical density.
+
+    Raises:
+        UsageError: the array is no RGB image.
+    """
     return _unmixed(image, slice(1))
 
 
@@ -43,23 +63,34 @@ def _unmixed(image: Image, stains: slice) -> npt.NDArray[np.float32]:
     return np.asarray(cv2.transform(density, weights))
 
 
-def hed_shift(sr: Image, hr: Image) -> float:
-    """Return the mean Wasserstein-1 distance of the three stain distributions.
-
-    In optical density units, 0 for equal colour distributions. Places do not matter, so the
-    images may differ in size. Raises `UsageError` for anything but uint8 RGB.
-    """
-    return distance(hed_histograms(sr), hed_histograms(hr))
-
-
 def distance(own: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> float:
-    """Return `hed_shift` of two results of `hed_histograms`."""
+    """Computes the mean Wasserstein-1 distance of the three stain distributions.
+
+    Places do not matter, so the images may differ in size.
+
+    Args:
+        own: a result of `hed_histograms`.
+        reference: another.
+
+    Returns:
+        Optical density, 0 for equal distributions.
+    """
     difference = np.abs(np.cumsum(own - reference, axis=1)).sum(axis=1) / BINS_PER_UNIT
     return float(difference.mean())
 
 
 def hed_histograms(image: Image) -> npt.NDArray[np.float64]:
-    """Return the three stain distributions as histograms that sum to 1, (3, bins)."""
+    """Counts the three stain distributions.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+
+    Returns:
+        (3, bins) float64, histograms that sum to 1.
+
+    Raises:
+        UsageError: the array is no RGB image.
+    """
     check_image(image, "the image")
     pixels = np.ascontiguousarray(image).reshape(-1, 3)
     return np.asarray(_count_stains(pixels, _bin_table()) / pixels.shape[0], np.float64)
@@ -67,7 +98,7 @@ def hed_histograms(image: Image) -> npt.NDArray[np.float64]:
 
 @numba.njit(cache=True, nogil=True)
 def _count_stains(pixels, table):  # type: ignore[no-untyped-def]
-    """Count (n, 3) pixels by bin of each stain; `table` as `_bin_table` gives it."""
+    """Counts (n, 3) pixels by bin of each stain; `table` as `_bin_table` gives it."""
     counts = np.zeros((3, BINS), np.int64)
     for i in range(pixels.shape[0]):
         red, green, blue = pixels[i, 0], pixels[i, 1], pixels[i, 2]
@@ -84,7 +115,7 @@ def _density_table() -> npt.NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def _bin_table() -> npt.NDArray[np.int32]:
-    """Return each channel's part in the bin of each stain, (channel, value, stain), fixed point."""
+    """Gives each channel's part in the bin of each stain, (channel, value, stain), fixed point."""
     density = -np.log10((np.arange(256) + 1.0) / 256.0)
     amounts = density[:, None] * np.linalg.inv(RGB_FROM_HED)[:, None]
     bins = (amounts - HISTOGRAM_RANGE[0] / 3.0) * BINS_PER_UNIT

@@ -17,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsisr.errors import UsageError
-from wsisr.evaluation.measures.pixels import Image, check_image, check_pair
+from wsisr.evaluation.measures.pixels import Image, check_image
 from wsisr.evaluation.nuclei import Labels
 
-INTENSITY_NAMES = ("mean", "standard_deviation", "skewness", "kurtosis")
 TEXTURE_NAMES = ("contrast", "dissimilarity", "homogeneity", "energy")
 OFFSETS = ((0, 1), (-1, 1), (-1, 0), (-1, -1))
 """(rows, columns) to the neighbour at 0, 45, 90 and 135 degrees."""
@@ -33,17 +32,35 @@ Features = npt.NDArray[np.float64]
 
 
 def grey_levels(image: Image) -> npt.NDArray[np.uint8]:
-    """Return the luma rounded to 8 bit, (h, w) uint8, as OpenCV's RGB to grey conversion."""
+    """Gives the luma rounded to 8 bit, as OpenCV's RGB to grey conversion.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+
+    Returns:
+        (h, w) uint8.
+
+    Raises:
+        UsageError: the array is no RGB image.
+    """
     check_image(image, "the image")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
 def nuclear_features(image: Image, labels: Labels) -> tuple[Features, Features]:
-    """Return V_intensity and V_texture of every nucleus, each (nuclei, 4) float64.
+    """Computes V_intensity and V_texture of every nucleus, in one pass over each nucleus's box.
 
-    `image` is (h, w, 3) uint8 RGB, `labels` (h, w) with 0 for background and 1..n without gaps.
-    One pass over each nucleus's box; scratch memory is one 256x256 table. Raises `UsageError`
-    where the sizes differ or a label is missing.
+    Memory: one table of 256x256.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        labels: (h, w), 0 background and 1..n without gaps.
+
+    Returns:
+        Intensity and texture, each (nuclei, 4) float64.
+
+    Raises:
+        UsageError: the sizes differ, or a label is missing.
     """
     grey = grey_levels(image)
     if grey.shape != labels.shape:
@@ -54,20 +71,18 @@ def nuclear_features(image: Image, labels: Labels) -> tuple[Features, Features]:
     return _intensity(grey, labels, boxes), _texture(grey, labels, boxes, offsets, SIMILARITY)
 
 
-def nuclear_l1(sr: Image, hr: Image, hr_labels: Labels) -> tuple[float, float]:
-    """Return (L1 texture, L1 intensity): sums over the four features, means over the nuclei.
-
-    `sr` and `hr` are (h, w, 3) uint8 RGB of one size, `hr_labels` the nuclei found in HR.
-    NaN where there is no nucleus. Raises `UsageError` where sizes differ.
-    """
-    check_pair(sr, hr)
-    return features_l1(nuclear_features(sr, hr_labels), nuclear_features(hr, hr_labels))
-
-
 def features_l1(
     own: tuple[Features, Features], reference: tuple[Features, Features]
 ) -> tuple[float, float]:
-    """Return `nuclear_l1` of the (intensity, texture) features of the same nuclei."""
+    """Computes L1 texture and L1 intensity: sums over the four features, means over the nuclei.
+
+    Args:
+        own: (intensity, texture) of the result, as `nuclear_features` gives them.
+        reference: those of the same nuclei in the scan.
+
+    Returns:
+        (L1 texture, L1 intensity), NaN where there is no nucleus.
+    """
     if not len(reference[0]):
         return float("nan"), float("nan")
     intensity, texture = (

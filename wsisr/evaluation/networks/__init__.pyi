@@ -1,3 +1,5 @@
+from .clip import CLIP_MEAN as CLIP_MEAN
+from .clip import CLIP_STD as CLIP_STD
 from .clip import END as END
 from .clip import START as START
 from .clip import Clip as Clip

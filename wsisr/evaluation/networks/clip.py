@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from wsisr.evaluation.networks.states import fill_frozen
 from wsisr.models.files import count_blocks, require
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD_WIDTH = 64
 START, END = 49406, 49407
 """Tokens that begin and end every text."""
@@ -26,7 +26,7 @@ UNUSED = ("input_resolution", "context_length", "vocab_size")
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with an average pool for strides; a shortcut where shapes change."""
+    """Applies 1x1, 3x3, 1x1 with an average pool for strides; a shortcut where shapes change."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(4 * width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, 4 width, h / stride, w / stride)."""
+        """Maps (n, inputs, h, w) to (n, 4 width, h / stride, w / stride)."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(F.avg_pool2d(y, self.stride)))
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One attention query, the mean, over all places and the mean itself."""
+    """Pools by one attention query, the mean, over all places and the mean itself."""
 
     def __init__(self, width: int, outputs: int, places: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class AttentionPool(nn.Module):
         self.c_proj = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, width, h, w) to (n, outputs)."""
+        """Maps (n, width, h, w) to (n, outputs)."""
         tokens = x.flatten(2).transpose(1, 2)
         mean = tokens.mean(dim=1, keepdim=True)
         tokens = torch.cat([mean, tokens], dim=1)
@@ -100,7 +100,7 @@ class ImageTower(nn.Module):
         self.levels = len(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 3, h, w), normalized, to (n, outputs)."""
+        """Maps (n, 3, h, w), normalized, to (n, outputs)."""
         for number in (1, 2, 3):
             conv, norm = self.get_submodule(f"conv{number}"), self.get_submodule(f"bn{number}")
             x = F.relu(norm(conv(x)))
@@ -111,7 +111,7 @@ class ImageTower(nn.Module):
 
 
 class TextBlock(nn.Module):
-    """A transformer block: causal attention and a perceptron, each after its normalization."""
+    """Applies causal attention and a perceptron, each after its normalization."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class TextBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(n, tokens, width) to the same; `mask` is True where a token may not look."""
+        """Maps (n, tokens, width) to the same shape; `mask` is True where a token may not look."""
         y = self.ln_1(x)
         x = x + self.attn(y, y, y, attn_mask=mask, need_weights=False)[0]
         y = self.mlp.get_submodule("c_fc")(self.ln_2(x))
@@ -131,7 +131,7 @@ class TextBlock(nn.Module):
 
 
 class Clip(nn.Module):
-    """Both towers. `image_features` and `text_features` return unit vectors of one space."""
+    """Holds both towers; `image_features` and `text_features` give unit vectors of one space."""
 
     def __init__(
         self,
@@ -157,15 +157,28 @@ class Clip(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(100.0).log())
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """(n, 3, h, w) RGB in 0..1, sides of at least 32 px, to (n, outputs) unit vectors."""
-        mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+        """Computes the vectors of images.
+
+        Args:
+            pixels: (n, 3, h, w) RGB, 0 to 1, sides of at least 32 px.
+
+        Returns:
+            (n, outputs) unit vectors.
+        """
+        mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
         return F.normalize(self.visual((pixels - mean) / std), dim=-1)
 
     def text_features(self, embeddings: Tensor) -> Tensor:
-        """Text as token embeddings, (n, tokens, width), the last of which is END, to unit vectors.
+        """Computes the vectors of texts, differentiable in `embeddings`.
 
         Shorter than the context length is fine: attention is causal, so what would follow END
-        has no influence on it. Differentiable in `embeddings`.
+        has no influence on it.
+
+        Args:
+            embeddings: (n, tokens, width), token embeddings, the last of which is END.
+
+        Returns:
+            (n, outputs) unit vectors.
         """
         tokens = embeddings.shape[1]
         x = embeddings + self.positional_embedding[:tokens]
@@ -176,9 +189,17 @@ class Clip(nn.Module):
 
 
 def build_clip(state: Mapping[str, Tensor], origin: str) -> Clip:
-    """Return the network of a state in OpenAI's layout, its sizes taken from the tensors.
+    """Builds the network of a state in OpenAI's layout, its sizes taken from the tensors.
 
-    Raises `ModelError` where the tensors do not form one.
+    Args:
+        state: the tensors.
+        origin: where they come from, for messages.
+
+    Returns:
+        The network.
+
+    Raises:
+        ModelError: the tensors do not form one.
     """
     state = {name: value for name, value in state.items() if name not in UNUSED}
     blocks = tuple(

@@ -31,7 +31,7 @@ PUBLISHED_NAMES = (
 
 
 class ResidualUnit(nn.Module):
-    """Normalize, 1x1, 3x3, 1x1; the first of a stage comes already normalized."""
+    """Normalizes, then 1x1, 3x3, 1x1; the first of a stage comes already normalized."""
 
     def __init__(self, inputs: int, width: int, stride: int, first: bool) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class ResidualUnit(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, 4 width, h / stride, w / stride)."""
+        """Maps (n, inputs, h, w) to (n, 4 width, h / stride, w / stride)."""
         y = x if self.first else F.relu(self.preact_bn(x))
         y = F.relu(self.conv1_bn(self.conv1(y)))
         y = F.relu(self.conv2_bn(self.conv2(_same(y, 3, self.stride))))
@@ -53,7 +53,7 @@ class ResidualUnit(nn.Module):
 
 
 class ResidualStage(nn.Module):
-    """Units in sequence, a normalization at the end."""
+    """Applies units in sequence and a normalization at the end."""
 
     def __init__(self, inputs: int, width: int, units: int, stride: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class ResidualStage(nn.Module):
         self.blk_bna.add_module("bn", nn.BatchNorm2d(4 * width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, 4 width, h / stride, w / stride)."""
+        """Maps (n, inputs, h, w) to (n, 4 width, h / stride, w / stride)."""
         carried = self.shortcut(x)
         for number, unit in enumerate(self.units):
             carried = carried + unit(x if number == 0 else carried)
@@ -74,7 +74,7 @@ class ResidualStage(nn.Module):
 
 
 class DenseUnit(nn.Module):
-    """Normalize, 1x1, grouped 5x5 without padding: 32 new channels."""
+    """Normalizes, then 1x1 and a grouped 5x5 without padding: 32 new channels."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -84,13 +84,13 @@ class DenseUnit(nn.Module):
         self.conv2 = nn.Conv2d(128, 32, 5, groups=GROUPS, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, inputs + 32, h - 4, w - 4)."""
+        """Maps (n, inputs, h, w) to (n, inputs + 32, h - 4, w - 4)."""
         y = F.relu(self.conv1_bn(self.conv1(F.relu(self.preact_bn(x)))))
         return torch.cat([_crop(x, x.shape[-1] - 4), self.conv2(y)], dim=1)
 
 
 class DenseBlock(nn.Module):
-    """Units that each add to what they got, a normalization at the end."""
+    """Applies units that each add to what they got, and a normalization at the end."""
 
     def __init__(self, inputs: int, units: int) -> None:
         super().__init__()
@@ -99,14 +99,14 @@ class DenseBlock(nn.Module):
         self.blk_bna.add_module("bn", nn.BatchNorm2d(inputs + 32 * units))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, inputs + 32 units, h - 4 units, w - 4 units)."""
+        """Maps (n, inputs, h, w) to (n, inputs + 32 units, h - 4 units, w - 4 units)."""
         for unit in self.units:
             x = unit(x)
         return F.relu(self.blk_bna(x))
 
 
 class DecoderLevel(nn.Module):
-    """5x5, a dense block, 1x1."""
+    """Applies 5x5, a dense block, 1x1."""
 
     def __init__(self, inputs: int, width: int, units: int) -> None:
         super().__init__()
@@ -116,12 +116,12 @@ class DecoderLevel(nn.Module):
         self.convf = nn.Conv2d(outputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, outputs, h - 4 - 4 units, w - 4 - 4 units)."""
+        """Maps (n, inputs, h, w) to (n, outputs, h - 4 - 4 units, w - 4 - 4 units)."""
         return cast(Tensor, self.convf(self.dense(self.conva(x))))
 
 
 class Decoder(nn.Module):
-    """From the encoder's stages to one map."""
+    """Makes one map of the encoder's stages."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -135,16 +135,17 @@ class Decoder(nn.Module):
         self.u0.add_module("conv", nn.Conv2d(64, outputs, 1))
 
     def forward(self, stages: list[Tensor]) -> Tensor:
-        """Four stages, coarsest last, to (n, outputs, 80, 80)."""
+        """Maps four stages, coarsest last, to (n, outputs, 80, 80)."""
         x = self.u3(_doubled(stages[3]) + stages[2])
         x = self.u2(_doubled(x) + stages[1])
         return cast(Tensor, self.u0(self.u1(_doubled(x) + stages[0])))
 
 
 class HoVerNet(nn.Module):
-    """(n, 3, 270, 270) RGB in 0..255 to {map: (n, channels, 80, 80)}, not normalized.
+    """Maps (n, 3, 270, 270) RGB in 0..255 to {map: (n, channels, 80, 80)}, not normalized.
 
-    `types` is the number of classes of `tp`, background included; None for weights without it.
+    Args:
+        types: number of classes of `tp`, background included; None for weights without it.
     """
 
     def __init__(self, types: int | None = None) -> None:
@@ -160,7 +161,7 @@ class HoVerNet(nn.Module):
         self.decoder = nn.ModuleDict(branches | {"np": Decoder(2), "hv": Decoder(2)})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute all maps."""
+        """Computes all maps."""
         x = self.conv0(x / 255)
         stages = []
         for number in range(len(STAGES)):
@@ -173,7 +174,18 @@ class HoVerNet(nn.Module):
 
 
 def build_hovernet(state: Mapping[str, Tensor], origin: str) -> HoVerNet:
-    """Return the network of a published checkpoint's tensors; `ModelError` for others."""
+    """Builds the network of a published checkpoint's tensors.
+
+    Args:
+        state: the tensors.
+        origin: where they come from, for messages.
+
+    Returns:
+        The network.
+
+    Raises:
+        ModelError: the tensors are others.
+    """
     renamed = {}
     for name, value in state.items():
         if name.endswith("unpool_mat"):
@@ -187,7 +199,7 @@ def build_hovernet(state: Mapping[str, Tensor], origin: str) -> HoVerNet:
 
 
 def _same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Pad so that the output has size / stride places, the odd pixel at the end (TensorFlow)."""
+    """Pads so that the output has size / stride places, the odd pixel at the end (TensorFlow)."""
     size = x.shape[-1]
     total = max(kernel - (size % stride or stride), 0)
     before = total // 2

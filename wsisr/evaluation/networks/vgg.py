@@ -17,7 +17,15 @@ VGG16 = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 
 
 def alexnet_levels(x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the five rectified feature levels of a normalized (n, 3, h, w) image."""
+    """Computes the five rectified feature levels of AlexNet.
+
+    Args:
+        x: (n, 3, h, w), normalized.
+        state: torchvision's weights.
+
+    Returns:
+        The levels, finest first.
+    """
     levels = []
     for number, stride, padding, pooled in ALEXNET:
         if pooled:
@@ -28,7 +36,15 @@ def alexnet_levels(x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def vgg16_levels(x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the five rectified feature levels, with Hann pooling between them (DISTS)."""
+    """Computes the five rectified feature levels of VGG16, with Hann pooling between them (DISTS).
+
+    Args:
+        x: (n, 3, h, w), normalized.
+        state: torchvision's weights.
+
+    Returns:
+        The levels, finest first.
+    """
     levels = []
     for number, convolutions in enumerate(VGG16):
         if number:
@@ -40,13 +56,19 @@ def vgg16_levels(x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 ST_LPIPS_CHANNELS = (64, 192, 384, 256, 256)
-"""Of the levels of ST-LPIPS's network; 1/2, 1/4, then 1/8 of the image's size."""
+"""Channels of the levels of ST-LPIPS's network; their sizes are 1/2, 1/4, then 1/8."""
 
 
 def st_lpips_distance(a: Tensor, b: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-    """Return the mean ST-LPIPS of two batches (B, 3, H, W) in [0, 1], differentiable.
+    """Computes the mean ST-LPIPS of two batches, differentiable.
 
-    `state`: the weights of the network and its heads, on the device of the images.
+    Args:
+        a: (n, 3, h, w), 0 to 1.
+        b: the other batch.
+        state: weights of the network and its heads, on the device of the images.
+
+    Returns:
+        The mean, ().
     """
     return weighed_distance(st_lpips_levels(a, state), st_lpips_levels(b, state), state)
 
@@ -54,7 +76,16 @@ def st_lpips_distance(a: Tensor, b: Tensor, state: Mapping[str, Tensor]) -> Tens
 def weighed_distance(
     own: list[Tensor], reference: list[Tensor], heads: Mapping[str, Tensor]
 ) -> Tensor:
-    """Return the LPIPS of two lists of levels, mean over the batch; `heads` has the weights."""
+    """Computes the LPIPS of two lists of levels.
+
+    Args:
+        own: levels of one batch.
+        reference: levels of the other.
+        heads: the learnt weights.
+
+    Returns:
+        The mean over the batch, ().
+    """
     distance = own[0].new_zeros(())
     for number, (a, b) in enumerate(zip(own, reference, strict=True)):
         weighed = F.conv2d((_unit(a) - _unit(b)) ** 2, heads[f"lin{number}.model.1.weight"])
@@ -69,7 +100,16 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def st_lpips_levels(x: Tensor, state: Mapping[str, Tensor], count: int = 5) -> list[Tensor]:
-    """Return the first levels of the AlexNet with blurred subsampling of RGB in [0, 1]."""
+    """Computes the first levels of the AlexNet with blurred subsampling.
+
+    Args:
+        x: (n, 3, h, w) RGB, 0 to 1.
+        state: its weights.
+        count: how many levels.
+
+    Returns:
+        The levels, finest first.
+    """
     # (name, padding, whether pooled before)
     layers = (
         ("slice2.5", 2, True),
@@ -91,7 +131,7 @@ def st_lpips_levels(x: Tensor, state: Mapping[str, Tensor], count: int = 5) -> l
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Return every second sample after a 1-2-1 blur, borders reflected by two."""
+    """Gives every second sample after a 1-2-1 blur, borders reflected by two."""
     x = F.pad(x, (2, 2, 2, 2), mode="reflect")
     # axis by axis: a third of the time of a convolution that takes one channel at a time
     for dim in (2, 3):
@@ -101,7 +141,7 @@ def _blurred(x: Tensor) -> Tensor:
 
 
 def _highest(x: Tensor) -> Tensor:
-    """Return the maximum of each 3x3 window, step 1."""
+    """Gives the maximum of each 3x3 window, step 1."""
     for dim in (2, 3):
         before, here, after = _neighbours(x, dim, stride=1)
         x = torch.maximum(torch.maximum(before, here), after)
@@ -109,7 +149,7 @@ def _highest(x: Tensor) -> Tensor:
 
 
 def _neighbours(x: Tensor, dim: int, stride: int) -> list[Tensor]:
-    """Return the first, second and third sample of every window of three along `dim`."""
+    """Gives the first, second and third sample of every window of three along `dim`."""
     count = (x.shape[dim] - 3) // stride + 1
     span = stride * (count - 1) + 1
     every = (slice(None),) * dim
@@ -124,7 +164,7 @@ def _conv(x: Tensor, state: Mapping[str, Tensor], number: int, stride: int, padd
 
 
 def _hann_pooled(x: Tensor) -> Tensor:
-    """Return half the size: root of the Hann-weighted mean of squares in 3x3 windows."""
+    """Halves the size: the root of the Hann-weighted mean of squares in 3x3 windows."""
     taps = torch.tensor([0.25, 0.5, 0.25])
     kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
     return (F.conv2d(x**2, kernel, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()

@@ -36,19 +36,19 @@ CLIP_NAMES = (
 
 
 class LayerScale(nn.Module):
-    """A learnt factor for each channel."""
+    """Multiplies each channel by a learnt factor."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale the last dimension."""
+        """Scales the last dimension."""
         return x * self.gamma
 
 
 class Attention(nn.Module):
-    """Self-attention of all tokens."""
+    """Lets every token attend to all."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, tokens, width) to the same."""
+        """Maps (n, tokens, width) to the same shape."""
         q, k, v = self.qkv(x).unflatten(-1, (3, -1, HEAD_WIDTH)).permute(2, 0, 3, 1, 4)
         return cast(
             Tensor, self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -64,7 +64,7 @@ class Attention(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Two layers. `quick` takes CLIP's approximation of GELU."""
+    """Applies two layers to each token; `quick` takes CLIP's approximation of GELU."""
 
     def __init__(self, width: int, hidden: int, quick: bool) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class Perceptron(nn.Module):
         self.quick = quick
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, width) to the same."""
+        """Maps (…, width) to the same shape."""
         y = self.fc1(x)
         y = y * torch.sigmoid(1.702 * y) if self.quick else F.gelu(y)
         return cast(Tensor, self.fc2(y))
 
 
 class Block(nn.Module):
-    """Attention and perceptron, each after its normalization."""
+    """Applies attention and perceptron, each after its normalization."""
 
     def __init__(self, width: int, hidden: int, scaled: bool, quick: bool, epsilon: float) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Block(nn.Module):
         self.ls2 = LayerScale(width) if scaled else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, tokens, width) to the same."""
+        """Maps (n, tokens, width) to the same shape."""
         x = x + self.ls1(self.attn(self.norm1(x)))
         return x + cast(Tensor, self.ls2(self.mlp(self.norm2(x))))
 
@@ -105,12 +105,12 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(3, width, patch, stride=patch, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 3, h, w) to (n, patches, width)."""
+        """Maps (n, 3, h, w) to (n, patches, width)."""
         return cast(Tensor, self.proj(x)).flatten(2).transpose(1, 2)
 
 
 class VisionTransformer(nn.Module):
-    """Takes normalized images of one square size, returns one vector each.
+    """Takes normalized images of one square size and gives one vector each.
 
     That is the class token after the last normalization, and after `head` where there is one.
     """
@@ -142,19 +142,41 @@ class VisionTransformer(nn.Module):
         self.head = nn.Identity() if outputs is None else nn.Linear(width, outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 3, side, side) to (n, width or outputs)."""
+        """Maps (n, 3, side, side) to (n, width or outputs)."""
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), self.patch_embed(x)], dim=1)
         tokens = self.blocks(self.norm_pre(tokens + self.pos_embed))
         return cast(Tensor, self.head(self.norm(tokens[:, 0])))
 
 
 def from_timm(state: Mapping[str, Tensor], origin: str) -> VisionTransformer:
-    """Return the network of a timm state dict, without its classifier; `ModelError` otherwise."""
+    """Builds the network of a timm state dict, without its classifier.
+
+    Args:
+        state: the tensors.
+        origin: where they come from, for messages.
+
+    Returns:
+        The network.
+
+    Raises:
+        ModelError: the tensors do not form one.
+    """
     return _build({n: v for n, v in state.items() if not n.startswith("head.")}, origin, False)
 
 
 def from_clip(state: Mapping[str, Tensor], origin: str) -> VisionTransformer:
-    """Return the image tower of a transformers CLIPModel state dict; `ModelError` otherwise."""
+    """Builds the image tower of a transformers CLIPModel state dict.
+
+    Args:
+        state: the tensors.
+        origin: where they come from, for messages.
+
+    Returns:
+        The network.
+
+    Raises:
+        ModelError: the tensors do not form one.
+    """
     renamed = {}
     for name, value in state.items():
         if not name.startswith(("vision_model.", "visual_projection.")):

@@ -4,7 +4,8 @@ from .agreement import NucleiAgreement as NucleiAgreement
 from .agreement import compare_nuclei as compare_nuclei
 from .classical import ClassicalSegmenter as ClassicalSegmenter
 from .given import GivenNuclei as GivenNuclei
-from .learned import choose as choose
+from .learned import SEGMENTERS as SEGMENTERS
+from .learned import choose_segmenter as choose_segmenter
 from .segmenter import Labels as Labels
 from .segmenter import ReferenceNuclei as ReferenceNuclei
 from .segmenter import Segmenter as Segmenter

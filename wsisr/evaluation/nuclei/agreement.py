@@ -1,4 +1,10 @@
-"""TODO-DOC"""
+"""How well two label images agree on the nuclei of one field.
+
+A nucleus of SR and one of HR are the same where their intersection over union is above 0.5, which
+makes matches unique (Kirillov et al. 2019). Precision falls with invented nuclei, recall with lost
+ones; panoptic quality (PQ) is the matches' summed IoU over the mean of both counts. Nuclei at the
+border count like all others.
+"""
 
 from __future__ import annotations
 
@@ -12,67 +18,74 @@ from wsisr.errors import UsageError
 from wsisr.evaluation.nuclei.segmenter import Labels
 
 MATCH_IOU = 0.5
-
-
+"""Above it two nuclei are the same."""
 OVERLAP_IOU = 0.1
 """From here on two nuclei that do not match count as one that is outlined differently."""
 
 
 @dataclass(frozen=True)
 class NucleiAgreement:
-    """How two label images of one field agree; ratios are NaN where nothing can be counted."""
+    """How two label images of one field agree; ratios are NaN where nothing can be counted.
+
+    Attributes:
+        matches: (k, 2), the labels of each matched pair, SR then HR.
+        iou: (k,), intersection over union of each pair, above 0.5.
+        sr_best: (SR count,), each nucleus's largest IoU with any of HR, 0 where it touches none.
+        hr_best: (HR count,), the same of HR's nuclei with SR's.
+        sr_count: how many nuclei SR has.
+        hr_count: how many nuclei HR has.
+        sr_area: pixels of all nuclei of SR.
+        hr_area: pixels of all nuclei of HR.
+    """
 
     matches: npt.NDArray[np.int64]
-    """(k, 2): the labels of each matched pair, SR then HR."""
     iou: npt.NDArray[np.float64]
-    """(k,): intersection over union of each pair, above 0.5."""
     sr_best: npt.NDArray[np.float64]
-    """(SR count,): each nucleus's largest IoU with any of HR, 0 where it touches none."""
     hr_best: npt.NDArray[np.float64]
-    """(HR count,): the same of HR's nuclei with SR's."""
     sr_count: int
     hr_count: int
     sr_area: int
-    """Pixels of all nuclei of SR."""
     hr_area: int
 
     @property
     def precision(self) -> float:
-        """Return the share of SR's nuclei that HR has too; what is missing to 1 is invented."""
+        """Gives the share of SR's nuclei that HR has too; what is missing to 1 is invented."""
         return _ratio(len(self.iou), self.sr_count)
 
     @property
     def recall(self) -> float:
-        """Return the share of HR's nuclei that SR has too; what is missing to 1 is lost."""
+        """Gives the share of HR's nuclei that SR has too; what is missing to 1 is lost."""
         return _ratio(len(self.iou), self.hr_count)
 
     @property
     def pq(self) -> float:
-        """Return the panoptic quality, 0..1."""
+        """Gives the panoptic quality, 0 to 1 (Kirillov et al. 2019)."""
         return _ratio(float(self.iou.sum()), (self.sr_count + self.hr_count) / 2)
 
     @property
     def count_difference(self) -> float:
-        """Return (SR count - HR count) / HR count."""
+        """Gives (SR count - HR count) / HR count."""
         return _ratio(self.sr_count - self.hr_count, self.hr_count)
 
     @property
     def area_difference(self) -> float:
-        """Return (SR nuclear area - HR nuclear area) / HR nuclear area."""
+        """Gives (SR nuclear area - HR nuclear area) / HR nuclear area."""
         return _ratio(self.sr_area - self.hr_area, self.hr_area)
 
     def invented(self) -> npt.NDArray[np.int64]:
-        """Return the labels of SR without a match."""
+        """Gives the labels of SR without a match."""
         return np.setdiff1d(np.arange(1, self.sr_count + 1), self.matches[:, 0])
 
     def lost(self) -> npt.NDArray[np.int64]:
-        """Return the labels of HR without a match."""
+        """Gives the labels of HR without a match."""
         return np.setdiff1d(np.arange(1, self.hr_count + 1), self.matches[:, 1])
 
     def unmatched(self) -> dict[str, int]:
-        """Return how many are lost and invented, and how many of those are outlined differently.
+        """Counts the lost and the invented, and those of them that are only outlined differently.
 
-        Those overlap a nucleus of the other image by an IoU from 0.1 to 0.5.
+        Returns:
+            {what: count}; outlined differently is what overlaps a nucleus of the other image by
+            an IoU from 0.1 to 0.5.
         """
         lost, invented = self.hr_best[self.lost() - 1], self.sr_best[self.invented() - 1]
         return {
@@ -84,10 +97,20 @@ class NucleiAgreement:
 
 
 def compare_nuclei(sr: Labels, hr: Labels) -> NucleiAgreement:
-    """Match the nuclei of two label images of one size, both 0..n without gaps.
+    """Matches the nuclei of two label images of one size.
 
     Time and memory grow with the pixels and the overlapping pairs, not with the product of the
-    counts. Raises `UsageError` where the sizes differ.
+    counts.
+
+    Args:
+        sr: (h, w) int32, 0 background and 1..n without gaps.
+        hr: the same of the reference.
+
+    Returns:
+        How they agree.
+
+    Raises:
+        UsageError: the sizes differ.
     """
     if sr.shape != hr.shape:
         raise UsageError(f"the label images differ in size: {sr.shape} and {hr.shape}")
@@ -115,8 +138,11 @@ def compare_nuclei(sr: Labels, hr: Labels) -> NucleiAgreement:
 
 @numba.njit(cache=True, nogil=True)
 def _overlap_runs(sr, hr, sr_count, hr_count):  # type: ignore[no-untyped-def]
-    """Return the areas of all labels of both, and of each run of a row that lies in both
-    nuclei: sr label * (hr_count + 1) + hr label, and its length.
+    """Finds the areas of all labels, and each run of a row that lies in a nucleus of both images.
+
+    Returns:
+        Areas of SR's and of HR's labels, and of each run its length and its key, sr label *
+        (hr_count + 1) + hr label.
     """
     sr_areas, hr_areas = np.zeros(sr_count + 1, np.int64), np.zeros(hr_count + 1, np.int64)
     count = 0

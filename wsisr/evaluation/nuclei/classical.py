@@ -1,10 +1,4 @@
-"""Nuclei: finding them, and how well two images agree on them.
-
-Conventions: a nucleus of SR and one of HR are the same where their intersection over union is
-above 0.5, which makes matches unique (Kirillov et al. 2019). Precision falls with invented
-nuclei, recall with lost ones; panoptic quality (PQ) is the matches' summed IoU over the mean of
-both counts. Border nuclei count like all others.
-"""
+"""Finds nuclei without a network: a threshold on the stain, then a watershed."""
 
 from __future__ import annotations
 
@@ -27,11 +21,21 @@ LEVELS_PER_PX = 64
 
 @dataclass(frozen=True)
 class ClassicalSegmenter:
-    """Threshold on the haematoxylin density, then watershed: offline, no weights.
+    """Finds nuclei by a threshold on the haematoxylin density, then a watershed; needs no weights.
 
     The threshold is the larger of the local mean and Otsu's value, never under `density_floor`
     (a field without nuclei has no second class for Otsu to find). Against a reference it is
     taken from HR and applied to both: SR is judged by HR's criterion, not by one blur has moved.
+
+    Attributes:
+        blur_um: sigma of the Gaussian on the density, um.
+        local_mean_um: side of the square of the local mean, um.
+        density_floor: least threshold, optical density.
+        opening_um: radius of the opening, um.
+        hole_um2: largest hole that is filled, um2.
+        peak_distance_um: least distance of two seeds, um.
+        least_radius_um: least depth of a seed, um.
+        area_um2: smallest and largest nucleus, um2.
     """
 
     searches = True
@@ -47,7 +51,7 @@ class ClassicalSegmenter:
 
     @property
     def convention(self) -> str:
-        """Return the settings in one line."""
+        """Gives the settings in one line."""
         return (
             f"classical: haematoxylin OD, Gaussian {self.blur_um} um, threshold "
             f"max(mean over {self.local_mean_um:g} um, Otsu, {self.density_floor}) taken from HR, "
@@ -56,16 +60,35 @@ class ClassicalSegmenter:
         )
 
     def segment(self, image: Image, mpp: float) -> Labels:
-        """Return the nuclei of a (h, w, 3) uint8 RGB image at `mpp` um/px.
+        """Finds the nuclei of one image.
 
-        Raises `UsageError` for another kind of array or a resolution coarser than 2 um/px.
+        Args:
+            image: (h, w, 3) uint8 RGB.
+            mpp: um/px, at most 2.
+
+        Returns:
+            The label image.
+
+        Raises:
+            UsageError: the array is no image, or the resolution is too coarse.
         """
         check_image(image, "the image")
         density = self._density(image, mpp)
         return self._label(density > self._threshold(density, mpp), mpp)
 
     def against(self, hr: Image, mpp: float) -> ReferenceNuclei:
-        """Return HR's nuclei; those of other images come by HR's threshold. As `segment`."""
+        """Finds HR's nuclei; those of other images of the field come by HR's threshold.
+
+        Args:
+            hr: (h, w, 3) uint8 RGB.
+            mpp: um/px, at most 2.
+
+        Returns:
+            HR's nuclei, and the way to find others.
+
+        Raises:
+            UsageError: the array is no image, or the resolution is too coarse.
+        """
         check_image(hr, "the reference image")
         density = self._density(hr, mpp)
         threshold = self._threshold(density, mpp)
@@ -105,7 +128,16 @@ class ClassicalSegmenter:
 
 
 def keep_by_area(labels: npt.NDArray[np.integer], least: float, most: float) -> Labels:
-    """Return the labels whose area in px lies in [least, most], renumbered from 1 in order."""
+    """Keeps the labels whose area lies in a range, and renumbers them from 1 in order.
+
+    Args:
+        labels: label image.
+        least: smallest area, px.
+        most: largest area, px.
+
+    Returns:
+        (h, w) int32, without gaps.
+    """
     count = int(labels.max(initial=0))
     return np.asarray(_keep_by_area(labels, count, float(least), float(most)), dtype=np.int32)
 
@@ -131,11 +163,34 @@ def _keep_by_area(labels, count, least, most):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _fill_holes(mask, area):  # type: ignore[no-untyped-def]
-    """Set the parts of the mask's outside that are smaller than `area` px, in place.
+    """Sets the parts of the mask's outside that are smaller than `area` px, in place.
 
     Parts connect by four neighbours and may touch the border. The outside is joined run by run
     of a row, the runs of a part in a tree: there are far fewer runs than pixels.
     """
+    lines, starts, ends = _outside_runs(mask)
+    areas, parents = ends - starts, np.arange(lines.size)
+    first = above = 0
+    for run in range(lines.size):
+        if run > 0 and lines[run] != lines[run - 1]:
+            above, first = first, run
+        while above < first and (lines[above] < lines[run] - 1 or ends[above] <= starts[run]):
+            above += 1
+        other = above
+        while other < first and starts[other] < ends[run]:
+            one, two = _root(parents, other), _root(parents, run)
+            if one != two:
+                parents[max(one, two)] = min(one, two)
+                areas[min(one, two)] += areas[max(one, two)]
+            other += 1
+    for run in range(lines.size):
+        if areas[_root(parents, run)] < area:
+            mask[lines[run], starts[run] : ends[run]] = 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _outside_runs(mask):  # type: ignore[no-untyped-def]
+    """Finds the runs of zeros in each row: their rows, first columns and the columns after them."""
     rows, columns = mask.shape
     count = 0
     for y in range(rows):
@@ -146,34 +201,19 @@ def _fill_holes(mask, area):  # type: ignore[no-untyped-def]
             inside = mask[y, x] != 0
     lines, starts = np.empty(count, np.int64), np.empty(count, np.int64)
     ends = np.empty(count, np.int64)
-    areas, parents = np.empty(count, np.int64), np.arange(count)
-    n = above = 0
+    n = 0
     for y in range(rows):
-        first = n
-        x = 0
-        while x < columns:
+        inside = True
+        for x in range(columns):
             if mask[y, x] != 0:
-                x += 1
+                inside = True
                 continue
-            lines[n], starts[n] = y, x
-            while x < columns and mask[y, x] == 0:
-                x += 1
-            ends[n], areas[n] = x, x - starts[n]
-            n += 1
-        for run in range(first, n):
-            while above < first and ends[above] <= starts[run]:
-                above += 1
-            other = above
-            while other < first and starts[other] < ends[run]:
-                one, two = _root(parents, other), _root(parents, run)
-                if one != two:
-                    parents[max(one, two)] = min(one, two)
-                    areas[min(one, two)] += areas[max(one, two)]
-                other += 1
-        above = first
-    for run in range(count):
-        if areas[_root(parents, run)] < area:
-            mask[lines[run], starts[run] : ends[run]] = 1
+            if inside:
+                lines[n], starts[n] = y, x
+                n += 1
+            ends[n - 1] = x + 1
+            inside = False
+    return lines, starts, ends
 
 
 @numba.njit(cache=True, nogil=True)
@@ -186,7 +226,7 @@ def _root(parents, n):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _peaks(depth, mask, least, around):  # type: ignore[no-untyped-def]
-    """Mark the places in the mask deeper than `least` that none of the places `around` tops."""
+    """Marks the places in the mask deeper than `least` that none of the places `around` tops."""
     rows, columns = depth.shape
     peaks = np.zeros((rows, columns), np.uint8)
     for y in range(rows):
@@ -207,7 +247,7 @@ def _peaks(depth, mask, least, around):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _flood(labels, depth, mask):  # type: ignore[no-untyped-def]
-    """Let the labels grow from the deepest place upwards until they fill the mask, in place.
+    """Lets the labels grow from the deepest place upwards until they fill the mask, in place.
 
     Watershed with four neighbours after Meyer 1991: one queue for each 1/64 px of depth, first
     in, first out. The queues are linked lists through the pixels. A border of places outside the
@@ -265,7 +305,7 @@ def _odd(size: float) -> int:
 
 @lru_cache(maxsize=16)
 def _offsets(radius: float) -> npt.NDArray[np.int64]:
-    """Return (rows, columns) to each place of a disc, nearest first, (n, 2)."""
+    """Lists (rows, columns) to each place of a disc, nearest first, (n, 2)."""
     disc = _disc(radius)
     places = np.argwhere(disc) - disc.shape[0] // 2
     # most places have a deeper neighbour next to them, and the search for one ends there

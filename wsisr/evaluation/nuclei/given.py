@@ -1,4 +1,7 @@
-"""TODO-DOC"""
+"""Nuclei of HR that are given by a file.
+
+Any segmenter that runs elsewhere can so serve the measures of texture and intensity.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,7 @@ from wsisr.evaluation.nuclei.classical import keep_by_area
 from wsisr.evaluation.nuclei.segmenter import Labels, ReferenceNuclei
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-
-
 GEOJSON_SUFFIXES = (".geojson", ".json")
-
 
 Matrix = npt.NDArray[np.float64]
 
@@ -34,6 +34,9 @@ class GivenNuclei:
     Label images carry the tiles' names (PNG, TIFF or NPY; 0 is background) and HR's pixels.
     GeoJSON is in level-0 pixels of the HR slide. SR's nuclei are not given, so measures of
     agreement do not run.
+
+    Attributes:
+        path: the folder or the GeoJSON file.
     """
 
     path: Path
@@ -42,27 +45,46 @@ class GivenNuclei:
 
     @property
     def convention(self) -> str:
-        """Return where the nuclei come from."""
+        """Tells where the nuclei come from."""
         return f"nuclei of HR given by {self.path}"
 
     def segment(self, image: Image, mpp: float) -> Labels:
-        """Raise `UsageError`: given nuclei belong to places, see `at`."""
+        """Refuses: given nuclei belong to places, see `at`.
+
+        Raises:
+            UsageError: always.
+        """
         raise UsageError(f"{self.path} gives the nuclei of HR's tiles and finds none in others")
 
     def against(self, hr: Image, mpp: float) -> ReferenceNuclei:
-        """Raise `UsageError`, as `segment`."""
+        """Refuses, as `segment`.
+
+        Raises:
+            UsageError: always.
+        """
         return ReferenceNuclei(self.segment(hr, mpp), lambda image: self.segment(image, mpp))
 
     def at(self, name: str, x: int, y: int, matrix: Matrix | None) -> PlacedNuclei:
-        """Return the nuclei of the tile `name` at (x, y) in level-0 pixels of SR.
+        """Gives the nuclei of one tile.
 
-        `matrix` maps those to HR's, None for tiles of folders.
+        Args:
+            name: the tile's name.
+            x: its left edge, level-0 px of SR.
+            y: its top edge, level-0 px of SR.
+            matrix: (2, 3), from SR's level-0 px to HR's; None for tiles of folders.
+
+        Returns:
+            What finds them.
         """
         return PlacedNuclei(self, name, x, y, matrix)
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        """Return {tile name: label image}; `UsageError` for a folder without any."""
+        """Lists the label images, {tile name: file}.
+
+        Raises:
+            UsageError: the folder holds none.
+        """
         found = {
             path.relative_to(self.path).with_suffix("").as_posix(): path
             for path in sorted(self.path.rglob("*"))
@@ -74,7 +96,11 @@ class GivenNuclei:
 
     @cached_property
     def outlines(self) -> list[Matrix]:
-        """Return the outline of each nucleus, (points, 2) x and y; `UsageError` for bad files."""
+        """Reads the outline of each nucleus, (points, 2) x and y.
+
+        Raises:
+            UsageError: the file is no GeoJSON of polygons.
+        """
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             features = content["features"] if isinstance(content, dict) else content
@@ -88,7 +114,15 @@ class GivenNuclei:
 
 @dataclass(frozen=True)
 class PlacedNuclei:
-    """The given nuclei of one tile."""
+    """The given nuclei of one tile.
+
+    Attributes:
+        given: all nuclei.
+        name: the tile's name.
+        x: its left edge, level-0 px of SR.
+        y: its top edge, level-0 px of SR.
+        matrix: (2, 3), from SR's level-0 px to HR's; None for tiles of folders.
+    """
 
     given: GivenNuclei
     name: str
@@ -100,18 +134,38 @@ class PlacedNuclei:
 
     @property
     def convention(self) -> str:
-        """Return where the nuclei come from."""
+        """Tells where the nuclei come from."""
         return self.given.convention
 
     def segment(self, image: Image, mpp: float) -> Labels:
-        """Return the given nuclei, whatever the image shows; `image` gives the size."""
+        """Gives the given nuclei, whatever the image shows.
+
+        Args:
+            image: (h, w, 3) uint8 RGB, which gives the size.
+            mpp: um/px, which plays no part.
+
+        Returns:
+            The label image.
+
+        Raises:
+            SlideError: there is no label image of the tile, or it has another size.
+            UsageError: the nuclei are GeoJSON and the tile lies on no slide.
+        """
         check_image(image, "the image")
         if self.given.path.is_dir():
             return self._read(image)
         return self._drawn(image)
 
     def against(self, hr: Image, mpp: float) -> ReferenceNuclei:
-        """Return HR's nuclei; nothing finds those of other images."""
+        """Gives HR's nuclei; nothing finds those of other images.
+
+        Args:
+            hr: (h, w, 3) uint8 RGB, which gives the size.
+            mpp: um/px, which plays no part.
+
+        Returns:
+            HR's nuclei, and a way to find others that raises `UsageError`.
+        """
 
         def find(image: Image) -> Labels:
             check_pair(image, hr)
@@ -153,7 +207,17 @@ class PlacedNuclei:
 
 
 def read_labels(path: Path) -> Labels:
-    """Return a label image, numbered 1..n without gaps; `SlideError` where it is none."""
+    """Reads a label image.
+
+    Args:
+        path: an image file or an NPY array of one channel of whole numbers, 0 background.
+
+    Returns:
+        (h, w) int32, numbered 1..n without gaps.
+
+    Raises:
+        SlideError: it is something else.
+    """
     try:
         if path.suffix.lower() == ".npy":
             values = np.load(path, allow_pickle=False)
@@ -170,7 +234,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def _rings(feature: dict[str, Any]) -> list[Matrix]:
-    """Return the outer rings of a feature: of a cell its nucleus."""
+    """Gives the outer rings of a feature; of a cell, those of its nucleus."""
     geometry = feature.get("nucleusGeometry") or feature["geometry"]
     parts = {"Polygon": [geometry["coordinates"]], "MultiPolygon": geometry["coordinates"]}
     return [

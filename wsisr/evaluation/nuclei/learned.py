@@ -1,9 +1,8 @@
-"""Learned and given nuclei behind the protocol of `nuclei.Segmenter`.
+"""Nuclei found by networks, behind the protocol of `nuclei.Segmenter`.
 
 HoVer-Net is what the paper uses: the published weights need a GPU to be quick. InstanSeg
 (Goldsborough et al. 2024) is smaller. Both judge each image alone: they have no threshold that
-could be taken from HR. Given nuclei are those of HR from a file, so that any segmenter that runs
-elsewhere can serve the paper's measures.
+could be taken from HR.
 """
 
 from __future__ import annotations
@@ -18,40 +17,54 @@ import numpy as np
 import numpy.typing as npt
 from skimage.segmentation import watershed
 
-from wsisr.errors import ModelError, UsageError
+from wsisr.errors import ModelError, OptionError, UsageError
 from wsisr.evaluation.measures import Image, check_image
 from wsisr.evaluation.nuclei.classical import ClassicalSegmenter, keep_by_area
 from wsisr.evaluation.nuclei.given import GEOJSON_SUFFIXES, GivenNuclei
 from wsisr.evaluation.nuclei.segmenter import Labels, ReferenceNuclei, Segmenter
-from wsisr.evaluation.weights import store as weights
+from wsisr.evaluation.weights import cached_sha256, find_weights
 from wsisr.resize import resize_to
 
-NAMES = ("classical", "hovernet", "instanseg")
+SEGMENTERS = ("classical", "hovernet", "instanseg")
+"""Names of segmenters; a path to given nuclei is one too."""
 HOVERNET_MPP, INSTANSEG_MPP = 0.25, 0.5
 BATCH = 8
 
 
-def choose(name: str) -> Segmenter:
-    """Return the segmenter that `--segmenter` names: one of NAMES, or a path to given nuclei.
+def choose_segmenter(name: str) -> Segmenter:
+    """Makes the segmenter of a name.
 
-    Raises `ModelError` where its weights are missing or wrong, `UsageError` for anything else.
+    Args:
+        name: one of `SEGMENTERS`, a folder of label images, or a GeoJSON file.
+
+    Returns:
+        The segmenter.
+
+    Raises:
+        ModelError: its weights are missing or wrong.
+        OptionError: the name is something else.
     """
     if name == "classical":
         return ClassicalSegmenter()
     if name in ("hovernet", "instanseg"):
-        (path,) = weights.find(name).values()
+        (path,) = find_weights(name).values()
         return HoVerNetSegmenter(path) if name == "hovernet" else InstanSegSegmenter(path)
     if Path(name).is_dir() or Path(name).suffix.lower() in GEOJSON_SUFFIXES:
         return GivenNuclei(Path(name))
-    raise UsageError(
-        f"--segmenter {name}: neither {', '.join(NAMES)} nor a folder of label images nor a "
-        "GeoJSON file"
+    raise OptionError(
+        "segmenter",
+        name,
+        f"neither {', '.join(SEGMENTERS)} nor a folder of label images nor a GeoJSON file",
     )
 
 
 @dataclass(frozen=True)
 class HoVerNetSegmenter:
-    """HoVer-Net at 0.25 um/px on a GPU where there is one, else the CPU."""
+    """Finds nuclei by HoVer-Net at 0.25 um/px, on a GPU where there is one, else on the CPU.
+
+    Attributes:
+        path: the checkpoint.
+    """
 
     path: Path
     searches = True
@@ -59,24 +72,44 @@ class HoVerNetSegmenter:
 
     @property
     def convention(self) -> str:
-        """Return what finds the nuclei."""
+        """Tells what finds the nuclei."""
         return (
-            f"HoVer-Net, {self.path.name} (SHA-256 {weights.digest(self.path)[:12]}...), "
+            f"HoVer-Net, {self.path.name} (SHA-256 {cached_sha256(self.path)[:12]}...), "
             f"{HOVERNET_MPP} um/px, 270 to 80 px patches, watershed as published"
         )
 
     def segment(self, image: Image, mpp: float) -> Labels:
-        """Return the nuclei of a (h, w, 3) uint8 RGB image at `mpp` um/px."""
+        """Finds the nuclei of one image.
+
+        Args:
+            image: (h, w, 3) uint8 RGB.
+            mpp: um/px, at most 2.
+
+        Returns:
+            The label image.
+
+        Raises:
+            UsageError: the array is no image, or the resolution is too coarse.
+            ModelError: the checkpoint is another.
+        """
         check_image(image, "the image")
         maps = self._maps(_rescaled(image, mpp, HOVERNET_MPP))
         return _to_size(separate(*maps), image)
 
     def against(self, hr: Image, mpp: float) -> ReferenceNuclei:
-        """Return HR's nuclei; those of other images are found in the same way."""
+        """Finds HR's nuclei; those of other images are found in the same way.
+
+        Args:
+            hr: (h, w, 3) uint8 RGB.
+            mpp: um/px, at most 2.
+
+        Returns:
+            HR's nuclei, and the way to find others.
+        """
         return ReferenceNuclei(self.segment(hr, mpp), lambda image: self.segment(image, mpp))
 
     def _maps(self, image: Image) -> npt.NDArray[np.float32]:
-        """Return probability, horizontal and vertical map, (3, h, w)."""
+        """Computes probability, horizontal and vertical map, (3, h, w)."""
         import torch
 
         from wsisr.evaluation.networks import OUTPUT, PATCH
@@ -107,10 +140,13 @@ class HoVerNetSegmenter:
 
 @dataclass(frozen=True)
 class InstanSegSegmenter:
-    """InstanSeg's `brightfield_nuclei` at 0.5 um/px, from its TorchScript file.
+    """Finds nuclei by InstanSeg's `brightfield_nuclei` at 0.5 um/px, from its TorchScript file.
 
     TorchScript is a program, though one that can only compute on tensors: take it from its
     authors alone.
+
+    Attributes:
+        path: the TorchScript file.
     """
 
     path: Path
@@ -119,14 +155,26 @@ class InstanSegSegmenter:
 
     @property
     def convention(self) -> str:
-        """Return what finds the nuclei."""
+        """Tells what finds the nuclei."""
         return (
-            f"InstanSeg, {self.path.name} (SHA-256 {weights.digest(self.path)[:12]}...), "
+            f"InstanSeg, {self.path.name} (SHA-256 {cached_sha256(self.path)[:12]}...), "
             f"{INSTANSEG_MPP} um/px, channels scaled between their 0.1 and 99.9 percentiles"
         )
 
     def segment(self, image: Image, mpp: float) -> Labels:
-        """Return the nuclei of a (h, w, 3) uint8 RGB image at `mpp` um/px."""
+        """Finds the nuclei of one image.
+
+        Args:
+            image: (h, w, 3) uint8 RGB.
+            mpp: um/px, at most 2.
+
+        Returns:
+            The label image.
+
+        Raises:
+            UsageError: the array is no image, or the resolution is too coarse.
+            ModelError: the file does not behave as InstanSeg.
+        """
         import torch
 
         check_image(image, "the image")
@@ -148,7 +196,15 @@ class InstanSegSegmenter:
         return _to_size(labels[: coarse.shape[0], : coarse.shape[1]], image)
 
     def against(self, hr: Image, mpp: float) -> ReferenceNuclei:
-        """Return HR's nuclei; those of other images are found in the same way."""
+        """Finds HR's nuclei; those of other images are found in the same way.
+
+        Args:
+            hr: (h, w, 3) uint8 RGB.
+            mpp: um/px, at most 2.
+
+        Returns:
+            HR's nuclei, and the way to find others.
+        """
         return ReferenceNuclei(self.segment(hr, mpp), lambda image: self.segment(image, mpp))
 
 
@@ -157,10 +213,18 @@ def separate(
     horizontal: npt.NDArray[np.float32],
     vertical: npt.NDArray[np.float32],
 ) -> Labels:
-    """Return nuclei from HoVer-Net's maps, each (h, w): probability and distances to centres.
+    """Separates nuclei in HoVer-Net's maps.
 
     Where the distances jump, one nucleus ends and the next begins: steep places become walls, the
     rest seeds of a watershed inside the mask. Constants as published (0.5, 0.4, 21 px, 10 px).
+
+    Args:
+        probability: (h, w), that of a nucleus.
+        horizontal: (h, w), distance to its centre, -1 to 1.
+        vertical: (h, w), the same.
+
+    Returns:
+        The label image.
     """
     mask = _components((probability >= 0.5).astype(np.uint8), 10) > 0
     steep = [
@@ -201,7 +265,7 @@ def _components(binary: npt.NDArray[np.uint8], least: int) -> Labels:
 
 
 def _without_holes(binary: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Fill background that does not reach the border."""
+    """Fills background that does not reach the border."""
     padded = cv2.copyMakeBorder(1 - binary, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     regions = cv2.connectedComponents(padded, connectivity=4)[1]
     return np.asarray(regions[1:-1, 1:-1] != regions[0, 0], dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""What finds nuclei: the protocol, and the label images it gives."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ Labels = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class ReferenceNuclei:
-    """The nuclei of a real tile, and how those of any other image of the field are found."""
+    """The nuclei of a real tile, and how those of any other image of the field are found.
+
+    Attributes:
+        labels: the label image.
+        find: finds the nuclei of an image of the same size by the criteria `labels` came from.
+    """
 
     labels: Labels
     find: Callable[[Image], Labels]
-    """Returns the nuclei of an image of the same size by the criteria `labels` came from."""
 
     @property
     def count(self) -> int:
-        """Return how many there are."""
+        """Tells how many there are."""
         return int(self.labels.max(initial=0))
 
 
@@ -34,23 +38,39 @@ class Segmenter(Protocol):
 
     @property
     def searches(self) -> bool:
-        """Return whether it finds nuclei in any image, not only knows those of HR."""
+        """Tells whether it finds nuclei in any image, and does not only know those of HR."""
         ...
 
     @property
     def uses_torch(self) -> bool:
-        """Return whether a network of torch finds them."""
+        """Tells whether a network of torch finds them."""
         ...
 
     @property
     def convention(self) -> str:
-        """Return one line that says what finds the nuclei, with versions and settings."""
+        """Says in one line what finds the nuclei, with versions and settings."""
         ...
 
     def segment(self, image: Image, mpp: float) -> Labels:
-        """Return the nuclei of a (h, w, 3) uint8 RGB image at `mpp` um/px."""
+        """Finds the nuclei of one image.
+
+        Args:
+            image: (h, w, 3) uint8 RGB.
+            mpp: um/px.
+
+        Returns:
+            The label image.
+        """
         ...
 
     def against(self, hr: Image, mpp: float) -> ReferenceNuclei:
-        """Return HR's nuclei, found once for all images that are judged against it."""
+        """Finds HR's nuclei, once for all images that are judged against it.
+
+        Args:
+            hr: (h, w, 3) uint8 RGB.
+            mpp: um/px.
+
+        Returns:
+            HR's nuclei, and the way to find others.
+        """
         ...

@@ -1,9 +1,9 @@
 """Lost and invented nuclei as QuPath detections: GeoJSON (RFC 7946), one object a nucleus.
 
 A lost nucleus is one of HR that none of SR matches, an invented one the reverse; what matches is
-said in `wsisr.evaluation.nuclei.classical`. Coordinates are level-0 px of the SR slide, or px of the SR tile
-for folders of tiles, with (0, 0) the corner of the first pixel as in QuPath: the file is opened on
-the super-resolved image, where the lost ones stand where they should have been.
+said in `wsisr.evaluation.nuclei.agreement`. Coordinates are level-0 px of the SR slide, or px of
+the SR tile for folders of tiles, with (0, 0) the corner of the first pixel as in QuPath: the file
+is opened on the super-resolved image, where the lost ones stand where they should have been.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from skimage.measure import find_contours
 from wsisr.errors import OutputError
 from wsisr.evaluation.nuclei.agreement import NucleiAgreement
 from wsisr.evaluation.nuclei.segmenter import Labels
-from wsisr.evaluation.pairing import Place
+from wsisr.evaluation.pairing import Location
 
 FOLDER = "lost_and_invented"
 """Name of the folder inside the report's."""
@@ -35,20 +35,35 @@ _BEGIN, _END = '{"type": "FeatureCollection", "features": [\n', "\n]}\n"
 
 @dataclass(frozen=True, eq=False)
 class Unmatched:
-    """A nucleus that one image of a pair has alone."""
+    """A nucleus that one image of a pair has alone.
+
+    Attributes:
+        name: `lost` or `invented`.
+        colour: of its outline, RGB.
+        outline: (n, 2), x and y of a closed ring, px of the tile, (0, 0) the corner of its first
+            pixel.
+        area_px: its area in px.
+        best_iou: largest IoU with any nucleus of the other image, 0 where there is none at all.
+    """
 
     name: str
-    """`lost` or `invented`."""
     colour: tuple[int, int, int]
     outline: npt.NDArray[np.float64]
-    """(n, 2): x and y of a closed ring, px of the tile, (0, 0) the corner of its first pixel."""
     area_px: int
     best_iou: float
-    """Largest IoU with any nucleus of the other image: 0 where there is none at all."""
 
 
 def find_unmatched(sr: Labels, hr: Labels, found: NucleiAgreement) -> list[Unmatched]:
-    """Return what two label images of one tile do not share; `found` is their agreement."""
+    """Finds what two label images of one tile do not share.
+
+    Args:
+        sr: label image of SR.
+        hr: label image of HR.
+        found: their agreement.
+
+    Returns:
+        The lost nuclei, then the invented ones.
+    """
     sides = (
         ("lost", LOST, hr, found.lost(), found.hr_best),
         ("invented", INVENTED, sr, found.invented(), found.sr_best),
@@ -63,7 +78,7 @@ def find_unmatched(sr: Labels, hr: Labels, found: NucleiAgreement) -> list[Unmat
 def _rings(
     labels: Labels, chosen: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, npt.NDArray[np.float64], int]]:
-    """Yield (label, outline, area) of the chosen labels."""
+    """Yields (label, outline, area) of the chosen labels."""
     if not len(chosen):
         return
     boxes = _boxes(labels)
@@ -75,7 +90,7 @@ def _rings(
 
 
 def _boxes(labels: Labels) -> npt.NDArray[np.int64]:
-    """Return (left, top, right, bottom) of each label, (n, 4), the last two exclusive."""
+    """Gives (left, top, right, bottom) of each label, (n, 4), the last two exclusive."""
     rows, columns = np.nonzero(labels)
     index = labels[rows, columns] - 1
     boxes = np.empty((int(labels.max()), 4), np.int64)
@@ -87,11 +102,17 @@ def _boxes(labels: Labels) -> npt.NDArray[np.int64]:
 
 
 def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Return the outer ring of a region, (n, 2) x and y, first point again at the end.
+    """Draws the outer ring of a region by marching squares.
 
-    Marching squares: the ring cuts the corners of pixels, never touches itself and holds the
-    centres of exactly the region's pixels, holes filled. Of several regions, the largest. Positive
-    area in x and y as numbers (the order RFC 7946 asks for).
+    The ring cuts the corners of pixels, never touches itself and holds the centres of exactly the
+    region's pixels, holes filled. Of several regions the largest is taken.
+
+    Args:
+        mask: (h, w) bool.
+
+    Returns:
+        (n, 2) x and y, first point again at the end, of positive area in x and y as numbers (the
+        order RFC 7946 asks for).
     """
     rings = find_contours(np.pad(mask, 1).astype(np.float32), 0.5, fully_connected="high")
     # from centres of the padded image, rows first, to corners of the mask's, x first
@@ -106,13 +127,23 @@ def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
 
 
 def _area(ring: npt.NDArray[np.float64]) -> float:
-    """Return the signed area of a closed ring."""
+    """Gives the signed area of a closed ring."""
     x, y = ring.T
     return float(0.5 * (x[:-1] * y[1:] - x[1:] * y[:-1]).sum())
 
 
 def feature(nucleus: Unmatched, x: int, y: int, mpp: float) -> dict[str, object]:
-    """Return the GeoJSON feature of a nucleus in a tile at (x, y), at `mpp` um/px."""
+    """Makes the GeoJSON feature of a nucleus.
+
+    Args:
+        nucleus: the nucleus.
+        x: left edge of its tile.
+        y: top edge of its tile.
+        mpp: um/px.
+
+    Returns:
+        The feature, ready for JSON.
+    """
     ring = (nucleus.outline + np.array([x, y])).tolist()
     return {
         "type": "Feature",
@@ -131,14 +162,22 @@ def feature(nucleus: Unmatched, x: int, y: int, mpp: float) -> dict[str, object]
 class UnmatchedFiles:
     """Writes lost and invented nuclei while tiles are judged; holds those of one tile.
 
-    For slides one file a method, `METHOD.geojson`; with `by_tile` one a method and tile,
+    For slides there is one file a method, `METHOD.geojson`; with `by_tile` one a method and tile,
     `METHOD/TILE.geojson`. All are written to a folder whose name says that it is partial, which
     takes the place of that of an earlier run when the `with` block ends well, and goes when it
-    does not. Raises `OutputError` where a file cannot be written.
+    does not.
+
+    Args:
+        out: folder of the report.
+        mpp: um/px.
+        by_tile: whether each tile has a file of its own.
+
+    Raises:
+        OutputError: a file cannot be written.
     """
 
     def __init__(self, out: Path, mpp: float, *, by_tile: bool) -> None:
-        self._place, self._partial = out / FOLDER, out / f"{FOLDER}.partial"
+        self._folder, self._partial = out / FOLDER, out / f"{FOLDER}.partial"
         self._out, self._mpp, self._by_tile = out, mpp, by_tile
         self._open: dict[str, _Collection] = {}
         self._stack = ExitStack()
@@ -151,12 +190,12 @@ class UnmatchedFiles:
             raise self._failed(error) from error
         return self
 
-    def add(self, place: Place, method: str, nuclei: Iterable[Unmatched]) -> None:
-        """Append the nuclei of one tile; a tile without any leaves a valid file too."""
-        features = (feature(nucleus, place.x, place.y, self._mpp) for nucleus in nuclei)
+    def add(self, location: Location, method: str, nuclei: Iterable[Unmatched]) -> None:
+        """Appends the nuclei of one tile; a tile without any leaves a valid file too."""
+        features = (feature(nucleus, location.x, location.y, self._mpp) for nucleus in nuclei)
         try:
             if self._by_tile:
-                with _Collection(self._partial / method / f"{place.name}.geojson") as file:
+                with _Collection(self._partial / method / f"{location.name}.geojson") as file:
                     file.add(features)
                 return
             if method not in self._open:
@@ -177,15 +216,15 @@ class UnmatchedFiles:
             if kind is not None:
                 shutil.rmtree(self._partial, ignore_errors=True)
             else:
-                if self._place.exists():
-                    shutil.rmtree(self._place)
+                if self._folder.exists():
+                    shutil.rmtree(self._folder)
                 if self._partial.exists():
-                    self._partial.rename(self._place)
+                    self._partial.rename(self._folder)
         except OSError as failure:
             raise self._failed(failure) from failure
 
     def _failed(self, error: OSError) -> OutputError:
-        return OutputError(f"--out {self._out} cannot be written: {error.strerror}")
+        return OutputError(f"<out> {self._out} cannot be written: {error.strerror}")
 
 
 class _Collection:
@@ -201,7 +240,7 @@ class _Collection:
         return self
 
     def add(self, features: Iterable[dict[str, object]]) -> None:
-        """Append features, one a line."""
+        """Appends features, one a line."""
         for item in features:
             self._file.write(self._separator + json.dumps(item, allow_nan=False))
             self._separator = ",\n"

@@ -1,11 +1,11 @@
+from .folders import FolderPairs as FolderPairs
+from .folders import read_image as read_image
+from .locations import Location as Location
+from .locations import PairSource as PairSource
+from .locations import TileImages as TileImages
 from .registration import ACCEPTED_RESIDUAL as ACCEPTED_RESIDUAL
 from .registration import Alignment as Alignment
 from .registration import load_transform as load_transform
 from .registration import pixel_size as pixel_size
 from .registration import register as register
-from .sources import FolderSource as FolderSource
-from .sources import Place as Place
-from .sources import SlideSource as SlideSource
-from .sources import Source as Source
-from .sources import Views as Views
-from .sources import read_image as read_image
+from .slides import SlidePairs as SlidePairs

@@ -1,11 +1,11 @@
-"""Pictures of a report: comparison strips, heatmaps, a perception-distortion plot."""
+"""Pictures of a report: comparison strips and heatmaps."""
 
 from __future__ import annotations
 
 import base64
-import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from wsisr.errors import UsageError
 from wsisr.evaluation.measures import Image
 from wsisr.evaluation.nuclei import INVENTED, LOST, Labels, Segmenter, compare_nuclei
-from wsisr.evaluation.pairing import Place, Views
+from wsisr.evaluation.pairing import Location, TileImages
 from wsisr.resize import resize_to
 
 PANEL = 384
@@ -24,75 +24,119 @@ INSET_SOURCE, INSET_SIDE = 56, 168
 
 
 def data_uri(image: Image, quality: int = 88) -> str:
-    """Return the image as a JPEG data URI, so that a page needs no further file."""
+    """Encodes an image as a JPEG data URI, so that a page needs no further file.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        quality: of the JPEG, 0 to 100.
+
+    Returns:
+        The URI.
+
+    Raises:
+        UsageError: the array cannot be encoded.
+    """
     done, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise UsageError(f"an image of shape {image.shape} cannot be drawn in the report")
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a strip.
+
+    Attributes:
+        name: its heading.
+        image: what it shows.
+        outlined: pixels of the nuclei that are outlined, None for no outlines.
+        colour: of the outlines, RGB.
+    """
+
+    name: str
+    image: Image
+    outlined: npt.NDArray[np.bool_] | None = None
+    colour: tuple[int, int, int] = LOST
+
+
 def strip(
-    views: Views, mpp: float, segmenter: Segmenter, method: str = "sr"
+    images: TileImages, mpp: float, segmenter: Segmenter, method: str = "sr"
 ) -> tuple[Image, list[str]]:
-    """Return the panels LR | bicubic | SR | others | HR side by side, and their names.
+    """Draws the panels LR | bicubic | SR | others | HR side by side.
 
     Each panel has a three-fold inset of the busiest piece and a scale bar; in SR and the other
-    results nuclei that HR lacks are outlined cyan, in HR nuclei that SR lacks yellow. `method` is
-    SR's label.
+    results nuclei that HR lacks are outlined cyan, in HR nuclei that SR lacks yellow.
+
+    Args:
+        images: the images of one location.
+        mpp: um/px of SR.
+        segmenter: what finds nuclei.
+        method: SR's label.
+
+    Returns:
+        The strip, (384, w, 3) uint8 RGB, and the names of its panels.
     """
-    height, width = views.sr.shape[:2]
-    results = {"SR" if method == "sr" else method: views.sr, **views.also}
+    panels = list(_panels(images, mpp, segmenter, method))
+    corner = _busiest(images.hr if images.hr is not None else images.sr)
+    drawn = [_drawn(panel, corner, mpp) for panel in panels]
+    gap = np.full((PANEL, 6, 3), 255, np.uint8)
+    joined = [part for one in drawn for part in (one, gap)][:-1]
+    return np.hstack(joined), [panel.name for panel in panels]
+
+
+def _panels(images: TileImages, mpp: float, segmenter: Segmenter, method: str) -> Iterator[Panel]:
+    height, width = images.sr.shape[:2]
+    results = {"SR" if method == "sr" else method: images.sr, **images.also}
     invented: dict[str, npt.NDArray[np.bool_]] = {}
     lost: npt.NDArray[np.bool_] | None = None
-    if views.hr is not None and segmenter.searches:
-        reference = segmenter.against(views.hr, mpp)
+    if images.hr is not None and segmenter.searches:
+        reference = segmenter.against(images.hr, mpp)
         for name, image in results.items():
             own = reference.find(image)
             found = compare_nuclei(own, reference.labels)
             invented[name] = np.isin(own, found.invented())
-            if image is views.sr:
+            if image is images.sr:
                 lost = np.isin(reference.labels, found.lost())
-    lr = None
-    if views.lr is not None:
-        lr = cv2.resize(views.lr, (width, height), interpolation=cv2.INTER_NEAREST)
-    candidates: list[tuple[str, Image | None, npt.NDArray[np.bool_] | None, tuple[int, int, int]]]
-    candidates = [
-        ("LR", lr, None, LOST),
-        ("bicubic", views.bicubic, None, LOST),
-        *((name, image, invented.get(name), INVENTED) for name, image in results.items()),
-        ("HR", views.hr, lost, LOST),
-    ]
-    x, y = _busiest(views.hr if views.hr is not None else views.sr)
-    panels = [
-        _panel(image, outline, colour, (x, y), mpp)
-        for _, image, outline, colour in candidates
-        if image is not None
-    ]
-    gap = np.full((PANEL, 6, 3), 255, np.uint8)
-    joined = [part for panel in panels for part in (panel, gap)][:-1]
-    return np.hstack(joined), [name for name, image, _, _ in candidates if image is not None]
+    if images.lr is not None:
+        lr = cv2.resize(images.lr, (width, height), interpolation=cv2.INTER_NEAREST)
+        yield Panel("LR", np.asarray(lr, np.uint8))
+    if images.bicubic is not None:
+        yield Panel("bicubic", images.bicubic)
+    for name, image in results.items():
+        yield Panel(name, image, invented.get(name), INVENTED)
+    if images.hr is not None:
+        yield Panel("HR", images.hr, lost, LOST)
 
 
 def heatmap(
     thumbnail: Image,
     size: tuple[int, int],
-    places: Sequence[Place],
+    locations: Sequence[Location],
     values: Sequence[float],
 ) -> tuple[Image, float, float]:
-    """Return the thumbnail with each tile coloured by its value, and the limits of the colours.
+    """Colours each tile on the thumbnail by its value.
 
-    `size` is that of the slide in px. Colours (viridis) run from the 2nd to the 98th percentile;
-    tiles without a finite value keep the thumbnail.
+    Colours (viridis) run from the 2nd to the 98th percentile; tiles without a finite value keep
+    the thumbnail.
+
+    Args:
+        thumbnail: the slide, reduced.
+        size: (width, height) of the slide, px.
+        locations: the tiles.
+        values: one a tile.
+
+    Returns:
+        The picture, and the limits of the colours.
     """
     finite = np.array([value for value in values if math.isfinite(value)])
     low, high = (float(v) for v in np.percentile(finite, [2, 98])) if finite.size else (0.0, 1.0)
     canvas = thumbnail.copy()
     fx, fy = thumbnail.shape[1] / size[0], thumbnail.shape[0] / size[1]
-    for place, value in zip(places, values, strict=True):
+    for location, value in zip(locations, values, strict=True):
         if not math.isfinite(value):
             continue
-        left, right = round(place.x * fx), max(round((place.x + place.width) * fx), 1)
-        top, bottom = round(place.y * fy), max(round((place.y + place.height) * fy), 1)
+        left, right = round(location.x * fx), max(round((location.x + location.width) * fx), 1)
+        top, bottom = round(location.y * fy), max(round((location.y + location.height) * fy), 1)
         part = canvas[top:bottom, left:right]
         if part.size:
             colour = np.array(_viridis((value - low) / (high - low) if high > low else 0.5))
@@ -100,54 +144,15 @@ def heatmap(
     return canvas, low, high
 
 
-def perception_distortion(
-    points: Mapping[str, tuple[float, float]], x_label: str, y_label: str
-) -> str:
-    """Return an SVG plot with one labelled point a method: distortion across, perception up."""
-    usable = {name: p for name, p in points.items() if all(map(math.isfinite, p))}
-    if not usable:
-        return ""
-    xs, ys = zip(*usable.values(), strict=True)
-    (x0, x1), (y0, y1) = _padded(xs), _padded(ys)
-    parts = [
-        '<svg viewBox="0 0 520 320" width="520" height="320" role="img" '
-        'aria-label="perception-distortion plot">',
-        '<rect x="60" y="16" width="440" height="250" fill="none" stroke="#999"/>',
-        f'<text x="280" y="308" text-anchor="middle">{html.escape(x_label)}</text>',
-        f'<text transform="translate(14 141) rotate(-90)" text-anchor="middle">'
-        f"{html.escape(y_label)}</text>",
-    ]
-    for share in (0.0, 0.5, 1.0):
-        px, py = 60 + 440 * share, 266 - 250 * share
-        parts.append(
-            f'<text x="{px:.0f}" y="284" text-anchor="middle">{x0 + (x1 - x0) * share:.3g}</text>'
-            f'<text x="54" y="{py + 4:.0f}" text-anchor="end">{y0 + (y1 - y0) * share:.3g}</text>'
-        )
-    for name, (x, y) in usable.items():
-        px, py = 60 + 440 * (x - x0) / (x1 - x0), 266 - 250 * (y - y0) / (y1 - y0)
-        # away from the nearer edge, so that no name leaves the frame
-        side, anchor = (8, "start") if px < 280 else (-8, "end")
-        parts.append(
-            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5" fill="#35608d"/>'
-            f'<text x="{px + side:.1f}" y="{py - 6:.1f}" text-anchor="{anchor}">'
-            f"{html.escape(name)}</text>"
-        )
-    return "".join([*parts, "</svg>"])
-
-
 def outlines(labels: Labels | npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
-    """Return the outer contours of the non-zero regions, each (n, 1, 2) of x, y."""
+    """Finds the outer contours of the non-zero regions, each (n, 1, 2) of x, y."""
     mask = (labels > 0).astype(np.uint8)
     return list(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0])
 
 
-def _panel(
-    image: Image,
-    outline: npt.NDArray[np.bool_] | None,
-    colour: tuple[int, int, int],
-    corner: tuple[int, int],
-    mpp: float,
-) -> Image:
+def _drawn(panel: Panel, corner: tuple[int, int], mpp: float) -> Image:
+    """Draws a panel with the inset of the piece at `corner`."""
+    image = panel.image
     height, width = image.shape[:2]
     zoom = PANEL / max(height, width)
     x, y = corner
@@ -155,11 +160,12 @@ def _panel(
     small = resize_to(image, (round(width * zoom), round(height * zoom)))
     canvas = np.full((PANEL, PANEL, 3), 255, np.uint8)
     canvas[: small.shape[0], : small.shape[1]] = small
-    if outline is not None:
-        lines = [np.rint((line + 0.5) * zoom - 0.5).astype(np.int32) for line in outlines(outline)]
+    if panel.outlined is not None:
+        rings = outlines(panel.outlined)
+        lines = [np.rint((line + 0.5) * zoom - 0.5).astype(np.int32) for line in rings]
         # a dark rim keeps the colour legible on pale stroma and on dark nuclei alike
         cv2.drawContours(canvas, lines, -1, (20, 20, 30), 4, cv2.LINE_AA)
-        cv2.drawContours(canvas, lines, -1, colour, 2)
+        cv2.drawContours(canvas, lines, -1, panel.colour, 2)
     inset = cv2.resize(piece, (INSET_SIDE, INSET_SIDE), interpolation=cv2.INTER_NEAREST)
     canvas[PANEL - INSET_SIDE :, PANEL - INSET_SIDE :] = inset
     black = (0, 0, 0)
@@ -187,7 +193,7 @@ def _scale_bar(canvas: Image, mpp: float) -> None:
 
 
 def _busiest(image: Image) -> tuple[int, int]:
-    """Return the corner of the piece with the most gradient energy, away from the inset."""
+    """Finds the corner of the piece with the most gradient energy, away from the inset."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     energy = np.abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     side = min(INSET_SOURCE, *grey.shape)
@@ -204,9 +210,3 @@ def _viridis(share: float) -> tuple[int, int, int]:
     level = np.array([[round(255 * min(1.0, max(0.0, share)))]], np.uint8)
     blue, green, red = cv2.applyColorMap(level, cv2.COLORMAP_VIRIDIS)[0, 0]
     return int(red), int(green), int(blue)
-
-
-def _padded(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    margin = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - margin, high + margin

@@ -1,4 +1,7 @@
-"""TODO-DOC"""
+"""Parameters of learned measures: which there are, where they lie, and how they are fetched.
+
+The files of NAME lie in `WSISR_WEIGHTS/NAME/`; without that variable in the user's cache folder.
+"""
 
 import lazy_loader
 

@@ -1,157 +1,54 @@
-"""TODO-DOC"""
+"""The registry of weights: names, files, digests, origins and licences."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import tempfile
-import urllib.request
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsisr.errors import ModelError
+import platformdirs
 
-VARIABLE = "WSISR_WEIGHTS"
+from wsisr.evaluation.weights.origins import ByHand, Hub, Origin, Web, Wheel
 
-
-DOWNLOAD_TIMEOUT_S = 60
-
-
-HUB = "https://huggingface.co"
-
-
+WEIGHTS_VARIABLE = "WSISR_WEIGHTS"
+"""Environment variable that names the folder of all weights."""
 NON_COMMERCIAL = "non-commercial use only"
 
 
-@dataclass(frozen=True)
-class Wheel:
-    """The files stand in a wheel of PyPI."""
-
-    requirement: str
-    members: Mapping[str, str]
-    """{file name: path inside the wheel}."""
-
-    def remedy(self, place: Path) -> str:
-        """Return how to get the files by hand."""
-        return (
-            f"`pip download --no-deps {self.requirement}` and unpack "
-            f"{', '.join(self.members.values())} into {place}"
-        )
-
-    def contents(self) -> dict[str, bytes]:
-        """Download the wheel with pip and return its files; nothing of it is executed."""
-        with tempfile.TemporaryDirectory() as scratch:
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-            command += ["--only-binary", ":all:", "--dest", scratch, self.requirement]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            found = sorted(Path(scratch).glob("*.whl"))
-            if done.returncode or not found:
-                reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-                raise ModelError(f"pip cannot download {self.requirement}: {reason}")
-            return self.unpacked(found[0])
-
-    def unpacked(self, wheel: Path) -> dict[str, bytes]:
-        """Return the files from a downloaded wheel; `ModelError` for another archive."""
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                return {file: archive.read(member) for file, member in self.members.items()}
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise ModelError(f"{wheel} is not the wheel of {self.requirement}: {error}") from error
+def weights_folder() -> Path:
+    """Gives the folder of all weights: that of `WSISR_WEIGHTS`, else one in the user's cache."""
+    chosen = os.environ.get(WEIGHTS_VARIABLE)
+    return Path(chosen) if chosen else platformdirs.user_cache_path("wsisr") / "weights"
 
 
-@dataclass(frozen=True)
-class Web:
-    """One file behind an address."""
-
-    file: str
-    url: str
-
-    def remedy(self, place: Path) -> str:
-        """Return how to get the file by hand."""
-        return f"download {self.url} and put it at {place / self.file}"
-
-    def contents(self) -> dict[str, bytes]:
-        """Download the file; `ModelError` where the address cannot be reached."""
-        return {self.file: _download(self.url)}
-
-
-@dataclass(frozen=True)
-class Hub:
-    """One file of a Hugging Face repository; a gated one needs the user's own login."""
-
-    file: str
-    repository: str
-    path: str
-    gated: bool = False
-
-    def remedy(self, place: Path) -> str:
-        """Return how to get the file by hand."""
-        access = "ask for access, log in and " if self.gated else ""
-        return (
-            f"{access}download {self.path} from huggingface.co/{self.repository} and put it at "
-            f"{place / self.file}"
-        )
-
-    def contents(self) -> dict[str, bytes]:
-        """Download the file; `ModelError` where the hub cannot be reached or refuses."""
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
-
-        # the hub's own client would try for half a minute and log every try
-        _download(HUB)
-        try:
-            return {self.file: Path(hf_hub_download(self.repository, self.path)).read_bytes()}
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"huggingface.co/{self.repository}: {reason}") from error
-
-
-@dataclass(frozen=True)
-class ByHand:
-    """Files that no plain download gives; `how` is completed by `and put FILE at PLACE`."""
-
-    file: str
-    how: str
-
-    def remedy(self, place: Path) -> str:
-        """Return how to get the file."""
-        return f"{self.how} and put it at {place / self.file}"
-
-    def contents(self) -> dict[str, bytes]:
-        """Raise `ModelError`: only the user can get this file."""
-        raise ModelError("there is no download that a program can take")
-
-
-Source = Wheel | Web | Hub | ByHand
-
-
-def _download(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:
-            return bytes(answer.read())
-    except OSError as error:
-        raise ModelError(f"{url} cannot be reached: {error}") from error
+def folder_of(name: str) -> Path:
+    """Gives the folder where the files of an entry belong."""
+    return weights_folder() / name
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The files of one network or model, their licence and where they come from."""
+    """The files of one network or model, their licence and where they come from.
+
+    Attributes:
+        name: name of the entry and of its folder.
+        files: {file name: SHA-256}. A shorter text is the beginning that the publisher gives in
+            the file's name; None where there is none, and then the file is pinned at first use.
+        origin: where they come from.
+        licence: under which licence their authors give them.
+    """
 
     name: str
     files: Mapping[str, str | None]
-    """{file name: SHA-256}. A shorter text is the beginning that the publisher gives in the file's
-    name; None where there is none, and then the file is pinned at first use."""
-    source: Source
+    origin: Origin
     licence: str
 
     @property
     def remedy(self) -> str:
-        """Return how to get the files, in one line."""
-        by_hand = self.source.remedy(folder(self.name))
-        if isinstance(self.source, ByHand):
+        """Tells how to get the files, in one line."""
+        by_hand = self.origin.remedy(folder_of(self.name))
+        if isinstance(self.origin, ByHand):
             return by_hand
         return f"get them with `wsisr models fetch {self.name}`, or {by_hand}"
 
@@ -286,13 +183,4 @@ REGISTRY = {
         ),
     )
 }
-
-
-def store() -> Path:
-    """Return the folder of all weights."""
-    return Path(os.environ.get(VARIABLE, Path.home() / ".cache" / "wsisr" / "weights"))
-
-
-def folder(name: str) -> Path:
-    """Return where the files of an entry belong."""
-    return store() / name
+"""{name: entry} of all weights that measures and segmenters of nuclei know."""

