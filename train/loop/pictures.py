@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 GAP, TITLE = 8, 18
+"""Pixels between columns, and above them."""
 
 
 def save_strip(file: Path, images: Mapping[str, Tensor]) -> NDArray[np.uint8]:
-    """Write named batches as columns, one row an image; smaller images are repeated by pixels.
+    """Writes named batches as columns, one row an image; pixels of smaller images are repeated.
 
     Args:
         file: the picture; its folder is made.

@@ -21,6 +21,9 @@ from .stain import RGB_FROM_HED as RGB_FROM_HED
 from .stain import haematoxylin as haematoxylin
 from .stain import hed as hed
 from .table import Metric as Metric
+from .table import available as available
+from .table import measure_tile as measure_tile
+from .table import summarize as summarize
 from .table import to_json as to_json
 from .texture import OFFSETS as OFFSETS
 from .texture import TEXTURE_NAMES as TEXTURE_NAMES
