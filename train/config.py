@@ -155,7 +155,9 @@ def _rule(error: Mapping[str, Any]) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     rule = RULES.get(error["type"])
-    return str(error["msg"]) if rule is None else rule.format(**error.get("ctx", {})).replace("'", "")
+    return (
+        str(error["msg"]) if rule is None else rule.format(**error.get("ctx", {})).replace("'", "")
+    )
 
 
 def read_config(file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

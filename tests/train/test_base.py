@@ -10,7 +10,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.models.files.test_base import folder, original  # noqa: F401  (fixtures)
-from train.loop.command import Run, build
+from train.config import build
+from train.loop.command import Run
 from train.stages.stage2 import Stage2Config, fit, make_model
 from wsisr.errors import ModelError
 from wsisr.models.files.base import DEFAULT_BASE, load_base

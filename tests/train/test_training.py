@@ -21,25 +21,18 @@ from PIL import Image
 from torch import nn
 
 from tests.train import small
-from train.data.degradation import (
-    EOSIN,
-    HAEMATOXYLIN,
-    KINDS,
-    agree,
-    degrade,
-    upsample,
-    vary_dyes,
-    vary_sharpness,
-    vary_stain,
-)
+from train.config import build
+from train.data.degradation import KINDS, agree, degrade, upsample
+from train.data.feed import batch_rng, set_batch_part
 from train.data.pairs import PairConfig, pair_feed
 from train.data.shards import ShardWriter, find_tiles
-from train.data.tiles import ENLARGED, batch_rng, load_tiles, random_crops, set_part, to_tensor
+from train.data.tiles import ENLARGED, load_tiles, random_crops, to_tensor
+from train.data.variation import EOSIN, HAEMATOXYLIN, vary_dyes, vary_sharpness, vary_stain
 from train.errors import CheckpointError, DataError, TrainingDivergedError
 from train.loop.checkpoint import load_checkpoint, save_checkpoint
-from train.loop.command import alone, build
-from train.loop.config import LoopConfig, learning_rate
-from train.loop.logs import _Logs
+from train.loop.folder import lock_folder
+from train.loop.logs import Logs
+from train.loop.schedule import LoopConfig, learning_rate
 from train.loop.training import train
 from train.stages.plain import PlainConfig
 from wsisr.errors import UsageError
@@ -67,10 +60,10 @@ def test_processes_make_the_batches_that_would_be_made_without_them(tiles: Path)
     # in the order of the loop, then after a jump, as when a run is resumed
     for iteration in (3, 4, 9):
         for number in (2, 3):
-            set_part(number)
+            set_batch_part(number)
             pairs = zip(plain(iteration), ahead(iteration), strict=True)
             assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
-    set_part(0)
+    set_batch_part(0)
 
 
 def test_batches_are_made_in_full_precision(tiles: Path) -> None:
@@ -237,21 +230,21 @@ def test_weights_that_are_of_no_use_do_not_replace_a_checkpoint(tmp_path: Path) 
         return {"loss": out if iteration < 14 else out * float("inf")}
 
     config = LoopConfig(iterations=20, save_every=14)
-    rival = nn.Linear(4, 1)
+    discriminator = nn.Linear(4, 1)
 
-    def rival_loss(net: nn.Module, iteration: int) -> torch.Tensor:
+    def discriminator_loss(net: nn.Module, iteration: int) -> torch.Tensor:
         return net(torch.ones(1, 4)).mean() * (float("inf") if iteration == 12 else 1)
 
     with pytest.raises(TrainingDivergedError, match="weights are not finite"):
         train(
             config,
             nn.Linear(4, 1),
-            tmp_path / "rival",
+            tmp_path / "adversary",
             lambda net, i: {"loss": net(torch.ones(1, 4)).square().mean()},
             validate=lambda state, i: {},
-            adversary=(rival, rival_loss),
+            adversary=(discriminator, discriminator_loss),
         )
-    assert load_checkpoint(tmp_path / "rival") is None
+    assert load_checkpoint(tmp_path / "adversary") is None
     for step in (poisoned, too_far):
         with pytest.raises(TrainingDivergedError, match="weights are not finite"):
             train(config, nn.Linear(4, 1), tmp_path, step, validate=lambda state, i: {})
@@ -303,11 +296,15 @@ def test_values_of_yaml_are_what_fields_are_declared_to_be() -> None:
         "batch": 2,
         "loop": {"learning_rate": "1e-4", "clip": float("inf"), "precision": False},
     }
-    values |= {"loss": {"at": {"8": {"coarse": 11.0}}}, "scales": [3], "scale_weights": [1]}
+    values |= {
+        "loss": {"weights_by_scale": {"8": {"coarse": 11.0}}},
+        "scales": [3],
+        "scale_weights": [1],
+    }
     config = build(PlainConfig, values | {"crop": 96, "init": None})
     assert config.loop.learning_rate == 1e-4
     assert config.loop.clip == float("inf")
-    assert config.loop.mixed_precision == "no"
+    assert config.loop.precision == "no"
     assert config.loss.at_scale(8).coarse == 11.0
     assert config.scales == (3,)
     assert config.init == ""
@@ -326,14 +323,16 @@ def test_a_folder_can_be_held_where_there_are_no_locks(
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     with (
-        alone(tmp_path / "out"),
+        lock_folder(tmp_path / "out"),
         pytest.raises(UsageError, match="another process"),
-        alone(tmp_path / "out"),
+        lock_folder(tmp_path / "out"),
     ):
         pass
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with alone(tmp_path / "out"), alone(tmp_path / "out"):
-        pass
+    # filelock then holds it by the file's being there
+    for _ in range(2):
+        with lock_folder(tmp_path / "other"):
+            pass
 
 
 def test_an_interrupted_command_says_so_and_goes_on(tiles: Path, tmp_path: Path) -> None:
@@ -341,7 +340,7 @@ def test_an_interrupted_command_says_so_and_goes_on(tiles: Path, tmp_path: Path)
     config["stage1"]["loop"] = small.LOOP | {"iterations": 100_000, "save_every": 100_000}
     file = small.write(tmp_path / "small.yaml", config)
     arguments = ["--config", file, "--data", tiles, "--out", tmp_path / "run"]
-    command = [sys.executable, "-m", "train.stages.stage1", *map(str, arguments)]
+    command = [sys.executable, "-m", "train", "stage1", *map(str, arguments)]
     with subprocess.Popen(command, cwd=small.ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "run" / "log.csv").exists():
             assert process.poll() is None
@@ -439,8 +438,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from train.data.tiles import batch_rng
-from train.loop.training import LoopConfig, _Logs, train
+from train.data.feed import batch_rng
+from train.loop.training import LoopConfig, train
 
 out, accumulate = Path(sys.argv[1]), int(sys.argv[2])
 # what is registered first is called last
@@ -505,7 +504,8 @@ def test_torchrun_makes_one_training_of_a_stage(tiles: Path, tmp_path: Path) -> 
         command = [
             sys.executable,
             *launch,
-            "train.stages.stage1",
+            "train",
+            "stage1",
             "--config",
             file,
             "--data",
@@ -633,7 +633,7 @@ def test_options_reach_the_loop_and_snapshots_are_kept(tiles: Path, tmp_path: Pa
     [
         (["--data", "none"], "none/train: no .jpg", 1),
         (["--config", "none.yaml"], "none.yaml cannot be read", 2),
-        (["--set", "loop.rate=1"], "unexpected keyword argument 'rate'", 2),
+        (["--set", "loop.rate=1"], "loop.rate: is no key of this section", 2),
         (["--set", "batch"], "--set stage1.batch: does not fit", 2),
         (["--set", "crop=4096"], "128x128 px are smaller than a crop of 4096 px", 1),
         (["--set", "crop=63"], "crop 63: must be a multiple of 4, 4", 2),
@@ -642,12 +642,16 @@ def test_options_reach_the_loop_and_snapshots_are_kept(tiles: Path, tmp_path: Pa
         (["--set", "scales=[2, 4]"], "scale_weights [1.0]: must be a weight for each", 2),
         (["--set", "scales=4"], "scales 4: must be a list", 2),
         (["--set", "sharpness=[1]"], "sharpness [1]: must be a list of 2", 2),
-        (["--set", "degradation=foo"], "degradation 'foo': not one of area, scanner", 2),
-        (["--set", "loss=foo"], "stage1.loss 'foo': must be mse or l1", 2),
+        (
+            ["--set", "degradation=foo"],
+            "degradation 'foo': must be area, scanner, codeformer or realesrgan",
+            2,
+        ),
+        (["--set", "loss=foo"], "section stage1: loss 'foo': must be mse or l1", 2),
         (["--set", "loop.iterations=abc"], "loop.iterations 'abc': must be a whole number", 2),
         (["--set", "loop.save_every=0"], "loop.save_every 0: must be 1 or more", 2),
-        (["--set", "loop.precision=foo"], "loop.precision foo: must be no or bf16 or fp16", 2),
-        (["--set", "loop.learning_rate=1e30"], "loop.learning_rate 1e+30: must be from", 2),
+        (["--set", "loop.precision=foo"], "loop.precision 'foo': must be no, bf16 or fp16", 2),
+        (["--set", "loop.learning_rate=1e30"], "loop.learning_rate '1e30': must be 1 or less", 2),
         (["--set", "loop=3"], "loop 3: must be keys and values", 2),
         (["--set", "loop.iterations=["], "the value cannot be read as YAML", 2),
         (["--set", "model.foo=1"], "stage1.model: no network can be made of it", 2),
@@ -686,7 +690,7 @@ def test_slides_to_learn_from_and_to_validate_on_are_apart(
 
 
 def test_a_log_takes_figures_that_come_later(tmp_path: Path) -> None:
-    logs = _Logs(tmp_path, tensorboard=False)
+    logs = Logs(tmp_path, tensorboard=False)
     logs.row("validation", {"iteration": 1, "psnr": 2.0})
     logs.row("validation", {"iteration": 2, "niqe": 4.0, "psnr": 3.0})
     logs.row("validation", {"iteration": 3, "psnr": 5.0})
@@ -695,12 +699,12 @@ def test_a_log_takes_figures_that_come_later(tmp_path: Path) -> None:
 
 
 def test_a_log_forgets_what_a_killed_run_did_after_its_checkpoint(tmp_path: Path) -> None:
-    logs = _Logs(tmp_path, tensorboard=False)
+    logs = Logs(tmp_path, tensorboard=False)
     for iteration in (1, 2, 3):
         logs.row("log", {"iteration": iteration, "loss": 0.5})
     with (tmp_path / "log.csv").open("a") as file:
         file.write("4,0.")  # torn
-    resumed = _Logs(tmp_path, tensorboard=False, start=2)
+    resumed = Logs(tmp_path, tensorboard=False, start=2)
     resumed.forget()
     resumed.row("log", {"iteration": 3, "loss": 0.25})
     rows = [tuple(row.values()) for row in small.log(tmp_path)]

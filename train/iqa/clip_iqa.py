@@ -4,10 +4,10 @@ r"""Learns the two texts of CLIP-IQA (boxblur) and (Gaussian) on a histology blu
         --out $WSISR_WEIGHTS/clip_iqa_boxblur/prompts.safetensors
 
 The recipe is that of CLIP-IQA+ (Wang, Chan and Loy 2023): CLIP stays frozen, 16 context tokens
-before `good photo.` and `bad photo.` are learnt by the squared error against score/10; SGD at 0.002 with a cosine,
-batches of 64. CLIP never changes, so each image's features are computed once and cached beside
-the set. The result is what `wsisr.evaluation.measures` reads. Beside it lie a CSV log and, while
-the training lasts, its state: a run that was cut goes on as if it had not been.
+before `good photo.` and `bad photo.` are learnt by the squared error against score/10, with SGD at
+0.002, a cosine and batches of 64. CLIP never changes, so each image's features are computed once
+and cached beside the set. The result is what `wsisr.evaluation.measures` reads. Beside it lie a CSV
+log and, while the training lasts, its state: a run that was cut goes on as if it had not been.
 """
 
 from __future__ import annotations

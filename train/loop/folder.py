@@ -19,7 +19,7 @@ def lock_folder(out: Path) -> Iterator[None]:
     """Keeps other commands from writing into a folder; the file `.lock` in it may stay.
 
     Of the processes of one training the first one holds the lock. On a file system that knows no
-    locks the folder is used without one.
+    locks filelock goes by the file's being there; older versions refuse, and then there is no lock.
 
     Args:
         out: the folder, which is made where it is missing.
@@ -39,7 +39,7 @@ def lock_folder(out: Path) -> Iterator[None]:
         raise UsageError(
             f"{out}: another process works in it; wait for it to end or choose another --out"
         ) from error
-    except NotImplementedError:  # filelock's word for a file system without locks
+    except NotImplementedError:  # older versions of filelock, on a file system without locks
         yield
         return
     try:

@@ -23,10 +23,11 @@ from torch import nn
 import train.losses.image
 import train.run
 from tests.train import small
+from train.config import build, read_config
 from train.data.degradation import agree, sampling, upsample
 from train.data.pairs import PairConfig, make_pair
 from train.data.tiles import load_tiles
-from train.loop.command import Run, build, read_config
+from train.loop.command import Run
 from train.loop.pictures import GAP
 from train.losses.adversary import PatchDiscriminator, feature_l1
 from train.losses.image import (
@@ -42,9 +43,9 @@ from train.losses.image import (
 )
 from train.losses.nuclear import nuclear_features_l1, unmatched_nuclei
 from train.losses.perceptual import perceptual_distance
-from train.losses.weighted import AHEAD, Contest, ImageLoss
-from train.stages.detail import join
-from train.stages.distill import DistillConfig, Student, fit, take_changes, write_model
+from train.losses.weighted import DISCRIMINATOR_LEAD, AdversarialLoss, ImageLoss
+from train.stages.detail import join_networks
+from train.stages.distill import DistillConfig, Student, adapt_to_scales, fit, write_model
 from train.stages.export import assemble_model
 from train.stages.plain import PlainConfig
 from train.stages.plain import fit as fit_plain
@@ -346,19 +347,23 @@ def test_a_network_of_photographs_tells_dots_from_grain_and_leaves_a_gradient() 
 
 
 @needs_network
-def test_a_projected_rival_soon_tells_dots_from_grain() -> None:
+def test_a_projected_discriminator_soon_tells_dots_from_grain() -> None:
     torch.manual_seed(0)
-    contest = Contest(ImageLoss(rival="projected", adversarial=0.1, features=0.0))
-    optimizer = torch.optim.AdamW(contest.rival.parameters(), lr=2e-3)
+    adversarial = AdversarialLoss(
+        ImageLoss(discriminator="projected", adversarial=0.1, features=0.0)
+    )
+    optimizer = torch.optim.AdamW(adversarial.discriminator.parameters(), lr=2e-3)
     dots = torch.zeros(1, 1, 64, 64)
     dots[:, :, ::4, ::4] = 0.2
     for _ in range(40):
         scans = 0.6 + 0.05 * torch.randn(2, 3, 64, 64)
         images = (scans.flip(2) + dots).requires_grad_()
-        contest.losses(images, scans, torch.full_like(scans, 0.6), 4, AHEAD)["loss"].backward()
+        adversarial.losses(images, scans, torch.full_like(scans, 0.6), 4, DISCRIMINATOR_LEAD)[
+            "loss"
+        ].backward()
         assert images.grad is not None
         assert bool(images.grad.isfinite().all())
-        loss = contest.rival_loss(contest.rival, AHEAD)
+        loss = adversarial.discriminator_loss(adversarial.discriminator, DISCRIMINATOR_LEAD)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -366,59 +371,65 @@ def test_a_projected_rival_soon_tells_dots_from_grain() -> None:
 
 
 @needs_network
-def test_a_projected_rival_sees_that_detail_does_not_fit_what_it_was_made_from() -> None:
+def test_a_projected_discriminator_sees_that_detail_does_not_fit_what_it_was_made_from() -> None:
     torch.manual_seed(0)
-    contest = Contest(ImageLoss(rival="projected", adversarial=0.1, features=0.0))
-    optimizer = torch.optim.AdamW(contest.rival.parameters(), lr=2e-3)
+    adversarial = AdversarialLoss(
+        ImageLoss(discriminator="projected", adversarial=0.1, features=0.0)
+    )
+    optimizer = torch.optim.AdamW(adversarial.discriminator.parameters(), lr=2e-3)
     for _ in range(60):
         # grain belongs where it is dark; alone, images of both kinds look the same
         dark = torch.rand(8, 1, 1, 2).gt(0.5).float().repeat_interleave(32, 3)
         dark = dark.expand(-1, 3, 64, -1)
         grain = 0.1 * torch.randn(8, 3, 64, 64)
-        contest.losses(0.5 + grain * (1 - dark), 0.5 + grain * dark, 0.8 - 0.5 * dark, 4, AHEAD)
-        loss = contest.rival_loss(contest.rival, AHEAD)
+        adversarial.losses(
+            0.5 + grain * (1 - dark), 0.5 + grain * dark, 0.8 - 0.5 * dark, 4, DISCRIMINATOR_LEAD
+        )
+        loss = adversarial.discriminator_loss(adversarial.discriminator, DISCRIMINATOR_LEAD)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 1.0  # of who cannot tell them apart: 2
 
 
-def test_a_rival_that_there_is_not_and_what_it_cannot_do_is_refused() -> None:
+def test_a_discriminator_that_there_is_not_and_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(UsageError, match=r"loss\.features"):
-        ImageLoss(rival="projected")
-    with pytest.raises(UsageError, match="patch or projected"):
-        ImageLoss(rival="pixel")
+        ImageLoss(discriminator="projected")
+    with pytest.raises(UsageError, match=r"discriminator 'pixel': must be patch or projected"):
+        build(ImageLoss, {"discriminator": "pixel"})
 
 
 def test_that_the_network_is_missing_shows_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
-    Contest(ImageLoss())
+    AdversarialLoss(ImageLoss())
     with pytest.raises(ModelError, match="wsisr models fetch st_lpips"):
-        Contest(ImageLoss(at={4: {"perceptual": 0.5}}))
+        AdversarialLoss(ImageLoss(weights_by_scale={4: {"perceptual": 0.5}}))
     with pytest.raises(ModelError, match="wsisr models fetch st_lpips"):
-        Contest(ImageLoss(rival="projected", features=0.0))
+        AdversarialLoss(ImageLoss(discriminator="projected", features=0.0))
 
 
 def test_that_nuclei_cannot_be_found_shows_before_the_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    Contest(ImageLoss(nuclear=1.0))
+    AdversarialLoss(ImageLoss(nuclear=1.0))
     monkeypatch.setitem(sys.modules, "wsisr.evaluation.nuclei.classical", None)
-    Contest(ImageLoss())
+    AdversarialLoss(ImageLoss())
     with pytest.raises(UsageError, match=r"--set distill\.loss\.nuclear=0"):
-        Contest(ImageLoss(at={4: {"nuclear": 1.0}}))
+        AdversarialLoss(ImageLoss(weights_by_scale={4: {"nuclear": 1.0}}))
 
 
-def test_where_the_rival_is_not_heard_it_does_not_learn() -> None:
+def test_where_the_discriminator_is_not_heard_it_does_not_learn() -> None:
     torch.manual_seed(0)
     images, scans = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
     for weight in (0.0, 0.01):
-        contest = Contest(ImageLoss(adversarial=weight, features=0.0))
-        losses = contest.losses(images, scans, scans, 4, 0)
+        adversarial = AdversarialLoss(ImageLoss(adversarial=weight, features=0.0))
+        losses = adversarial.losses(images, scans, scans, 4, 0)
         assert bool(losses["adversarial"]) == bool(weight)
-        assert contest.rival_loss(contest.rival, 0).requires_grad == bool(weight)
+        assert adversarial.discriminator_loss(adversarial.discriminator, 0).requires_grad == bool(
+            weight
+        )
 
 
 def test_a_grid_costs_and_what_the_scan_has_does_not() -> None:
@@ -510,36 +521,38 @@ def test_nuclei_without_a_match_cost_the_stain_that_makes_them() -> None:
 
 def test_densities_are_those_that_nuclei_are_found_by() -> None:
     segmenter, image = ClassicalSegmenter(), nuclei([(60, 60)], 1.0)
-    expected = segmenter._density(train.losses.nuclear._levels(image)[0], 0.25)
-    found = train.losses.nuclear._haematoxylin(image, segmenter.blur_um / 0.25)[0].numpy()
+    expected = segmenter._density(train.losses.nuclear.to_uint8(image)[0], 0.25)
+    found = train.losses.nuclear.haematoxylin_density(image, segmenter.blur_um / 0.25)[0].numpy()
     np.testing.assert_allclose(found[8:-8, 8:-8], expected[8:-8, 8:-8], atol=0.01)
 
 
-def test_the_generators_loss_leaves_the_rival_alone() -> None:
+def test_the_generators_loss_leaves_the_discriminator_alone() -> None:
     torch.manual_seed(0)
-    rival = PatchDiscriminator(channels=6)
+    discriminator = PatchDiscriminator(channels=6)
     image = torch.rand(1, 3, 64, 64, requires_grad=True)
     hr, condition = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
-    early = ImageLoss(adversarial_from=10)(image, hr, condition, rival, 9)
+    early = ImageLoss(adversarial_from=10)(image, hr, condition, discriminator, 9)
     assert float(early["adversarial"]) == 0
-    losses = ImageLoss(adversarial_from=10)(image, hr, condition, rival, 10)
+    losses = ImageLoss(adversarial_from=10)(image, hr, condition, discriminator, 10)
     losses["loss"].backward()
     assert image.grad is not None
-    assert all(p.grad is None and p.requires_grad for p in rival.parameters())
-    own = rival.features(torch.rand(1, 6, 64, 64))
+    assert all(p.grad is None and p.requires_grad for p in discriminator.parameters())
+    own = discriminator.features(torch.rand(1, 6, 64, 64))
     assert float(feature_l1(own, own).detach()) == 0
 
 
 def test_weights_of_the_loss_may_differ_by_scale() -> None:
     torch.manual_seed(0)
     image, hr, condition = torch.rand(3, 1, 3, 64, 64)
-    contest = Contest(
-        build(ImageLoss, {"pixel": 2.0, "adversarial_from": 9, "at": {4: {"pixel": 5}}})
+    adversarial = AdversarialLoss(
+        build(
+            ImageLoss, {"pixel": 2.0, "adversarial_from": 9, "weights_by_scale": {4: {"pixel": 5}}}
+        )
     )
-    two, four = (contest.losses(image, hr, condition, scale, 0) for scale in (2, 4))
+    two, four = (adversarial.losses(image, hr, condition, scale, 0) for scale in (2, 4))
     assert float(four["loss"] - two["loss"]) == pytest.approx(3 * float(two["l1"]), rel=1e-5)
-    with pytest.raises(TypeError, match="pixels"):
-        build(ImageLoss, {"at": {8: {"pixels": 1.0}}})
+    with pytest.raises(UsageError, match=r"by_scale\.8\.pixels: is no key .*; is pixel meant"):
+        build(ImageLoss, {"weights_by_scale": {8: {"pixels": 1.0}}})
 
 
 def test_the_plain_network_starts_as_the_identity() -> None:
@@ -584,7 +597,7 @@ def test_what_is_drawn_for_changes_does_not_depend_on_how_paths_are_hashed(teach
         networks = [load_restoration(teacher / "restoration") for _ in range(2)]
         names = (f"{teacher}/{i}a", f"{teacher}/{i}b")
         places = {Path(name): module for name, module in zip(names, networks, strict=True)}
-        take_changes(config, (2, 4), places)
+        adapt_to_scales(config, (2, 4), places)
         downs = [v for m in networks for k, v in m.state_dict().items() if k.endswith(DOWN)]
         drawn.append(torch.cat([v.flatten() for v in downs]))
     assert drawn[0].std() > 0
@@ -666,9 +679,9 @@ def test_a_teacher_without_stage_2_is_refused(teacher: Path, tiles: Path, tmp_pa
 def test_settings_that_exclude_each_other_are_refused(
     teacher: Path, tiles: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"distill\.samples 1: must be 1 or more, 2 with spread"):
+    with pytest.raises(UsageError, match="samples 1: must be 2 or more with spread"):
         build(DistillConfig, SMALL | {"spread": 0.5})
-    with pytest.raises(UsageError, match=r"distill\.rank -1: must be 0 or more"):
+    with pytest.raises(UsageError, match="rank -1: must be 0 or more"):
         build(DistillConfig, SMALL | {"rank": -1})
     values = SMALL | {"teacher": str(teacher), "guided": True, "sampling": {"residual": True}}
     with pytest.raises(UsageError, match=r"distill\.guided: not with `residual`"):
@@ -752,7 +765,7 @@ def test_features_of_the_plain_network_hold_stage_1_and_a_detail(
     finally:
         train.run.launch = launch
     assert left is None
-    assert train.run.planned(config, None)[:3] == ["stage1", "plain", "detail"]
+    assert train.run.planned_stages(config, None)[:3] == ["stage1", "plain", "detail"]
 
     made, plain = (
         load_restoration(run / place / "restoration") for place in ("detail", "plain/model")
@@ -766,7 +779,7 @@ def test_features_of_the_plain_network_hold_stage_1_and_a_detail(
             made.image_of(x, features) + made.detail_of(features), plain(x), rtol=0, atol=1e-5
         )
     assert float((made(x) - plain(x)).detach().abs().max()) > 1e-3
-    untrained = join(load_restoration(run / "stage1" / "restoration"), plain)
+    untrained = join_networks(load_restoration(run / "stage1" / "restoration"), plain)
     pairs = PairConfig(8, 64, (4,), (1.0,), "area")
     lr, hr, _ = make_pair(pairs, load_tiles(tiles / "train"), 0)
     with torch.no_grad():
@@ -791,7 +804,7 @@ def test_features_of_the_plain_network_hold_stage_1_and_a_detail(
     assert set(starting_weights(run / "detail" / "restoration")) == set(plain.state_dict())
     other: PlainNet = PlainNet(width=4, blocks=1)
     with pytest.raises(UsageError, match="must be PlainNets of one size"):
-        join(other, plain)
+        join_networks(other, plain)
 
 
 def test_one_command_in_slices_moves_a_model_forward(
