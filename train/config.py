@@ -104,7 +104,7 @@ def explain(error: ValidationError, config_type: type | None = None, within: str
         known = _known_keys(config_type, place[:-1])
         close = difflib.get_close_matches(str(place[-1]), known, 1)
         return f"{key}: is no key of this section" + (f"; is {close[0]} meant?" if close else "")
-    return f"{key} {_shown(value)}: {_rule(first)}"
+    return f"{key} {_shown(value)}: {_rule(first)}".lstrip()
 
 
 def _key(place: Sequence[int | str], within: str) -> str:
