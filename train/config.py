@@ -104,7 +104,7 @@ def explain(error: ValidationError, config_type: type | None = None, within: str
         known = _known_keys(config_type, place[:-1])
         close = difflib.get_close_matches(str(place[-1]), known, 1)
         return f"{key}: is no key of this section" + (f"; is {close[0]} meant?" if close else "")
-    return f"{key} {_shown(value)}: {_rule(first)}".lstrip()
+    return f"{key} {value!r}: {_rule(first)}".lstrip()
 
 
 def _key(place: Sequence[int | str], within: str) -> str:
@@ -113,10 +113,6 @@ def _key(place: Sequence[int | str], within: str) -> str:
     for part in place:
         key += f"[{part}]" if isinstance(part, int) and key else f".{part}"
     return key.lstrip(".")
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 def _known_keys(config_type: Any, place: Sequence[int | str]) -> list[str]:
@@ -132,6 +128,7 @@ RULES = {
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
+    "finite_number": "must be finite",
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "tuple_type": "must be a list",

@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count, takewhile
@@ -45,7 +44,7 @@ from train.data.shards import ShardWriter, read_index, write_atomic
 from train.data.tiles import MAX_UNREADABLE
 from train.errors import DataError
 from train.loop import lock_folder, make_parser, run_and_report
-from wsisr.errors import SlideError
+from wsisr.errors import SlideError, UsageError
 from wsisr.slides import View, coarser_view, open_slide, select_view
 from wsisr.tissue import BLACK, INK_LEAD, INK_SATURATION, tissue_mask
 
@@ -85,15 +84,28 @@ class PatchSettings:
     """
 
     size: Annotated[Integer, Field(ge=16)] = 512
-    mpp: Annotated[Number, Field(gt=0, lt=math.inf)] = 0.25
+    mpp: Annotated[Number, Field(gt=0, allow_inf_nan=False)] = 0.25
     tolerance: FractionBelowOne = 0.15
     tissue: Fraction = 0.5
     per_slide: Count = 1000
-    focus: Annotated[Number, Field(ge=0, lt=math.inf)] = 25.0
+    focus: Annotated[Number, Field(ge=0, allow_inf_nan=False)] = 25.0
     blur: FractionBelowOne = 0.1
     pen: Fraction = 0.02
     quality: Annotated[Integer, Field(ge=1, le=100)] = 95
     seed: CountOrZero = 0
+
+
+def make_settings(values: Mapping[str, Any]) -> PatchSettings:
+    """Makes settings from the options of the command.
+
+    Raises:
+        UsageError: a value is out of its range; the message spells the option.
+    """
+    try:
+        return build(PatchSettings, values)
+    except UsageError as error:
+        name, _, rule = str(error).partition(" ")
+        raise UsageError(f"--{name.replace('_', '-')} {rule}") from error
 
 
 def view_at(source: SourceSlide, view: View, settings: PatchSettings) -> View:
@@ -361,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     def work() -> None:
-        settings = build(PatchSettings, {name: getattr(args, name) for name in defaults})
+        settings = make_settings({name: getattr(args, name) for name in defaults})
         rows = None if args.manifest is None else read_manifest(args.manifest)
         with lock_folder(args.out):
             known = known_patients(read_record(args.out))
