@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from train.config import read_config
-from train.data import write_atomic
 from train.judge import judge_model
 from train.loop import (
     LoopConfig,
@@ -39,6 +38,7 @@ from train.loop import (
 )
 from train.run import advance, check_sections, complete_config, export_model
 from wsisr.errors import UsageError
+from wsisr.files import write_atomic
 
 KEPT = 4
 """Number of iterations at which a variant is judged, where the config does not say."""

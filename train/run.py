@@ -27,7 +27,6 @@ from typing import Any
 import yaml
 
 from train.config import read_config
-from train.data import write_atomic
 from train.errors import StageError
 from train.loop import (
     INTERRUPTED,
@@ -42,6 +41,7 @@ from train.loop import (
 )
 from train.stages import assemble_model
 from wsisr.errors import UsageError
+from wsisr.files import write_atomic
 from wsisr.models.files import SECOND_STAGE, read_card
 
 DETAIL = ("stage1", "plain", "detail")

@@ -33,6 +33,32 @@ def _explain(path: Path, error: OSError) -> str:
     return f"{path}: cannot be written ({reason})"
 
 
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Writes a file that has its name only once it is complete and on the disk.
+
+    The data go to a file of another name in the same folder, which is flushed and then renamed.
+    Whatever happens, `path` is the old file or the new one.
+
+    Args:
+        path: the file to write or to replace.
+        data: the content; text is stored as UTF-8 with its line ends as they are.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    # the process's number keeps two processes that write the same file apart
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 class AppendFile:
     """A file that grows at its end. Positions are kept here, so a failed write leaves no gap.
 

@@ -12,7 +12,6 @@ from .pairs import check_scales as check_scales
 from .pairs import crop_to_multiple as crop_to_multiple
 from .pairs import pair_feed as pair_feed
 from .shards import SUFFIXES as SUFFIXES
-from .shards import write_atomic as write_atomic
 from .tiles import TileSet as TileSet
 from .tiles import check_apart as check_apart
 from .tiles import load_tiles as load_tiles

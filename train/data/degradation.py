@@ -226,10 +226,12 @@ def shot_noise(image: Tensor, grey: bool, seed: int) -> Tensor:
 
 
 def _scaled_side(side: int, factor: float) -> int:
+    """Gives the side of an image that is resized, 2 px or more."""
     return max(2, round(side * factor))
 
 
 def _random_mode(rng: np.random.Generator) -> str:
+    """Draws the filter of a resize."""
     return ("area", "bilinear", "bicubic")[rng.integers(3)]
 
 

@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from train.data.shards import ShardWriter, Tile, find_tiles, packed_size, write_atomic
+from train.data.shards import ShardWriter, Tile, find_tiles, packed_size
 from train.data.tiles import MAX_UNREADABLE, read_image
 from train.errors import DataError
 from train.loop import make_parser, run_and_report
 from wsisr.errors import UsageError
+from wsisr.files import write_atomic
 
 log = logging.getLogger("train")
 CODECS = ("webp", "avif", "keep")

@@ -40,11 +40,12 @@ from train.data.manifest import (
     plan_sources,
     read_manifest,
 )
-from train.data.shards import ShardWriter, read_index, write_atomic
+from train.data.shards import ShardWriter, read_index
 from train.data.tiles import MAX_UNREADABLE
 from train.errors import DataError
 from train.loop import lock_folder, make_parser, run_and_report
 from wsisr.errors import SlideError, UsageError
+from wsisr.files import write_atomic
 from wsisr.slides import View, coarser_view, open_slide, select_view
 from wsisr.tissue import BLACK, INK_LEAD, INK_SATURATION, tissue_mask
 

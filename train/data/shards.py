@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from train.errors import DataError
+from wsisr.files import write_atomic
 
 END = b"\0" * 2 * tarfile.BLOCKSIZE
 """The two empty blocks that end a tar."""
@@ -231,6 +232,7 @@ class ShardWriter:
 
     @property
     def _shard(self) -> Path:
+        """The present shard."""
         return self.prefix.with_name(f"{self.prefix.name}-{self._count:04d}.tar")
 
 
@@ -247,16 +249,3 @@ def _padded(size: int) -> int:
 def packed_size(name: str, data: bytes) -> int:
     """Gives the bytes that a tile takes in a shard and its index, at the most."""
     return _in_tar(data) + len(name.encode()) + INDEX_NUMBERS
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file so that it is either the old or the new one, whatever happens."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -32,7 +32,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.config import STRICT_KEYS, Count, CountOrZero, Flag, Fraction, Weight, build
-from train.data import write_atomic
 from train.errors import TrainingDivergedError
 from train.iqa.dataset import BEST, STEPS, Item, of_kind, read_manifest
 from train.loop import make_parser, run_and_report
@@ -48,6 +47,7 @@ from wsisr.evaluation.measures import (
 from wsisr.evaluation.networks import Clip
 from wsisr.evaluation.pairing import read_image
 from wsisr.evaluation.weights import digest, find, renew_pin
+from wsisr.files import write_atomic
 
 
 @config_dataclass(frozen=True, config=STRICT_KEYS)

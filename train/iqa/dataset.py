@@ -32,11 +32,12 @@ from PIL import Image as Pillow
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from train.data import SUFFIXES, slide_of, write_atomic
+from train.data import SUFFIXES, slide_of
 from train.loop import make_parser, run_and_report, slide_names
 from wsisr.errors import SlideError, UsageError
 from wsisr.evaluation.measures import Image, sharpness
 from wsisr.evaluation.pairing import read_image
+from wsisr.files import write_atomic
 
 log = logging.getLogger("train")
 

@@ -23,8 +23,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load, save
 from torch import Tensor
 
-from train.data import write_atomic
 from train.errors import CheckpointError
+from wsisr.files import write_atomic
 
 PIECE = 15_000_000
 """Bytes of tensor data in one file."""

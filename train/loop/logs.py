@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from train.data import write_atomic
 from train.errors import CheckpointError
 from train.loop.pictures import save_strip
+from wsisr.files import write_atomic
 
 
 class Logs:
@@ -51,6 +51,7 @@ class Logs:
                 write_atomic(file, "".join(kept).encode())
 
     def _is_kept(self, line: str) -> bool:
+        """Tells whether a line is of an iteration up to the checkpoint."""
         # iteration is the first column; a torn last line goes, too
         number = line.partition(",")[0]
         return number.isdigit() and line.endswith("\n") and int(number) <= self.start

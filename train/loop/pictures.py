@@ -38,6 +38,7 @@ def save_strip(file: Path, images: Mapping[str, Tensor]) -> NDArray[np.uint8]:
 
 
 def _column(batch: Tensor, side: int) -> NDArray[np.uint8]:
+    """Puts the images of a batch below each other, enlarged to `side` px."""
     factor = side // batch.shape[-1]
     levels = (batch.detach().float().cpu().clamp(0, 1) * 255).round().byte()
     pixels = levels.permute(0, 2, 3, 1).numpy().repeat(factor, 1).repeat(factor, 2)

@@ -133,6 +133,52 @@ def latent_scale(vae: AutoencoderTiny, tiles: TileSet) -> float:
     return float((squares / count) ** -0.5)
 
 
+def reconstruction_losses(
+    config: AutoencoderConfig, x: Tensor, y: Tensor, z: Tensor, discriminator: nn.Module | None
+) -> Losses:
+    """Compares reconstructions with images.
+
+    Args:
+        config: weights of the losses.
+        x: the images, (B, 3, H, W) in [-1, 1].
+        y: their reconstructions.
+        z: their latents.
+        discriminator: scores the reconstructions; None while it is not heard.
+
+    Returns:
+        Losses by name, `loss` their weighted sum.
+    """
+    losses = {
+        "l1": (y - x).abs().mean(),
+        "gradient": gradient_l1(y, x),
+        "texture": texture_l1(y, x),
+        "latent": z.square().mean(),
+    }
+    total = (
+        losses["l1"]
+        + config.gradient * losses["gradient"]
+        + config.texture * losses["texture"]
+        + config.latent * losses["latent"]
+    )
+    # the log has the same columns from the first line to the last
+    losses["adversarial"] = torch.zeros((), device=x.device)
+    if discriminator is not None:
+        losses["adversarial"] = hinge_generator(discriminator(y))
+        total = total + config.adversarial * losses["adversarial"]
+    return {"loss": total} | losses
+
+
+def validation_psnr(model: nn.Module, tiles: TileSet) -> float:
+    """Gives the mean PSNR in dB of decoded tiles to the tiles themselves."""
+    device = next(model.parameters()).device
+    values = []
+    for tile in tiles.pixels:
+        hr = crop_to_multiple(to_tensor(tile[None]), BLOCK)
+        decoded = model(hr.to(device) * 2 - 1)[0].cpu()
+        values.append(psnr((decoded / 2 + 0.5).clamp(0, 1), hr))
+    return sum(values) / len(values)
+
+
 def fit(config: AutoencoderConfig, run: Run) -> None:
     """Trains, or goes on training; each validation writes vae/."""
     tiles, val = run.splits(16)
@@ -149,25 +195,9 @@ def fit(config: AutoencoderConfig, run: Run) -> None:
         x = make_batch(config, tiles, iteration)
         x = x.to(device, memory_format=torch.channels_last)
         y, z = module(x)
-        losses = {
-            "l1": (y - x).abs().mean(),
-            "gradient": gradient_l1(y, x),
-            "texture": texture_l1(y, x),
-            "latent": z.square().mean(),
-        }
-        total = (
-            losses["l1"]
-            + config.gradient * losses["gradient"]
-            + config.texture * losses["texture"]
-            + config.latent * losses["latent"]
-        )
-        if iteration >= config.adversarial_from:
-            losses["adversarial"] = hinge_generator(discriminator(y))
-            total = total + config.adversarial * losses["adversarial"]
-        else:
-            losses["adversarial"] = torch.zeros((), device=device)
         pair.update(real=x, fake=y.detach())
-        return {"loss": total} | losses
+        heard = discriminator if iteration >= config.adversarial_from else None
+        return reconstruction_losses(config, x, y, z, heard)
 
     def discriminator_loss(module: nn.Module, iteration: int) -> Tensor:
         if iteration < config.adversarial_from - DISCRIMINATOR_LEAD:
@@ -177,16 +207,12 @@ def fit(config: AutoencoderConfig, run: Run) -> None:
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         device = next(iter(state.values())).device
         averaged.to(device).load_state_dict(state)
-        values = []
         with torch.inference_mode():
-            for tile in val.pixels:
-                hr = crop_to_multiple(to_tensor(tile[None]), BLOCK)
-                decoded = averaged(hr.to(device) * 2 - 1)[0].cpu()
-                values.append(psnr((decoded / 2 + 0.5).clamp(0, 1), hr))
+            decibels = validation_psnr(averaged, val)
             scale = latent_scale(averaged.vae, tiles)
         averaged.vae.register_to_config(scaling_factor=scale)
         save_part(averaged.vae, run.out / "vae")
-        return {"psnr": round(sum(values) / len(values), 3), "scaling_factor": round(scale, 4)}
+        return {"psnr": round(decibels, 3), "scaling_factor": round(scale, 4)}
 
     def pictures() -> Mapping[str, Tensor]:
         hr = crop_to_multiple(to_tensor(val.pixels[:PICTURES]), BLOCK)

@@ -39,11 +39,11 @@ from train.data import (
     degrade,
     to_tensor,
     upsample,
-    write_atomic,
 )
 from train.errors import DataError
 from train.loop import Run, run_stage
 from wsisr.errors import ModelError
+from wsisr.files import write_atomic
 from wsisr.models.files import load_base, load_module, load_restoration
 from wsisr.models.networks import PlainNet, Vae, channels_last, encode
 

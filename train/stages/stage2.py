@@ -143,6 +143,21 @@ def sample(model: ControllableDiffusion, schedule: Schedule, condition: Tensor, 
     return ddim(lambda z, t: model(z, t, condition), z, timesteps, schedule, lambda i: noise)
 
 
+def save_parts(model: ControllableDiffusion, out: Path, own_unet: bool) -> None:
+    """Writes what of a model was trained: controlnet/, the prompt and, where it is its own, unet/.
+
+    Args:
+        model: with the averaged weights.
+        out: folder of the run.
+        own_unet: whether the UNet was trained here, and is not that of a base.
+    """
+    if own_unet:
+        save_part(model.unet, out / "unet")
+    # a pretrained model comes as one file, and so may its ControlNet
+    save_part(model.controlnet, out / "controlnet", one_file=not own_unet)
+    save_file({"prompt": model.prompt.cpu().contiguous()}, out / "prompt.safetensors")
+
+
 def check_bank(config: Stage2Config, bank: Bank) -> None:
     """Checks that a bank can be trained and validated on.
 
@@ -197,12 +212,7 @@ def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         device = next(iter(state.values())).device
         averaged.to(device).eval().load_state_dict(state)
-        if not config.base:
-            save_part(averaged.unet, run.out / "unet")
-        # a pretrained model comes as one file, and so may its ControlNet
-        save_part(averaged.controlnet, run.out / "controlnet", one_file=bool(config.base))
-        prompt = averaged.prompt.cpu().contiguous()
-        save_file({"prompt": prompt}, run.out / "prompt.safetensors")
+        save_parts(averaged, run.out, own_unet=not config.base)
         draw = torch.Generator().manual_seed(0)
         pair = (held[0].to(device), held[1].to(device))
         with torch.inference_mode():
