@@ -1,11 +1,11 @@
-"""The paper's ablations: without stage 1, two degradations, several numbers of iterations.
+r"""Runs the paper's ablations: without stage 1, two degradations, several numbers of iterations.
 
-    python -m train.ablations --config train/configs/sd21.yaml --data tiles --out runs/ablations \
+    python -m train ablations --config train/configs/sd21.yaml --data tiles --out runs/ablations \
         --minutes 9
 
 trains the variants one after the other, in slices of time: give the same command again until it
-says `done`. Each variant is a run of `train.run` in OUT/VARIANT; its stage 2 is kept at four
-iterations (or by `stage2.loop.keep_every`), and each of them is a model folder for
+says `done`. Each variant is a run in OUT/VARIANT, see `python -m train run`; its stage 2 is kept at
+four iterations (or by `stage2.loop.keep_every`), and each of them is a model folder for
 `wsisr upscale --model`: OUT/VARIANT/models/ITERATION, the last OUT/VARIANT/model. All are judged on
 validation tiles (`train.judge`), beside bicubic interpolation: OUT/ablations.csv and .md.
 
@@ -14,32 +14,44 @@ Histo-Diffusion 2024, table 4 (stage 1) and table 6 (degradation, iterations).
 
 from __future__ import annotations
 
-import argparse
 import copy
 import csv
 import io
 import json
 import logging
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from train.data import write_atomic
-from train.judge import judge
-from train.loop import LoopConfig, Run, add_common, alone, count, in_slices, read_config
-from train.run import advance, check_sections, complete, export_model
+from train.config import read_config
+from train.judge import judge_model
+from train.loop import (
+    LoopConfig,
+    Run,
+    add_common,
+    count,
+    lock_folder,
+    make_parser,
+    run_in_slices,
+)
+from train.run import advance, check_sections, complete_config, export_model
 from wsisr.errors import UsageError
+from wsisr.files import write_atomic
 
 KEPT = 4
-"""Iterations at which a variant is judged, where the config does not say."""
+"""Number of iterations at which a variant is judged, where the config does not say."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a variant is trained with."""
+    """What a variant is trained with.
+
+    Attributes:
+        degradation: of the pairs.
+        stage1: whether it has a stage 1.
+    """
 
     degradation: str
     stage1: bool = True
@@ -53,7 +65,13 @@ VARIANTS = {
 
 
 def configure(config: dict[str, Any], variant: Variant, autoencoder: Path) -> dict[str, Any]:
-    """The config of a variant; one trained autoencoder, where there is one, serves all."""
+    """Makes the config of a variant; one trained autoencoder, where there is one, serves all.
+
+    Args:
+        config: sections by stage, for all variants.
+        variant: what it is trained with.
+        autoencoder: run of the autoencoder.
+    """
     made = copy.deepcopy({k: config[k] for k in ("stage1", "latents", "stage2")})
     made["export"] = copy.deepcopy(config.get("export", {}))
     made["stage1"]["degradation"] = made["latents"]["degradation"] = variant.degradation
@@ -69,7 +87,7 @@ def configure(config: dict[str, Any], variant: Variant, autoencoder: Path) -> di
 
 
 def models(config: dict[str, Any], run: Path, name: str) -> dict[int, Path]:
-    """Model folders of a trained variant by iteration, exported where they are missing."""
+    """Finds the model folders of a trained variant by iteration, and exports what is missing."""
     last = int(config["stage2"]["loop"].get("iterations", LoopConfig.iterations))
     found = {}
     for snapshot in sorted(p.name for p in (run / "stage2" / "snapshots").iterdir()):
@@ -82,7 +100,7 @@ def models(config: dict[str, Any], run: Path, name: str) -> dict[int, Path]:
 
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
-    """The figures as CSV and as Markdown, a line a model."""
+    """Writes the figures as CSV and as Markdown, a line a model."""
     columns = list(dict.fromkeys(key for row in figures.values() for key in row))
     rows = [[name, *(row.get(key, "") for key in columns)] for name, row in figures.items()]
     text = io.StringIO()
@@ -99,13 +117,13 @@ def run_ablations(
     judged: int = 8,
     threads: int | None = None,
 ) -> str | None:
-    """Go on with the ablations until they are done or the run's minutes are over.
+    """Goes on with the ablations until they are done or the run's minutes are over.
 
     Args:
         config: sections stage1, latents, stage2, and autoencoder where there is no base.
         run: data, folder and limits of all of them together.
         variants: names in `VARIANTS`.
-        judged: validation tiles.
+        judged: number of validation tiles that models are judged by.
         threads: CPU threads of each stage.
 
     Returns:
@@ -120,6 +138,7 @@ def run_ablations(
     began = time.monotonic()
 
     def rest(place: Path) -> Run:
+        """Gives the run in a folder, with the minutes that are left."""
         spent = (time.monotonic() - began) / 60
         left = None if run.minutes is None else run.minutes - spent
         return replace(run, out=place, minutes=left)
@@ -130,7 +149,7 @@ def run_ablations(
             return "autoencoder"
     for name in variants:
         made = configure(config, VARIANTS[name], run.out / "autoencoder")
-        made = complete(made, run.out / name, None)
+        made = complete_config(made, run.out / name, None)
         left = advance(made, rest(run.out / name), name=name, threads=threads)
         if left:
             return f"{left} of {name}"
@@ -155,34 +174,43 @@ def add_row(
     scales: Sequence[int],
     judged: int,
 ) -> None:
-    """Judge a model folder (None: bicubic) and write the tables anew, unless that was done."""
+    """Judges a model and writes the tables anew, unless that was done.
+
+    Args:
+        run: data and folder of all ablations.
+        model: its name in the tables.
+        facts: what it was trained with.
+        folder: the model; None is bicubic interpolation.
+        scales: integer factors.
+        judged: number of validation tiles.
+    """
     file = run.out / "figures.json"
     figures: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     if model in figures:
         return
     first = dict.fromkeys(("degradation", "stage1", "iterations"), "")
-    figures[model] = {**first, **facts, **judge(folder, run.tiles("val"), scales, judged)}
+    figures[model] = {**first, **facts, **judge_model(folder, run.tiles("val"), scales, judged)}
     write_atomic(file, json.dumps(figures, indent=1).encode())
     for suffix, text in zip(("csv", "md"), table(figures), strict=True):
         write_atomic(run.out / f"ablations.{suffix}", text.encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Runs the command; returns its exit code."""
+    parser = make_parser("ablations", __doc__)
     add_common(parser, "SECTION.KEY=VALUE")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--judged", type=count, default=8, help="validation tiles")
+    parser.add_argument(
+        "--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="to train"
+    )
+    parser.add_argument("--judged", type=count, default=8, help="number of validation tiles")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run = Run(args.data, args.out, args.minutes, args.limit, args.workers)
+    run = Run.from_arguments(args)
 
     def work() -> str | None:
         config = read_config(args.config, args.set)
         check_sections(config, args.config)
-        with alone(args.out):
+        with lock_folder(args.out):
             return run_ablations(
                 config, run, args.variants, judged=args.judged, threads=args.threads
             )
@@ -191,8 +219,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text: str = (args.out / "ablations.md").read_text()
         return f"{text}done: {args.out}"
 
-    return in_slices(work, result, args.out)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_in_slices(work, result, args.out)

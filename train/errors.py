@@ -18,7 +18,12 @@ class TrainingDivergedError(WsisrError):
 
 
 class StageError(WsisrError):
-    """A stage of a run that ended with an error, which it has printed itself."""
+    """A stage of a run that ended with an error, which it has printed itself.
+
+    Args:
+        stage: its name.
+        code: its exit code.
+    """
 
     def __init__(self, stage: str, code: int) -> None:
         super().__init__(
@@ -27,7 +32,15 @@ class StageError(WsisrError):
         self.exit_code = code if code > 0 else 1
 
 
-def require(holds: bool, says: str) -> None:
-    """Raise UsageError(says) for a setting that does not do."""
+def require(holds: bool, message: str) -> None:
+    """Checks a rule between settings.
+
+    Args:
+        holds: whether it is kept.
+        message: what the error says otherwise.
+
+    Raises:
+        UsageError: it is not kept.
+    """
     if not holds:
-        raise UsageError(says)
+        raise UsageError(message)

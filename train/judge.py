@@ -1,4 +1,4 @@
-"""Judge a model while it trains: the project's own metrics on a few validation tiles.
+"""Judges a model while it trains: the project's own metrics on a few validation tiles.
 
 Pixel losses cannot see what the model is for; these figures can. They choose between recipes and
 checkpoints, so they come from the validation slides and never from the test slides.
@@ -34,33 +34,34 @@ FIGURES = (
     "niqe",
     "comb_db",
 )
-WINDOW = 512  # px; a crop of one window less its overlap costs one run of the model
-OVERLAP = 64
-EXAMPLE = 256  # px a side of the pictures
+WINDOW, OVERLAP = 512, 64
+"""Pixels; a crop of one window less its overlap costs one run of the model."""
+EXAMPLE = 256
+"""Side of the pictures in px."""
 
 
-def judge(
+def judge_model(
     folder: Path | None,
     tiles: TileSet,
     scales: Sequence[int],
     count: int = 8,
     device: torch.device | None = None,
 ) -> dict[str, float]:
-    """Figures of a model at each scale.
+    """Measures a model at each scale.
 
     Args:
         folder: the model to judge, or None for bicubic.
         tiles: validation tiles; their top-left part of one window is used.
         scales: integer factors; 2, where bicubic comes close, is judged only if it is alone.
-        count: so many tiles, spread evenly over the list.
-        device: to run it on; by default the first GPU and else the CPU.
+        count: number of tiles, spread evenly over the list.
+        device: where the model runs; by default the first GPU, and else the CPU.
 
     Returns:
         {`METRIC_xSCALE`: mean}; metrics that lack their weights, or that such tiles are too small
         for, are left out, and all of them where wsisr's packages are not installed.
 
     Raises:
-        UsageError: no tiles to judge by.
+        UsageError: there are no tiles to judge by.
     """
     if count < 1:
         raise UsageError(f"judged {count}: must be 1 or more validation tiles")
@@ -98,14 +99,14 @@ def judge(
     return figures
 
 
-def examples(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[str, Tensor]:
-    """What a model folder makes of some validation tiles, for `train.loop.pictures`.
+def example_images(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[str, Tensor]:
+    """Runs a model folder on some validation tiles, for `train.loop.pictures`.
 
     Args:
         folder: the model.
         tiles: validation tiles; their top-left corners of at most `EXAMPLE` px are used.
         scale: integer factor.
-        count: so many tiles, spread evenly over the list.
+        count: number of tiles, spread evenly over the list.
 
     Returns:
         `LR`, `restored` (stage 1 alone, where there is a stage 2), `result` and `HR`, each
@@ -118,8 +119,8 @@ def examples(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[s
     device = pick_device(None)
     models = {"result": from_pretrained(folder, device=device, scale=scale)}
     if models["result"].second is not None:
-        alone = from_pretrained(folder, device=device, settings={"fidelity": 1.0}, scale=scale)
-        models = {"restored": alone, **models}
+        stage1 = from_pretrained(folder, device=device, settings={"fidelity": 1.0}, scale=scale)
+        models = {"restored": stage1, **models}
     columns: dict[str, list[NDArray[np.uint8]]] = {}
     for index in range(min(count, len(tiles.pixels))):
         hr, lr = _pair(tiles, index * len(tiles.pixels) // count, scale, EXAMPLE)
@@ -134,7 +135,7 @@ def examples(folder: Path, tiles: TileSet, scale: int, count: int = 4) -> dict[s
 def _pair(
     tiles: TileSet, index: int, scale: int, most: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The top-left part of a tile, at most `most` px a side, and its box means."""
+    """Takes the top-left part of a tile, at most `most` px a side, and its box means."""
     from wsisr.resize import area_downsample
 
     tile = tiles.pixels[index]

@@ -1,23 +1,24 @@
-"""A model folder from others: the mean of their weights, or what a scale changes, taken from them.
+"""Makes a model folder from others: the mean of their weights, or changes of one scale.
 
-    python -m train.merge --out mean A=0.5 B=0.3 C=0.2
-    python -m train.merge --out told BASE --scale 4 --towards A=0.7 B=0.3 --rank 8
+    python -m train merge --out mean A=0.5 B=0.3 C=0.2
+    python -m train merge --out mine BASE --scale 4 --towards A=0.7 B=0.3 --rank 8
 
 Models that were trained from the same weights have means which keep most of what each is good at
 (model soups, Wortsman et al. 2022). What is good at one scale need not bear on the others: by the
 second command BASE stays as it is at all scales but one, where its convolutions move towards
-another mean by low-rank changes (`wsisr.models.networks.lora`), the nearest that have that rank (Eckart and
-Young 1936). `train.stages.distill` with `shared: false` can go on from there. The mean of models that have
-such changes comes as near to their mean at each scale as the rank allows.
+another mean by low-rank changes (`wsisr.models.networks.lora`), the nearest that have that rank
+(Eckart and Young 1936). The stage `distill` with `shared: false` can go on from there. The mean of
+models that have such changes comes as near to their mean at each scale as the rank allows.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from train.loop import make_parser
 from wsisr.errors import ModelError, UsageError, WsisrError
 from wsisr.models.files import (
     SECOND_STAGE,
@@ -48,7 +50,7 @@ from wsisr.models.networks import (
     low_rank_factors,
 )
 
-TOLD = ("restoration", "vae")
+ADAPTABLE_PARTS = ("restoration", "vae")
 """Parts that a scale can change."""
 
 State = dict[str, Tensor]
@@ -62,15 +64,15 @@ def merge(
     towards: Mapping[Path, float] | None = None,
     rank: int = 8,
 ) -> None:
-    """Write a model folder, in half precision.
+    """Writes a model folder, in half precision.
 
     Args:
-        out: the folder; it must not be there.
+        out: the folder, which must not be there.
         models: model folders of the same networks -> their share, in any unit. The first gives all
-            that is not weights. One alone keeps the changes that it has.
-        scale: one of the model's; None makes a mean and nothing more.
+            that is not weights. A single one keeps the changes that it has.
+        scale: one of the model's scales; None makes a mean and nothing more.
         towards: models, as above, whose mean is aimed at there; each as it is at that scale.
-        rank: of the changes.
+        rank: rank of the changes.
 
     Raises:
         UsageError: `out` exists, the models are not of the same networks, or differ where a scale
@@ -84,47 +86,98 @@ def merge(
         raise UsageError("--scale and --towards need each other")
     if rank < 1:
         raise UsageError(f"--rank {rank}: must be 1 or more")
-    first = next(iter(models))
-    card = read_card(first)
-    row = None
-    if scale is not None:
-        if scale not in card.scales:
-            raise UsageError(f"--scale {scale:g}: {first} knows {card.scales}")
-        row = card.scales.index(scale)
+    recipe = _Recipe(models, towards or {}, rank, _row_of(next(iter(models)), scale))
     parts: dict[str, State] = {}
     networks: dict[str, nn.Module] = {}
-    for part in card.parts:
-        network = empty_module(first / part, part_class(first, card, part))
-        state = mean(card, models, part, None)
-        if len(models) == 1:
-            state |= held(first / part)
-        else:
-            for told in sorted({r for folder in models for r in told_rows(folder / part)}):
-                there = mean(card, models, part, told)
-                state |= changes(state, there, len(card.scales), told, rank, part)
-        if row is not None:
-            there = mean(card, towards or {}, part, row)
-            state |= changes(state, there, len(card.scales), row, rank, part)
+    for part in recipe.card.parts:
+        place = str(recipe.first / part)
+        network = empty_module(recipe.first / part, part_class(recipe.first, recipe.card, part))
+        state = recipe.state(part)
         # all that can be wrong is said before anything is written, and by the name of a source
-        place = str(first / part)
-        fill(network, fold_scale(state, len(card.scales), None, place), place)
+        fill(network, fold_scale(state, len(recipe.card.scales), None, place), place)
         networks[part] = network.to("meta")  # single precision is not kept beside half
-        parts[part] = halves(state, [folder / part for folder in {**models, **(towards or {})}])
-    check_stage2(first, networks)
+        sources = [folder / part for folder in {**models, **recipe.towards}]
+        parts[part] = to_half(state, sources)
+    check_stage2(recipe.first, networks)
     out.mkdir(parents=True)
     try:
-        _write(out, first, parts)
+        _write(out, recipe.first, parts)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
 
 
+def _row_of(folder: Path, scale: float | None) -> int | None:
+    """Gives the index of a scale among those of a model.
+
+    Raises:
+        UsageError: the model does not know it.
+    """
+    if scale is None:
+        return None
+    scales = read_card(folder).scales
+    if scale not in scales:
+        raise UsageError(f"--scale {scale:g}: {folder} knows {scales}")
+    return scales.index(scale)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What a model is made of.
+
+    Attributes:
+        models: model folders -> their share.
+        towards: model folders -> their share in the mean that one scale moves towards.
+        rank: rank of the changes.
+        row: index of that scale; None makes a mean and nothing more.
+    """
+
+    models: Mapping[Path, float]
+    towards: Mapping[Path, float]
+    rank: int
+    row: int | None
+
+    @property
+    def first(self) -> Path:
+        """The model that gives all that is not weights."""
+        return next(iter(self.models))
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """The card of the first model."""
+        return read_card(self.first)
+
+    def state(self, part: str) -> State:
+        """Makes the tensors of a part."""
+        state = mean(self.card, self.models, part, None)
+        if len(self.models) == 1:
+            state |= scale_changes(self.first / part)
+        else:
+            places = [folder / part for folder in self.models]
+            for row in sorted({row for place in places for row in changed_rows(place)}):
+                state |= self._changes(state, self.models, part, row)
+        if self.row is not None:
+            state |= self._changes(state, self.towards, part, self.row)
+        return state
+
+    def _changes(self, state: State, models: Mapping[Path, float], part: str, row: int) -> State:
+        """Makes the changes that bring a part at one scale nearest to a mean."""
+        target = mean(self.card, models, part, row)
+        return low_rank_changes(state, target, len(self.card.scales), row, self.rank, part)
+
+
 def mean(card: ModelCard, models: Mapping[Path, float], part: str, row: int | None) -> State:
-    """The weighted mean of a part's tensors, each as it is at the scale `row`, see `fold`.
+    """Gives the weighted mean of a part's tensors.
+
+    Args:
+        card: of the first model.
+        models: model folders -> their share.
+        part: its name.
+        row: index of the scale at which each is taken, see `fold`; None is without changes.
 
     Raises:
         UsageError: a model has other parts or scales than `card`, or tensors of other shapes.
-        ModelError: one is broken.
+        ModelError: a model is broken.
     """
     total = sum(models.values())
     if not (0 < total < math.inf and min(models.values()) >= 0):
@@ -144,26 +197,30 @@ def mean(card: ModelCard, models: Mapping[Path, float], part: str, row: int | No
     return summed
 
 
-def held(place: Path) -> State:
-    """What a part's folder has of changes."""
+def scale_changes(place: Path) -> State:
+    """Reads the changes of scales that a part's folder has."""
     return {key: value for key, value in load_state(place).items() if key.endswith(LORA_SUFFIXES)}
 
 
-def told_rows(place: Path) -> set[int]:
-    """The scales, by their index, that change anything in a part."""
-    effective = [value for key, value in held(place).items() if key.endswith((LORA_UP, LORA_BIAS))]
+def changed_rows(place: Path) -> set[int]:
+    """Gives the scales, by their index, that change anything in a part."""
+    effective = [
+        value for key, value in scale_changes(place).items() if key.endswith((LORA_UP, LORA_BIAS))
+    ]
     return {row for value in effective for row in range(len(value)) if value[row].any()}
 
 
-def changes(base: State, target: State, scales: int, row: int, rank: int, part: str) -> State:
-    """The tensors of `wsisr.models.networks.lora` that bring a part at one scale nearest to others.
+def low_rank_changes(
+    base: State, target: State, scales: int, row: int, rank: int, part: str
+) -> State:
+    """Makes the tensors of `wsisr.models.networks.lora` that bring a scale nearest to a target.
 
     Args:
         base: the part's tensors; what it has of changes already stays at other scales.
         target: what they should be at the scale `row`.
-        scales: how many the model has.
+        scales: number of the model's scales.
         row: index of the scale.
-        rank: of the changes.
+        rank: rank of the changes.
         part: its name.
 
     Raises:
@@ -178,15 +235,15 @@ def changes(base: State, target: State, scales: int, row: int, rank: int, part: 
         weight = shared.get(f"{name}.weight")
         change = target[key] - value
         new: dict[str, Tensor] = {}
-        if part in TOLD and weight is not None and weight.ndim == 4 and kind == "weight":
+        if part in ADAPTABLE_PARTS and weight is not None and weight.ndim == 4 and kind == "weight":
             new = dict(zip((LORA_DOWN, LORA_UP), low_rank_factors(change, rank), strict=True))
-        elif part in TOLD and weight is not None and weight.ndim == 4 and kind == "bias":
+        elif part in ADAPTABLE_PARTS and weight is not None and weight.ndim == 4 and kind == "bias":
             new = {LORA_BIAS: change}
         elif not torch.allclose(target[key], value, rtol=1e-3, atol=1e-6):  # half precision
             raise UsageError(
                 f"{part}: {key} differs, but a scale can only change convolutions of "
-                f"{' and '.join(TOLD)}; aim at models that were trained with `distill.shared: "
-                "false`, or at least `distill.train_diffusion: false`"
+                f"{' and '.join(ADAPTABLE_PARTS)}; aim at models that were trained with "
+                "`distill.shared: false`, or at least `distill.train_diffusion: false`"
             )
         for suffix, factor in new.items():
             rows = base.get(name + suffix, torch.zeros(scales, *factor.shape))
@@ -194,11 +251,15 @@ def changes(base: State, target: State, scales: int, row: int, rank: int, part: 
     return made
 
 
-def halves(state: State, places: Sequence[Path]) -> State:
-    """A part's tensors in half precision.
+def to_half(state: State, places: Sequence[Path]) -> State:
+    """Gives a part's tensors in half precision.
+
+    Args:
+        state: the tensors.
+        places: where they come from, for messages.
 
     Raises:
-        ModelError: one is too large; the text begins with `places`, where they come from.
+        ModelError: a weight is too large.
     """
     made = {key: value.half().contiguous() for key, value in state.items()}
     for key, value in made.items():
@@ -211,8 +272,12 @@ def halves(state: State, places: Sequence[Path]) -> State:
 
 
 def check_stage2(folder: Path, networks: Mapping[str, nn.Module]) -> None:
-    """Raise ModelError unless the parts and the prompt of a model's stage 2 fit together, as far as
-    they are its own and not its base's.
+    """Checks that the parts and the prompt of a model's stage 2 fit together.
+
+    What belongs to its base is left out.
+
+    Raises:
+        ModelError: they do not.
     """
     prompt = None
     if (folder / "prompt").is_dir():
@@ -225,7 +290,7 @@ def check_stage2(folder: Path, networks: Mapping[str, nn.Module]) -> None:
 
 
 def _put(rows: Tensor, row: int, factor: Tensor) -> Tensor:
-    """A copy of (scales, ...) with (...) in the place of a row; zeros make up for less rank."""
+    """Copies (scales, ...) with (...) in the place of a row; zeros make up for less rank."""
     sizes = [max(pair) for pair in zip(rows.shape[1:], factor.shape, strict=True)]
     made = torch.zeros(len(rows), *sizes)
     made[tuple(slice(n) for n in rows.shape)] = rows
@@ -235,7 +300,7 @@ def _put(rows: Tensor, row: int, factor: Tensor) -> Tensor:
 
 
 def _write(out: Path, first: Path, parts: Mapping[str, State]) -> None:
-    """What the folder holds; its model.json, without which it is no model, comes last."""
+    """Writes a model folder; its model.json, without which it is no model, comes last."""
     for part, state in parts.items():
         (out / part).mkdir()
         shutil.copyfile(first / part / "config.json", out / part / "config.json")
@@ -246,7 +311,11 @@ def _write(out: Path, first: Path, parts: Mapping[str, State]) -> None:
 
 
 def shares(items: Sequence[str]) -> dict[Path, float]:
-    """`FOLDER=SHARE`, or FOLDER for a share of 1. Raises UsageError for another share."""
+    """Reads `FOLDER=SHARE`, or FOLDER for a share of 1.
+
+    Raises:
+        UsageError: a share is no number.
+    """
     found: dict[Path, float] = {}
     for item in items:
         folder, equals, share = item.rpartition("=")
@@ -259,15 +328,19 @@ def shares(items: Sequence[str]) -> dict[Path, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the folder; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Writes the folder; returns the exit code."""
+    parser = make_parser("merge", __doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL[=SHARE]", help="model folders")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--scale", type=float, help="change this scale alone")
-    parser.add_argument("--towards", nargs="+", default=[], metavar="MODEL[=SHARE]")
-    parser.add_argument("--rank", type=int, default=8, help="of the change")
+    parser.add_argument(
+        "--towards",
+        nargs="+",
+        default=[],
+        metavar="MODEL[=SHARE]",
+        help="models whose mean that scale moves towards",
+    )
+    parser.add_argument("--rank", type=int, default=8, help="rank of the changes")
     args = parser.parse_args(arguments)
     try:
         merge(
@@ -287,7 +360,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import csv
-import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from train.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOP = {"iterations": 20, "learning_rate": 3e-3, "save_every": 20, "validate_every": 20}
@@ -70,13 +71,13 @@ def write(file: Path, content: dict[str, Any]) -> Path:
 
 def launch(stage: str, arguments: Sequence[str]) -> int:
     """In place of `train.run.launch`: the stage in this process, which spares its start."""
-    return int(importlib.import_module(f"train.{stage}").main(arguments))
+    return main([stage, *arguments])
 
 
 def command(stage: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A stage as a user starts it."""
     return subprocess.run(
-        [sys.executable, "-m", f"train.{stage}", *map(str, arguments)],
+        [sys.executable, "-m", "train", stage, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -10,10 +10,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.models.published.test_base import folder, original  # noqa: F401  (fixtures)
-from train.loop.command import Run, build
+from train.config import build
+from train.loop.command import Run
 from train.stages.stage2 import Stage2Config, fit, make_model
 from wsisr.errors import ModelError
-from wsisr.models.published.base import DEFAULT_BASE, load_base
+from wsisr.models.published import load_base
+from wsisr.models.published.base import DEFAULT_BASE
 
 CONFIGS = Path(__file__).resolve().parents[2] / "train" / "configs"
 

@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Tiles, degradations and pairs that the trainings learn from."""
 
 import lazy_loader
 

@@ -1,199 +1,120 @@
-"""Cut training patches out of slides: tissue at 40x, in focus, without pen, split by patient.
+"""Cuts training patches out of slides: tissue at 40x, in focus, without pen, split by patient.
 
-    python -m train.data.patches SLIDES... --out patches --manifest slides.csv
+    python -m train patches SLIDES... --out patches --manifest slides.csv
 
 The manifest is a CSV with the columns slide (file name), patient, and, where wanted, split and mpp.
 Without it slides are split at random by patient, who is read from a TCGA barcode; any other slide
 counts as a patient of its own, which is said. Written are `OUT/SPLIT/SLIDE-0000.tar` with an index
-each (see `train.data.shards`) and `OUT/SPLIT/SLIDE.patches.csv` with every patch's origin and SHA-256. A
-slide with that file is done: after an interruption the same command goes on with the next. Slides
-may be added later or left out: what was cut of them stays, and a patient stays in one split.
+each (see `train.data.shards`) and `OUT/SPLIT/SLIDE.patches.csv` with the origin and SHA-256 of
+every patch. A slide with that file is done: after an interruption the same command goes on with
+the next. Slides may be added later or left out: what was cut of them stays, and a patient stays in
+one split.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import io
 import json
 import logging
-import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from train.data.shards import ShardWriter, read_index, write_atomic
-from train.data.tiles import CORRUPT
-from train.errors import DataError, require
-from train.loop import alone, answer
+from train.config import STRICT_KEYS, Count, CountOrZero, Fraction, Integer, Number, build
+from train.data.manifest import (
+    COARSEST,
+    FINEST,
+    SPLITS,
+    SourceSlide,
+    plan_sources,
+    read_manifest,
+)
+from train.data.shards import ShardWriter, read_index
+from train.data.tiles import MAX_UNREADABLE
+from train.errors import DataError
+from train.loop import lock_folder, make_parser, run_and_report
 from wsisr.errors import SlideError, UsageError
+from wsisr.files import write_atomic
 from wsisr.slides import View, coarser_view, open_slide, select_view
 from wsisr.tissue import BLACK, INK_LEAD, INK_SATURATION, tissue_mask
 
 log = logging.getLogger("train")
-SPLITS = ("train", "val", "test")
 RECORD = "settings.json"
-COLUMNS = ("slide", "patient", "split", "mpp")
-FINEST, COARSEST = 0.01, 100.0
-"""um/px between which a slide's resolution is believed."""
-TCGA = re.compile(r"(TCGA-\w{2}-\w{4})", re.IGNORECASE)
+FractionBelowOne = Annotated[Number, Field(ge=0, lt=1)]
+HELP = {
+    "size": "side of a patch in px",
+    "mpp": "resolution of the patches in um/px",
+    "tolerance": "fraction by which a slide may lie off --mpp without being resampled",
+    "tissue": "least part of a patch that is tissue",
+    "per_slide": "largest number of patches of one slide",
+    "focus": "least variance of the Laplacian of a patch in focus",
+    "blur": "part of each slide's patches, the blurriest, that is dropped as well",
+    "pen": "largest part of a patch that is ink or black",
+    "quality": "JPEG quality of the patches",
+    "seed": "seed of the order of patches and of the splits",
+}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What decides which patches are cut; runs into one folder must share it.
+@dataclass(frozen=True, config=STRICT_KEYS)
+class PatchSettings:
+    """What decides which patches are cut; all runs into one folder must share it.
 
-    size: side in px. mpp: um/px wanted, and tolerance: how far a slide may lie from it without
-    being resampled. tissue: least part of a patch. per_slide: at most so many patches. focus:
-    least variance of the Laplacian of luma (0 to 255), under which a patch is out of focus: of
-    1046 patches in focus of fifteen slides the least has 32. blur: the blurriest part of a slide
-    that is dropped beside. pen: largest part of ink or black. quality: JPEG, 4:4:4.
-
-    Raises:
-        UsageError: a value out of its range.
+    Attributes:
+        size: side of a patch in px.
+        mpp: resolution that is wanted, um/px.
+        tolerance: how far a slide may lie from `mpp`, as a fraction, without being resampled.
+        tissue: least part of a patch that is tissue.
+        per_slide: largest number of patches of one slide.
+        focus: least variance of the Laplacian of luma (0 to 255), under which a patch is out of
+            focus: of 1046 patches in focus of fifteen slides the least has 32.
+        blur: part of a slide's patches, the blurriest, that is dropped as well.
+        pen: largest part of a patch that is ink or black.
+        quality: quality of the JPEG files, which are 4:4:4.
+        seed: of the order in which patches are tried, and of the splits.
     """
 
-    size: int = 512
-    mpp: float = 0.25
-    tolerance: float = 0.15
-    tissue: float = 0.5
-    per_slide: int = 1000
-    focus: float = 25.0
-    blur: float = 0.1
-    pen: float = 0.02
-    quality: int = 95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, holds, wanted in (
-            ("size", self.size >= 16, "16 or more"),
-            ("mpp", 0 < self.mpp < float("inf"), "a size above 0 in um/px"),
-            ("tolerance", 0 <= self.tolerance < 1, "0 or more and below 1"),
-            ("tissue", 0 <= self.tissue <= 1, "from 0 to 1"),
-            ("per_slide", self.per_slide >= 1, "1 or more"),
-            ("focus", 0 <= self.focus < float("inf"), "0 or more"),
-            ("blur", 0 <= self.blur < 1, "0 or more and below 1"),
-            ("pen", 0 <= self.pen <= 1, "from 0 to 1"),
-            ("quality", 1 <= self.quality <= 100, "from 1 to 100"),
-            ("seed", self.seed >= 0, "0 or more"),
-        ):
-            option = f"--{name.replace('_', '-')} {getattr(self, name)}"
-            require(holds, f"{option}: must be {wanted}")
+    size: Annotated[Integer, Field(ge=16)] = 512
+    mpp: Annotated[Number, Field(gt=0, allow_inf_nan=False)] = 0.25
+    tolerance: FractionBelowOne = 0.15
+    tissue: Fraction = 0.5
+    per_slide: Count = 1000
+    focus: Annotated[Number, Field(ge=0, allow_inf_nan=False)] = 25.0
+    blur: FractionBelowOne = 0.1
+    pen: Fraction = 0.02
+    quality: Annotated[Integer, Field(ge=1, le=100)] = 95
+    seed: CountOrZero = 0
 
 
-@dataclass(frozen=True)
-class Source:
-    """A slide, whose it is, where it goes, and the mpp stated for it (None: the file's)."""
-
-    path: Path
-    patient: str
-    split: str
-    mpp: float | None = None
-
-
-def plan_sources(
-    slides: Sequence[Path],
-    rows: Sequence[Mapping[str, str]] | None,
-    seed: int,
-    known: Mapping[str, str] | None = None,
-) -> list[Source]:
-    """Give every slide its patient and split.
-
-    rows: of the manifest; None without one. Patients without a split are shuffled by `seed`: a
-    tenth, and at least one where there are three, goes to val and to test each. known: patient ->
-    split of earlier runs into the same folder.
+def make_settings(values: Mapping[str, Any]) -> PatchSettings:
+    """Makes settings from the options of the command.
 
     Raises:
-        UsageError: a slide not in the manifest, or twice in it or among the arguments, an unknown
-            split, a patient in two splits.
+        UsageError: a value is out of its range; the message spells the option.
     """
-    stems = [path.stem for path in slides]
-    if twice := next((path for path in slides if stems.count(path.stem) > 1), None):
-        raise UsageError(
-            f"{twice.name} is given twice, or another slide is called {twice.stem}, too; slides "
-            "need names of their own"
-        )
-    stated: dict[str, dict[str, str]] = {}
-    for line in rows or ():
-        row = {key: (line.get(key) or "").strip() for key in COLUMNS}
-        if row["slide"] in stated:
-            raise UsageError(f"{row['slide']} has two lines in the manifest; remove one")
-        stated[row["slide"]] = row
-    sources, unknown = [], []
-    for path in slides:
-        row = stated.get(path.name, {})
-        if rows is not None and not (row and row.get("patient")):
-            raise UsageError(f"{path.name}: the manifest states no patient for it; add a line")
-        barcode = TCGA.search(path.name)
-        patient = row.get("patient") or (barcode[1].upper() if barcode else path.stem)
-        if patient == path.stem and not row:
-            unknown.append(path.name)
-        split = row.get("split") or ""
-        if split not in (*SPLITS, ""):
-            raise UsageError(f"{path.name}: split {split!r} is not one of {', '.join(SPLITS)}")
-        sources.append(Source(path, patient, split, _stated_mpp(path.name, row)))
-    if len(unknown) > 1:
-        log.warning(
-            "%d slides name no patient (%s, …): each counts as a patient of its own; if some are "
-            "of one, state patients in a --manifest",
-            len(unknown),
-            unknown[0],
-        )
-    splits: dict[str, set[str]] = {}
-    for source in sources:
-        found = {source.split, (known or {}).get(source.patient, "")} - {""}
-        splits.setdefault(source.patient, set()).update(found)
-    for patient, found in splits.items():
-        if len(found) > 1:
-            raise UsageError(
-                f"patient {patient} is in {' and '.join(sorted(found))}; all slides of a patient "
-                "belong to one split"
-            )
-    open_ = sorted(patient for patient, found in splits.items() if not found)
-    order = [open_[i] for i in np.random.default_rng(seed).permutation(len(open_))]
-    if 0 < len(open_) < 3:
-        log.warning(
-            "%d patients without a split are too few to share out: all go to train; state splits "
-            "in the manifest if val and test are wanted",
-            len(open_),
-        )
-    share = max(1, len(open_) // 10) if len(open_) >= 3 else 0
-    for i, patient in enumerate(order):
-        splits[patient] = {"val" if i < share else "test" if i < 2 * share else "train"}
-    return [Source(s.path, s.patient, next(iter(splits[s.patient])), s.mpp) for s in sources]
-
-
-def _stated_mpp(name: str, row: Mapping[str, str]) -> float | None:
-    """The mpp of a manifest's line, None without one; raises UsageError for no size."""
-    text = row.get("mpp") or ""
-    if not text:
-        return None
     try:
-        mpp = float(text)
-    except ValueError:
-        mpp = 0.0
-    if not FINEST <= mpp <= COARSEST:
-        raise UsageError(
-            f"{name}: the manifest's mpp {text!r} is not a size from {FINEST:g} to {COARSEST:g} "
-            "um/px; correct it"
-        )
-    return mpp
+        return build(PatchSettings, values)
+    except UsageError as error:
+        name, _, rule = str(error).partition(" ")
+        raise UsageError(f"--{name.replace('_', '-')} {rule}") from error
 
 
-def view_at(source: Source, view: View, settings: Settings) -> View:
-    """The slide at the wanted resolution: as stored within the tolerance, else reduced.
+def view_at(source: SourceSlide, view: View, settings: PatchSettings) -> View:
+    """Views a slide at the wanted resolution: as stored within the tolerance, else reduced.
 
     Raises:
-        SlideError: no resolution is known, none that can be, or the slide is coarser.
+        SlideError: no resolution is known, it is none that a slide can have, or the slide is
+            coarser than what is wanted.
     """
     if view.mpp is None:
         raise SlideError(f"{source.path} states no resolution; give its mpp in the manifest")
@@ -212,13 +133,13 @@ def view_at(source: Source, view: View, settings: Settings) -> View:
 
 
 def sharpness(pixels: NDArray[np.uint8]) -> float:
-    """Variance of the Laplacian of the luma of (h, w, 3) RGB: low where out of focus."""
+    """Gives the variance of the Laplacian of luma of (h, w, 3) RGB: low where out of focus."""
     luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return float(cv2.Laplacian(luma, cv2.CV_64F).var())
 
 
 def pen_fraction(pixels: NDArray[np.uint8]) -> float:
-    """Part of (h, w, 3) RGB that is black, or green or blue beyond any stain."""
+    """Gives the part of (h, w, 3) RGB that is black, or green or blue beyond any stain."""
     red, green, blue = (pixels[..., i].astype(np.int16) for i in range(3))
     light, dark = pixels.max(2).astype(np.int16), pixels.min(2)
     vivid = light - dark > INK_SATURATION * light
@@ -227,18 +148,43 @@ def pen_fraction(pixels: NDArray[np.uint8]) -> float:
     return float(((light < BLACK) | (vivid & (green_ink | blue_ink))).mean())
 
 
-def cut(source: Source, out: Path, settings: Settings) -> int:
-    """Cut one slide, all of it or nothing; returns the number of patches.
+class Patch(NamedTuple):
+    """A patch that may be kept.
 
-    Holds the coded candidates of the slide: a tenth more than `per_slide`, about 0.2 MB each.
+    Attributes:
+        x: left edge in level-0 px.
+        y: upper edge in level-0 px.
+        sharpness: see `sharpness`.
+        data: the coded JPEG.
+    """
+
+    x: int
+    y: int
+    sharpness: float
+    data: bytes
+
+
+def cut(source: SourceSlide, out: Path, settings: PatchSettings) -> int:
+    """Cuts one slide, all of it or nothing.
+
+    Args:
+        source: the slide.
+        out: folder of all slides.
+        settings: what is cut.
+
+    Returns:
+        The number of patches; of a slide that is done, the number that is there.
 
     Raises:
         SlideError: no tissue, more than 1 % unreadable patches, or what `open_slide` raises.
+
+    Memory:
+        The coded candidates of the slide: a tenth more than `per_slide`, about 0.2 MB each.
     """
     prefix = out / source.split / source.path.stem
     done = prefix.with_name(f"{prefix.name}.patches.csv")
     if done.exists():
-        if (patches := _patches(done, prefix)) is not None:
+        if (patches := _count_patches(done, prefix)) is not None:
             return patches
         log.warning("%s: shards are missing or damaged; it is cut again", source.path.name)
         done.unlink()  # an interruption must not make it done
@@ -250,13 +196,13 @@ def cut(source: Source, out: Path, settings: Settings) -> int:
             f"{source.path}: every patch with tissue is unreadable, out of focus or shows pen; "
             "leave it out, or cut all slides anew with a lower --focus or a higher --pen"
         )
-    least = np.quantile([sharp for _, _, sharp, _ in candidates], settings.blur)
-    kept = [c for c in candidates if c[2] >= least][: settings.per_slide]
+    least = np.quantile([patch.sharpness for patch in candidates], settings.blur)
+    kept = [patch for patch in candidates if patch.sharpness >= least][: settings.per_slide]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("name", "patient", "x", "y", "mpp", "sharpness", "sha256"))
     with ShardWriter(prefix) as writer:
-        for x, y, sharp, data in sorted(kept, key=lambda c: (c[1], c[0])):
+        for x, y, sharp, data in sorted(kept, key=lambda patch: (patch.y, patch.x)):
             tile = writer.add(f"{source.path.stem}/x{x}_y{y}.jpg", data)
             row = (tile.name, source.patient, x, y, f"{view.mpp:.5g}", f"{sharp:.1f}", tile.sha256)
             table.writerow(row)
@@ -264,8 +210,8 @@ def cut(source: Source, out: Path, settings: Settings) -> int:
     return len(kept)
 
 
-def _patches(done: Path, prefix: Path) -> int | None:
-    """Patches of a slide that was cut before; None where its shards do not hold all of them."""
+def _count_patches(done: Path, prefix: Path) -> int | None:
+    """Counts the patches of a slide that was cut before; None where its shards lack some."""
     shards = (prefix.with_name(f"{prefix.name}-{i:04d}.tar") for i in count())
     try:
         with done.open(newline="", encoding="utf-8") as file:
@@ -276,39 +222,26 @@ def _patches(done: Path, prefix: Path) -> int | None:
     return len(wanted) if wanted == {tile.name: tile.sha256 for tile in tiles} else None
 
 
-def _candidates(
-    source: Source, view: View, settings: Settings
-) -> Iterator[tuple[int, int, float, bytes]]:
-    """x, y in level-0 px, sharpness and JPEG of patches with tissue, in focus and without pen."""
-    mask, size = tissue_mask(view), settings.size
-    windows = [
-        (x, y)
-        for y in range(0, view.height - size + 1, size)
-        for x in range(0, view.width - size + 1, size)
-        if _tissue(mask.mask, mask.downsample, x, y, size) >= settings.tissue
-    ]
-    if not windows:
-        raise SlideError(
-            f"{source.path}: no {size}x{size} px window holds {settings.tissue:.0%} tissue; leave "
-            "the slide out, or cut all slides anew with a lower --tissue"
-        )
+def _candidates(source: SourceSlide, view: View, settings: PatchSettings) -> Iterator[Patch]:
+    """Yields patches with tissue, in focus and without pen, at random places of a grid."""
+    places = _places(source, view, settings)
     name = int.from_bytes(hashlib.sha256(source.path.name.encode()).digest()[:4], "big")
-    order = np.random.default_rng((settings.seed, name)).permutation(len(windows))
+    order = np.random.default_rng((settings.seed, name)).permutation(len(places))
     wanted = int(np.ceil(settings.per_slide / (1 - settings.blur)))
     found = corrupt = 0
     for i in order:
         if found == wanted:
             break
-        x, y = windows[i]
+        x, y = places[i]
         try:
-            pixels = view.read(x, y, size, size)
+            pixels = view.read(x, y, settings.size, settings.size)
         except SlideError as error:
             corrupt += 1
             log.warning("%s: patch at %d, %d skipped (%s)", source.path.name, x, y, error)
-            if corrupt > CORRUPT * min(wanted, len(windows)):
+            if corrupt > MAX_UNREADABLE * min(wanted, len(places)):
                 raise SlideError(
-                    f"{source.path}: {corrupt} patches are unreadable, more than {CORRUPT:.0%}; "
-                    "copy the slide again or leave it out"
+                    f"{source.path}: {corrupt} patches are unreadable, more than "
+                    f"{MAX_UNREADABLE:.0%}; copy the slide again or leave it out"
                 ) from error
             continue
         sharp = sharpness(pixels)
@@ -318,17 +251,37 @@ def _candidates(
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=settings.quality, subsampling=0)
         scale = view.downsample
-        yield round(x * scale), round(y * scale), sharp, buffer.getvalue()
+        yield Patch(round(x * scale), round(y * scale), sharp, buffer.getvalue())
 
 
-def _tissue(mask: NDArray[np.bool_], downsample: float, x: int, y: int, size: int) -> float:
+def _places(source: SourceSlide, view: View, settings: PatchSettings) -> list[tuple[int, int]]:
+    """Lists the upper left corners, in px of the view, of a grid's patches with enough tissue."""
+    mask, size = tissue_mask(view), settings.size
+    places = [
+        (x, y)
+        for y in range(0, view.height - size + 1, size)
+        for x in range(0, view.width - size + 1, size)
+        if _tissue_fraction(mask.mask, mask.downsample, x, y, size) >= settings.tissue
+    ]
+    if not places:
+        raise SlideError(
+            f"{source.path}: no {size}x{size} px patch holds {settings.tissue:.0%} tissue; leave "
+            "the slide out, or cut all slides anew with a lower --tissue"
+        )
+    return places
+
+
+def _tissue_fraction(
+    mask: NDArray[np.bool_], downsample: float, x: int, y: int, size: int
+) -> float:
+    """Gives the part of a patch that a mask, reduced by `downsample`, takes for tissue."""
     rows = slice(int(y / downsample), max(int(y / downsample) + 1, int((y + size) / downsample)))
     left = int(x / downsample)
     return float(mask[rows, left : max(left + 1, int((x + size) / downsample))].mean())
 
 
 def read_record(out: Path) -> dict[str, Any]:
-    """What earlier runs into a folder were given; empty for a new one.
+    """Reads what earlier runs into a folder were given; empty for a new one.
 
     Raises:
         DataError: it cannot be read.
@@ -341,12 +294,20 @@ def read_record(out: Path) -> dict[str, Any]:
 
 
 def known_patients(record: Mapping[str, Any]) -> dict[str, str]:
-    """Patient -> split, of a record."""
+    """Gives the split of each patient of a record."""
     return {slide["patient"]: slide["split"] for slide in record.get("slides", {}).values()}
 
 
-def curate(sources: Sequence[Source], out: Path, settings: Settings) -> dict[str, int]:
-    """Check all slides, then cut them; returns the patches of each split.
+def curate(sources: Sequence[SourceSlide], out: Path, settings: PatchSettings) -> dict[str, int]:
+    """Checks all slides, then cuts them.
+
+    Args:
+        sources: the slides.
+        out: folder of all slides.
+        settings: what is cut.
+
+    Returns:
+        The patches of each split.
 
     Raises:
         DataError: `out` was made with other settings, or a slide with another patient or split.
@@ -355,6 +316,34 @@ def curate(sources: Sequence[Source], out: Path, settings: Settings) -> dict[str
     out.mkdir(parents=True, exist_ok=True)
     made = read_record(out)
     slides = {s.path.name: {"patient": s.patient, "split": s.split, "mpp": s.mpp} for s in sources}
+    check_record(made, slides, settings, out)
+    record = {"settings": asdict(settings), "slides": made.get("slides", {}) | slides}
+    for source in sources:
+        with open_slide(source.path) as slide:
+            view_at(source, select_view(slide, input_mpp=source.mpp, level=0), settings)
+    write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
+    counts = dict.fromkeys(SPLITS, 0)
+    for source in sources:
+        patches = cut(source, out, settings)
+        counts[source.split] += patches
+        log.info("%s: %d patches for %s", source.path.name, patches, source.split)
+    return counts
+
+
+def check_record(
+    made: Mapping[str, Any], slides: Mapping[str, Any], settings: PatchSettings, out: Path
+) -> None:
+    """Checks that slides and settings go with what a folder was made of.
+
+    Args:
+        made: the folder's record, empty for a new one.
+        slides: name -> patient, split and mpp.
+        settings: what is cut.
+        out: the folder, for messages.
+
+    Raises:
+        DataError: they do not.
+    """
     earlier = made.get("slides", {})
     stems = {Path(name).stem: name for name in earlier}
     for name in slides:
@@ -369,64 +358,27 @@ def curate(sources: Sequence[Source], out: Path, settings: Settings) -> dict[str
     if made and (changed or "slides" not in made):
         which = f"{changed[0]} with another patient, split or mpp" if changed else "other slides"
         raise DataError(f"{out} was made with {which}; choose another --out")
-    record = {"settings": asdict(settings), "slides": earlier | slides}
-    for source in sources:
-        with open_slide(source.path) as slide:
-            view_at(source, select_view(slide, input_mpp=source.mpp, level=0), settings)
-    write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
-    counts = dict.fromkeys(SPLITS, 0)
-    for source in sources:
-        count = cut(source, out, settings)
-        counts[source.split] += count
-        log.info("%s: %d patches for %s", source.path.name, count, source.split)
-    return counts
-
-
-def read_manifest(file: Path) -> list[dict[str, str]]:
-    """The lines of a manifest.
-
-    Raises:
-        UsageError: it cannot be read, or lacks a column.
-    """
-    try:
-        # Excel puts a mark before UTF-8, which would belong to the first column's name
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = csv.DictReader(lines)
-            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
-            lacking = [name for name in ("slide", "patient") if name not in rows.fieldnames]
-            if lacking:
-                raise UsageError(
-                    f"{file} lacks the column {' and '.join(lacking)}; its first line must name "
-                    "slide and patient (and split and mpp, where wanted), separated by commas"
-                )
-            return list(rows)
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{file} cannot be read ({error}); give a CSV in UTF-8") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("slides", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, required=True)
+    """Runs the command; returns its exit code."""
+    parser = make_parser("patches", __doc__)
+    parser.add_argument("slides", type=Path, nargs="+", help="slides to cut")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the patches")
     parser.add_argument("--manifest", type=Path, help="CSV: slide, patient[, split, mpp]")
-    for name, value in asdict(Settings()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    defaults = asdict(PatchSettings())
+    for name, value in defaults.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=type(value), default=value, help=HELP[name])
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     def work() -> None:
-        settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
+        settings = make_settings({name: getattr(args, name) for name in defaults})
         rows = None if args.manifest is None else read_manifest(args.manifest)
-        with alone(args.out):
+        with lock_folder(args.out):
             known = known_patients(read_record(args.out))
             sources = plan_sources(args.slides, rows, settings.seed, known)
             print(curate(sources, args.out, settings))
 
-    return answer(work, args.out)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_and_report(work, args.out)

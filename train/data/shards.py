@@ -19,25 +19,29 @@ from pathlib import Path
 from typing import IO, Self
 
 from train.errors import DataError
-from wsisr import files
+from wsisr.files import write_atomic
 
 END = b"\0" * 2 * tarfile.BLOCKSIZE
-"""Of a tar."""
+"""The two empty blocks that end a tar."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif")
 SHARD_BYTES = 15_000_000
-"""A shard is closed before it grows beyond this, index and padding included."""
+"""Bytes beyond which a shard does not grow, index and padding included."""
 COLUMNS = ("name", "offset", "size", "sha256")
-"""Of an index."""
+"""The columns of an index."""
 INDEX_NUMBERS = 64 + 2 * 8 + 4
-"""Bytes of a line of an index beside the name: hash, offset, size, separators."""
+"""Bytes of a line of an index beside the name, at the most: hash, offset, size, separators."""
 
 
 @dataclass(frozen=True)
 class Tile:
     """Where the coded bytes of one tile lie.
 
-    name: `slide/file`. offset, size: bytes inside `file`; size None is the whole file. sha256: of
-    the coded bytes, empty where unknown.
+    Attributes:
+        name: `slide/file`.
+        file: the image, or the tar that holds it.
+        offset: bytes from the beginning of `file`.
+        size: bytes inside `file`; None is the whole file.
+        sha256: hash of the coded bytes, empty where unknown.
     """
 
     name: str
@@ -47,7 +51,7 @@ class Tile:
     sha256: str = ""
 
     def read(self) -> bytes:
-        """The coded bytes.
+        """Reads the coded bytes.
 
         Raises:
             DataError: they are not those that were written.
@@ -62,10 +66,13 @@ class Tile:
 
 
 def find_tiles(folder: Path) -> list[Tile]:
-    """All tiles below a folder, loose images and members of tars alike, sorted by name.
+    """Finds all tiles below a folder, loose images and members of tars alike.
+
+    Returns:
+        The tiles, sorted by name.
 
     Raises:
-        DataError: there is none, one name stands twice, a shard is damaged or only its index is
+        DataError: there is none, one name stands twice, a shard is damaged, or only its index is
             there.
     """
     tiles: list[Tile] = []
@@ -89,7 +96,7 @@ def find_tiles(folder: Path) -> list[Tile]:
 
 
 def read_index(shard: Path) -> list[Tile]:
-    """The tiles of a tar, by its index, or by a scan where it has none.
+    """Lists the tiles of a tar, by its index, or by a scan where it has none.
 
     Raises:
         DataError: neither can be read.
@@ -109,7 +116,7 @@ def read_index(shard: Path) -> list[Tile]:
 
 
 def _indexed(shard: Path, index: Path) -> list[Tile]:
-    """The tiles that an index lists, which must be all that the tar holds."""
+    """Lists the tiles of an index, which must be all that the tar holds."""
     tiles = []
     with index.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
@@ -137,7 +144,7 @@ def _indexed(shard: Path, index: Path) -> list[Tile]:
 
 
 def _lacks_shard(file: Path) -> bool:
-    """Whether a CSV is an index without its tar."""
+    """Tells whether a CSV is an index without its tar."""
     if file.with_suffix(".tar").exists():
         return False
     try:
@@ -150,8 +157,12 @@ def _lacks_shard(file: Path) -> bool:
 class ShardWriter:
     """Writes `PREFIX-0000.tar`, `PREFIX-0001.tar` and so on, the same bytes for the same tiles.
 
-    Holds one open file and the index of the present shard. In a `with` statement it is closed at
+    It holds one open file and the index of the present shard. In a `with` statement it is closed at
     the end, and a shard that was not finished is removed.
+
+    Args:
+        prefix: path and beginning of the name of the shards.
+        limit: bytes beyond which a shard does not grow.
     """
 
     def __init__(self, prefix: Path, limit: int = SHARD_BYTES) -> None:
@@ -176,7 +187,15 @@ class ShardWriter:
                 self._shard.with_suffix(".partial").unlink(missing_ok=True)
 
     def add(self, name: str, data: bytes) -> Tile:
-        """Append one tile; `name` has a suffix of `SUFFIXES`."""
+        """Appends one tile.
+
+        Args:
+            name: `slide/file`, with a suffix of `SUFFIXES`.
+            data: its coded bytes.
+
+        Returns:
+            Where they lie.
+        """
         padded = _in_tar(data)
         if self._file is not None and self._file.tell() + padded + tarfile.RECORDSIZE > self.limit:
             self.close()
@@ -194,7 +213,7 @@ class ShardWriter:
         return tile
 
     def close(self) -> None:
-        """Finish the present shard and its index."""
+        """Finishes the present shard and its index."""
         if self._file is None:
             return
         self._file.write(END)
@@ -213,24 +232,20 @@ class ShardWriter:
 
     @property
     def _shard(self) -> Path:
+        """The present shard."""
         return self.prefix.with_name(f"{self.prefix.name}-{self._count:04d}.tar")
 
 
 def _in_tar(data: bytes) -> int:
-    """Bytes of a member with its header."""
+    """Gives the bytes of a member with its header."""
     return tarfile.BLOCKSIZE + _padded(len(data))
 
 
 def _padded(size: int) -> int:
-    """Bytes of a member's content in a tar."""
+    """Gives the bytes of a member's content in a tar."""
     return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def packed_size(name: str, data: bytes) -> int:
-    """Bytes that a tile takes in a shard and its index, at the most."""
+    """Gives the bytes that a tile takes in a shard and its index, at the most."""
     return _in_tar(data) + len(name.encode()) + INDEX_NUMBERS
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file so that it is either the old or the new one, whatever happens."""
-    files.write_atomic(path, data)

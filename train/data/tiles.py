@@ -1,24 +1,15 @@
-"""High-resolution tiles and random crops of them, addressed by iteration.
-
-A batch is a pure function of (seed, iteration, part): a resumed run sees the very crops that an
-uninterrupted one would have seen, and nothing about the data position needs to be stored. The
-parts of a global batch are numbered over processes and accumulation steps, so two GPUs see what
-one GPU with two accumulation steps sees.
-"""
+"""High-resolution tiles, and random crops of them."""
 
 from __future__ import annotations
 
 import io
 import logging
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,9 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from train.data.shards import SUFFIXES as SUFFIXES
 from train.data.shards import Tile, find_tiles
 from train.errors import DataError
 from wsisr.errors import UsageError
@@ -36,19 +25,16 @@ from wsisr.errors import UsageError
 log = logging.getLogger(__name__)
 
 MEMORY = 4 << 30
-"""Bytes of decoded tiles that are kept in memory; larger sets are decoded when they are asked."""
-CORRUPT = 0.01
+"""Bytes of decoded tiles that are kept in memory; larger sets are decoded as they are used."""
+MAX_UNREADABLE = 0.01
 """Part of the tiles that may be unreadable; more is an error."""
 UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError)
 """What Pillow's decoders raise for damaged files; RuntimeError is AVIF's."""
 
 MAGNIFIED = 0.5
-"""Part of the crops that `random_crops` magnifies, where it is told to."""
+"""Part of the crops that `random_crops` magnifies, where a magnification is given."""
 ENLARGED = 0.05
-"""And the part that it enlarges."""
-
-T = TypeVar("T")
-_part: ContextVar[int] = ContextVar("part of the global batch", default=0)
+"""Part of the crops that `random_crops` enlarges, where an enlargement is given."""
 
 
 class Pixels(Protocol):
@@ -67,7 +53,7 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True)
 class TileSet:
-    """Tiles of one split.
+    """The tiles of one split.
 
     Attributes:
         names: `slide/file` of each tile, sorted.
@@ -84,13 +70,18 @@ class TileSet:
 
 
 def slides_of(names: Iterable[str]) -> tuple[str, ...]:
-    """The slides that names of tiles begin with, sorted."""
-    parts = (PurePosixPath("/", name).parts[1:] for name in names)
-    return tuple(sorted({part[0] for part in parts if len(part) > 1}))
+    """Gives the slides that names of tiles begin with, sorted."""
+    return tuple(sorted({slide for slide in map(slide_of, names) if slide}))
+
+
+def slide_of(name: str) -> str:
+    """Gives the slide that the name of a tile begins with, empty outside any folder."""
+    parts = PurePosixPath("/", name).parts[1:]
+    return parts[0] if len(parts) > 1 else ""
 
 
 def check_apart(data: Path) -> None:
-    """Check that no slide is both learnt from and validated on, in train/ and val/ of `data`.
+    """Checks that no slide is both learnt from and validated on, in train/ and val/ of `data`.
 
     Tiles outside any folder do not say their slide and are not compared.
 
@@ -108,22 +99,31 @@ def check_apart(data: Path) -> None:
         )
 
 
-def load_tiles(folder: Path, limit: int | None = None, memory: int = MEMORY) -> TileSet:
-    """The tiles of a split, from folders of images (one a slide) and from tar shards alike.
+def load_tiles(
+    folder: Path,
+    limit: int | None = None,
+    memory: int = MEMORY,
+    slides: Sequence[str] = (),
+) -> TileSet:
+    """Loads the tiles of a split, from folders of images (one a slide) and from tar shards alike.
+
+    Up to 1 % of unreadable tiles are left out and reported.
 
     Args:
-        folder: for example `tiles/train` of the data package, or a split `train.data.patches` wrote.
+        folder: for example `tiles/train` of the data package, or a split of
+            `python -m train patches`.
         limit: at most so many tiles, spread evenly over the sorted list.
         memory: bytes of decoded tiles to hold; a larger set is decoded as it is used.
+        slides: only the tiles of these slides, by name; none takes all.
 
     Raises:
         UsageError: a limit below 1.
-        DataError: no tile, tiles of different sizes, or more than 1 % unreadable ones. Up to that
-            they are left out and reported.
+        DataError: no tile, tiles of different sizes, more than 1 % unreadable ones, or a slide
+            that has no tile.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: must be 1 or more")
-    tiles = find_tiles(folder)
+    tiles = of_slides(find_tiles(folder), slides, folder)
     if limit is not None and limit < len(tiles):
         tiles = [tiles[i * len(tiles) // limit] for i in range(limit)]
     reader = _Reader(folder, len(tiles))
@@ -145,8 +145,26 @@ def load_tiles(folder: Path, limit: int | None = None, memory: int = MEMORY) -> 
     return TileSet(tuple(t.name for t in good), pixels[: len(good)])
 
 
+def of_slides(tiles: Sequence[Tile], slides: Sequence[str], folder: Path) -> list[Tile]:
+    """Takes the tiles of some slides.
+
+    Args:
+        tiles: of all slides.
+        slides: their names; none takes all.
+        folder: where the tiles are, for messages.
+
+    Raises:
+        DataError: a slide has no tile.
+    """
+    known = slides_of(tile.name for tile in tiles)
+    for slide in slides:
+        if slide not in known:
+            raise DataError(f"{folder}: no slide {slide} in it; there are {', '.join(known)}")
+    return [tile for tile in tiles if not slides or slide_of(tile.name) in slides]
+
+
 def read_image(data: bytes) -> Image.Image:
-    """An image file decoded to RGB, all of it.
+    """Decodes an image file to RGB, all of it.
 
     Raises:
         DataError: it cannot be decoded, or declares more pixels than Pillow takes.
@@ -169,20 +187,21 @@ class _Reader:
 
     @property
     def bad(self) -> int:
+        """The number of tiles that could not be decoded."""
         return len(self.failed)
 
     def decode(self, tile: Tile) -> NDArray[np.uint8] | None:
-        """(h, w, 3) uint8, or None for a corrupt tile; more than 1 % of them raise."""
+        """Gives (h, w, 3) uint8, or None for a corrupt tile; more than 1 % of them are an error."""
         try:
             pixels = np.asarray(read_image(tile.read()))
         except (OSError, DataError) as error:
             if tile.name not in self.failed:
                 log.warning("%s: skipped, unreadable (%s)", tile.name, error)
             self.failed.add(tile.name)
-            if self.shape is not None and self.bad > CORRUPT * self.total:
+            if self.shape is not None and self.bad > MAX_UNREADABLE * self.total:
                 raise DataError(
                     f"{self.folder}: {self.bad} of {self.total} tiles are unreadable, more than "
-                    f"{CORRUPT:.0%} (the last is {tile.name}); copy or make them again"
+                    f"{MAX_UNREADABLE:.0%} (the last is {tile.name}); copy or make them again"
                 ) from error
             return None
         if self.shape is not None and pixels.shape != self.shape:
@@ -196,7 +215,7 @@ class _Reader:
 class LazyPixels:
     """Tiles that are decoded each time they are asked for; see `Pixels`.
 
-    Stands for sets larger than memory. An unreadable tile is replaced by the next readable one.
+    They stand for sets larger than memory. An unreadable tile is replaced by the next readable one.
     """
 
     def __init__(self, tiles: list[Tile], reader: _Reader, shape: tuple[int, ...]) -> None:
@@ -221,101 +240,6 @@ class LazyPixels:
         return (self[i] for i in range(len(self)))
 
 
-def part() -> int:
-    """Which part of the global batch is being made; set by `train.loop.training`, else 0."""
-    return _part.get()
-
-
-def set_part(value: int) -> None:
-    """Say which part of the global batch follows."""
-    _part.set(value)
-
-
-def batch_rng(seed: int, iteration: int, rank: int | None = None) -> np.random.Generator:
-    """The random numbers of one part of an iteration's batch, by default the present `part()`."""
-    return np.random.default_rng((seed, iteration, part() if rank is None else rank))
-
-
-class Feed(Generic[T]):
-    """The batches a training asks for, made ahead of time by processes of their own.
-
-    A batch is a pure function of (iteration, part), so who makes it, and how many do, changes
-    nothing but the time. A GPU asks faster than one Python process can crop and degrade.
-    """
-
-    def __init__(self, make: Callable[[int], T], workers: int, parts: int = 1) -> None:
-        """Nothing is made yet.
-
-        Args:
-            make: iteration -> the present part's batch, of tensors; it can be pickled.
-            workers: processes; with 0 a batch is made when it is asked for.
-            parts: accumulation steps of this process.
-        """
-        self._make, self._workers, self._parts = make, workers, parts
-        self._keys: Iterator[tuple[int, int]] = iter(())
-        self._batches: Iterator[T] = iter(())
-        self._next: tuple[int, int] | None = None
-        self._last: tuple[tuple[int, int], T] | None = None
-
-    def __call__(self, iteration: int) -> T:
-        """The batch of this iteration and the present part, in pinned memory beside a GPU."""
-        if not self._workers:
-            # a step runs under autocast; the worker processes do not, and images need more than
-            # half precision anyway
-            with torch.autocast("cpu", enabled=False):
-                return self._make(iteration)
-        here = (iteration, part())
-        if self._last is not None and self._last[0] == here:
-            return self._last[1]  # asked for a second time: the processes are ahead already
-        if self._next != here:
-            self._start(here)
-        batch = next(self._batches)
-        self._next, self._last = next(self._keys), (here, batch)
-        return batch
-
-    def _start(self, here: tuple[int, int]) -> None:
-        loader: DataLoader[T] = DataLoader(
-            _Made(self._make),
-            batch_size=None,
-            sampler=_Keys(here, self._parts),
-            num_workers=self._workers,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_by_itself,
-        )
-        self._batches, self._keys = iter(loader), iter(_Keys(here, self._parts))
-        next(self._keys)
-
-
-def _by_itself(worker: int) -> None:
-    """Take a worker out of the group that Ctrl-C and the like go to: the training ends it."""
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
-
-
-class _Made(Dataset[T]):
-    def __init__(self, make: Callable[[int], T]) -> None:
-        self.make = make
-
-    def __getitem__(self, key: tuple[int, int]) -> T:
-        iteration, position = key
-        set_part(position)
-        return self.make(iteration)
-
-
-class _Keys(Sampler[tuple[int, int]]):
-    """(iteration, part) in the order of the loop, from one of them on, without end."""
-
-    def __init__(self, first: tuple[int, int], parts: int) -> None:
-        self.first, self.parts = first, parts
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        first, position = self.first
-        base = position - position % self.parts
-        for iteration in count(first):
-            yield from ((iteration, number) for number in range(position, base + self.parts))
-            position = base
-
-
 def random_crops(
     tiles: TileSet,
     rng: np.random.Generator,
@@ -324,12 +248,12 @@ def random_crops(
     magnification: float = 1.0,
     enlargement: float = 1.0,
 ) -> Tensor:
-    """Random crops with random flips and quarter turns.
+    """Takes random crops with random flips and quarter turns.
 
     Args:
-        tiles: where from.
+        tiles: where the crops are taken from.
         rng: where randomness comes from.
-        batch: how many.
+        batch: how many crops.
         crop: side in px.
         magnification: half of the crops are taken up to so many times larger and reduced, with an
             antialiasing filter: nuclei of other sizes, under optics that are sharper per pixel.
@@ -368,5 +292,5 @@ def random_crops(
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """(n, h, w, 3) uint8 -> (n, 3, h, w) float32 in [0, 1]."""
+    """Turns (n, h, w, 3) uint8 into (n, 3, h, w) float32 in [0, 1]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255

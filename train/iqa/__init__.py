@@ -1,1 +1,5 @@
-"""TODO-DOC"""
+"""Prompts of CLIP-IQA that are learnt from blurred histology."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,6 @@
-"""The histology blur sets: sharp 40x patches, blurred step by step, with scores 10.0 to 0.0.
+"""Makes the histology blur sets: sharp 40x patches, blurred step by step, scored 10.0 to 0.0.
 
-    python -m train.iqa.dataset --tiles tiles/train --out runs/iqa --patches 5000
+    python -m train iqa-dataset --tiles tiles/train --out runs/iqa --patches 5000
 
 Two sets (Histo-Diffusion 2024, section 3.3): `boxblur` by radius and `gaussian` by sigma. One
 scale serves both, or the same blur would carry two labels: a box of radius k has a point spread
@@ -16,12 +16,11 @@ are too small or show no tissue are left out and named, and other tiles give the
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
+import io
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
@@ -33,51 +32,64 @@ from PIL import Image as Pillow
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from train.data import SUFFIXES
-from wsisr.errors import SlideError, UsageError, WsisrError
+from train.data import SUFFIXES, slide_of
+from train.loop import make_parser, run_and_report, slide_names
+from wsisr.errors import SlideError, UsageError
 from wsisr.evaluation.measures import Image, sharpness
 from wsisr.evaluation.pairing import read_image
+from wsisr.files import write_atomic
 
 log = logging.getLogger("train")
 
 BEST = 10.0
+"""Score of a sharp patch."""
 GLASS = 215
 """Glass is at least this light in every channel."""
 LEAST_TISSUE = 0.5
+"""Part of a patch that must be tissue."""
 DRAWS = 20
-"""Places tried for a patch with enough tissue."""
+"""Number of places that are tried for a patch with enough tissue."""
 PNG_END = b"IEND\xaeB`\x82"
+"""The last bytes of a whole PNG."""
 STEPS = {
     "boxblur": tuple(float(k) for k in range(1, 11)),
     "gaussian": (*(k + 0.5 for k in range(10)), 10.0),
 }
-"""Of each kind, the equivalent box radii k; the score is 10 - k."""
+"""Kind -> its equivalent box radii k; the score is 10 - k."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One line of the manifest; `file` is relative to the set's folder."""
+    """One line of the manifest.
+
+    Attributes:
+        file: path of the image inside the set's folder.
+        kind: sharp, boxblur or gaussian.
+        score: from 0 to 10, which is sharp.
+        psf_variance: variance of the point spread, px2 along each axis.
+        source: path of the tile that the patch is cut from.
+        x: left edge of the patch in the tile, px.
+        y: upper edge of the patch in the tile, px.
+        sha256: hash of the image file.
+    """
 
     file: str
     kind: str
-    """sharp, boxblur or gaussian."""
     score: float
     psf_variance: float
-    """px2 along each axis."""
     source: str
     x: int
     y: int
     sha256: str
-    """Of the file."""
 
 
 def psf_variance(step: float) -> float:
-    """Return the variance of a box of radius `step`, px2 along each axis."""
+    """Gives the variance of a box of radius `step`, px2 along each axis."""
     return step * (step + 1) / 3
 
 
 def blur(image: Image, kind: str, step: float) -> Image:
-    """Return a (h, w, 3) uint8 image blurred by a box of radius `step` or its Gaussian equal."""
+    """Blurs a (h, w, 3) uint8 image by a box of radius `step`, or by its Gaussian equal."""
     if kind == "boxblur":
         side = 2 * round(step) + 1
         return np.asarray(cv2.blur(image, (side, side), borderType=cv2.BORDER_REFLECT), np.uint8)
@@ -88,10 +100,11 @@ def blur(image: Image, kind: str, step: float) -> Image:
 
 
 def read_tile(path: Path, side: int) -> Image:
-    """Return a tile as (h, w, 3) uint8 RGB.
+    """Reads a tile as (h, w, 3) uint8 RGB.
 
-    Raises `SlideError` where it cannot be decoded to its last row (OpenCV would fill up what is
-    missing) or is under `side` px.
+    Raises:
+        SlideError: it cannot be decoded to its last row (OpenCV would fill up what is missing), or
+            is under `side` px.
     """
     try:
         with Pillow.open(path) as file:
@@ -103,17 +116,27 @@ def read_tile(path: Path, side: int) -> Image:
     return image
 
 
-def build(tiles: Path, out: Path, count: int, side: int, seed: int) -> list[Item]:
-    """Write the sets of `count` patches of `side` px into `out` and return the manifest.
+def build(
+    tiles: Path, out: Path, count: int, side: int, seed: int, slides: Sequence[str] = ()
+) -> list[Item]:
+    """Writes the sets. Tiles that give no patch are logged.
 
-    Tiles that give no patch are logged.
+    Args:
+        tiles: folder of tiles, one sub-folder a slide.
+        out: folder of the sets.
+        count: number of sharp patches.
+        side: of a patch in px.
+        seed: of the choice of patches.
+        slides: only tiles of these slides are used, by name; none uses all.
 
-    Raises `UsageError` for a folder without tiles or `out` with another set, `SlideError` where no
-    tile gives a patch.
+    Returns:
+        The manifest.
+
+    Raises:
+        UsageError: there are no tiles, or `out` holds another set.
+        SlideError: no tile gives a patch.
     """
-    files = sorted(path for path in tiles.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise UsageError(f"{tiles}: no {'/'.join(SUFFIXES)} tiles in its sub-folders")
+    files = _find_files(tiles, slides)
     if count < 1 or side < 32:
         raise UsageError("--patches must be at least 1, and --side at least the 32 px CLIP needs")
     _claim(out, files, tiles, {"patches": count, "side": side, "seed": seed})
@@ -143,8 +166,20 @@ def build(tiles: Path, out: Path, count: int, side: int, seed: int) -> list[Item
     return items
 
 
+def _find_files(tiles: Path, slides: Sequence[str]) -> list[Path]:
+    """Lists the tiles of some slides, or of all where none is named, sorted by name."""
+    files = sorted(path for path in tiles.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UsageError(f"{tiles}: no {'/'.join(SUFFIXES)} tiles in its sub-folders")
+    slide_by_file = {file: slide_of(file.relative_to(tiles).as_posix()) for file in files}
+    for slide in slides:
+        if slide not in slide_by_file.values():
+            raise UsageError(f"{tiles}: no slide {slide} in it; correct --slides")
+    return [file for file in files if not slides or slide_by_file[file] in slides]
+
+
 def _claim(out: Path, files: Sequence[Path], tiles: Path, settings: dict[str, int]) -> None:
-    """Bind `out` to the settings and tiles (names and sizes); `UsageError` where it has others."""
+    """Binds `out` to settings and tiles, by their names and sizes; others are an error."""
     names = [f"{path.relative_to(tiles).as_posix()} {path.stat().st_size}" for path in files]
     listed = hashlib.sha256("\n".join(names).encode()).hexdigest()
     text = json.dumps({**settings, "tiles": listed}, indent=2) + "\n"
@@ -154,13 +189,11 @@ def _claim(out: Path, files: Sequence[Path], tiles: Path, settings: dict[str, in
             raise UsageError(f"{out} holds a set of other tiles or settings; give another --out")
         return
     out.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".partial")
-    unfinished.write_text(text)
-    unfinished.replace(file)
+    write_atomic(file, text.encode())
 
 
 def _patches(tile: Path, count: int, side: int, seed: list[int]) -> list[tuple[Image, int, int]]:
-    """Return `count` random patches with their x and y; `SlideError` where one finds no tissue."""
+    """Takes random patches with tissue of a tile, with their x and y."""
     image = read_tile(tile, side)
     random = np.random.default_rng(seed)
     found: list[tuple[Image, int, int]] = []
@@ -175,47 +208,50 @@ def _patches(tile: Path, count: int, side: int, seed: list[int]) -> list[tuple[I
 
 
 def _write_patch(patch: Image, out: Path, source: str, x: int, y: int, number: int) -> list[Item]:
+    """Writes a patch and all that it is blurred to."""
     stem = f"{source.replace('/', '-').replace('.', '-')}_{number}"
     name = f"sharp/{stem}.png"
-    digest = _write(out / name, lambda: patch)
+    digest = _write_image(out / name, lambda: patch)
     made = [Item(name, "sharp", BEST, 0.0, source, x, y, digest)]
     for kind, steps in STEPS.items():
         for step in steps:
             name = f"{kind}/{stem}_{step:04.1f}.png"
             variance = round(psf_variance(step), 6)
-            digest = _write(out / name, partial(blur, patch, kind, step))
+            digest = _write_image(out / name, partial(blur, patch, kind, step))
             made.append(Item(name, kind, BEST - step, variance, source, x, y, digest))
     return made
 
 
-def _write(path: Path, make: Callable[[], Image]) -> str:
-    """Write an image unless it is there, and return the file's SHA-256."""
+def _write_image(path: Path, make: Callable[[], Image]) -> str:
+    """Writes an image unless it is there; gives the file's SHA-256."""
     data = path.read_bytes() if path.exists() else b""
     if not data.endswith(PNG_END):  # not there, or emptied by a power cut
         data = cv2.imencode(".png", make()[:, :, ::-1])[1].tobytes()
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".partial")
-        unfinished.write_bytes(data)
+        unfinished.write_bytes(data)  # not synced: a set is a hundred thousand images
         unfinished.replace(path)
     return hashlib.sha256(data).hexdigest()
 
 
 def _write_manifest(items: Sequence[Item], out: Path) -> None:
-    unfinished = out / "manifest.partial"
-    with unfinished.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Item)])
-        writer.writerows(astuple(item) for item in items)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(out / "manifest.csv")
+    """Writes manifest.csv, a line an image."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in fields(Item)])
+    writer.writerows(astuple(item) for item in items)
+    write_atomic(out / "manifest.csv", text.getvalue().encode())
 
 
 def read_manifest(folder: Path) -> list[Item]:
-    """Return the lines of a finished set; `UsageError` where it is not finished."""
+    """Reads the lines of a finished set.
+
+    Raises:
+        UsageError: it is not finished.
+    """
     file = folder / "manifest.csv"
     if not file.exists():
-        raise UsageError(f"{file} is missing: finish python -m train.iqa.dataset first")
+        raise UsageError(f"{file} is missing: finish python -m train iqa-dataset first")
     with file.open(newline="") as handle:
         return [
             Item(
@@ -227,37 +263,41 @@ def read_manifest(folder: Path) -> list[Item]:
 
 
 def of_kind(items: Sequence[Item], kind: str) -> list[Item]:
-    """Return one set: the sharp patches and those blurred by `kind`."""
+    """Takes one set: the sharp patches and those blurred by `kind`."""
     return [item for item in items if item.kind in ("sharp", kind)]
 
 
 def sharpness_correlation(folder: Path, items: Sequence[Item]) -> float:
-    """Return Spearman's correlation of scores with `sharpness`, the offline stand-in."""
+    """Gives Spearman's correlation of scores with `sharpness`, the offline stand-in."""
     values = [sharpness(read_image(folder / item.file)) for item in items]
     return float(spearmanr(values, [item.score for item in items])[0])
 
 
-def main() -> None:
-    """Build the sets and report how well the offline stand-in ranks them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Builds the sets and reports how well the offline stand-in ranks them."""
+    parser = make_parser("iqa-dataset", __doc__)
     parser.add_argument("--tiles", type=Path, required=True, help="folder of 40x tiles")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--patches", type=int, default=5000)
-    parser.add_argument("--side", type=int, default=256, help="px of a patch")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, required=True, help="folder of the sets")
+    parser.add_argument("--patches", type=int, default=5000, help="number of sharp patches")
+    parser.add_argument("--side", type=int, default=256, help="side of a patch in px")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of patches")
+    parser.add_argument(
+        "--slides",
+        type=slide_names,
+        default=(),
+        metavar="NAME[,NAME]",
+        help="use tiles of these slides alone",
+    )
+    args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        items = build(args.tiles, args.out, args.patches, args.side, args.seed)
-    except WsisrError as error:
-        parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
-    for kind in STEPS:
-        part = of_kind(items, kind)
-        print(
-            f"{kind}: {len(part)} images; rank correlation of the offline sharpness stand-in "
-            f"{sharpness_correlation(args.out, part):.3f}"
-        )
 
+    def work() -> None:
+        items = build(args.tiles, args.out, args.patches, args.side, args.seed, args.slides)
+        for kind in STEPS:
+            chosen = of_kind(items, kind)
+            print(
+                f"{kind}: {len(chosen)} images; rank correlation of the offline sharpness stand-in "
+                f"{sharpness_correlation(args.out, chosen):.3f}"
+            )
 
-if __name__ == "__main__":
-    main()
+    return run_and_report(work, args.out)

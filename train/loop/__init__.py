@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""The loop and the command line that all trainings share."""
 
 import lazy_loader
 

@@ -23,18 +23,19 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load, save
 from torch import Tensor
 
-from train.data import write_atomic
 from train.errors import CheckpointError
+from wsisr.files import write_atomic
 
 PIECE = 15_000_000
 """Bytes of tensor data in one file."""
 POINTER = "checkpoint.json"
+"""Names the folder of the current checkpoint."""
 
 
 def save_checkpoint(
     run: Path, iteration: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint and make it the current one.
+    """Writes a checkpoint and makes it the current one.
 
     Args:
         run: folder of the run.
@@ -55,16 +56,16 @@ def save_checkpoint(
         for number, piece in enumerate(_pieces(tensors)):
             data = save(piece)
             file = f"{number:04d}.safetensors"
-            _write(partial / file, data)
+            _write_synced(partial / file, data)
             index["pieces"].append({"file": file, "sha256": hashlib.sha256(data).hexdigest()})
-        _write(partial / "index.json", json.dumps(index).encode())
+        _write_synced(partial / "index.json", json.dumps(index).encode())
         final = run / name
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         write_atomic(run / POINTER, json.dumps({"folder": name}).encode())
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        before = current(run)
+        before = current_checkpoint(run)
         kept = f"{before.name} is kept" if before else "there is none before it"
         raise CheckpointError(
             f"{run}: the checkpoint of iteration {iteration} cannot be written ({error.strerror}); "
@@ -75,8 +76,11 @@ def save_checkpoint(
             shutil.rmtree(old, ignore_errors=True)
 
 
-def current(run: Path) -> Path | None:
-    """Folder of the current checkpoint, None where there is none.
+def current_checkpoint(run: Path) -> Path | None:
+    """Finds the folder of the current checkpoint.
+
+    Returns:
+        The folder, or None where there is no checkpoint.
 
     Raises:
         CheckpointError: the pointer is damaged or names a folder that is not there.
@@ -94,12 +98,15 @@ def current(run: Path) -> Path | None:
 
 
 def load_checkpoint(run: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """Iteration, tensors (on the CPU) and meta of the current checkpoint; None without one.
+    """Reads the current checkpoint.
+
+    Returns:
+        Iteration, tensors on the CPU and what else belongs to the state; None without a checkpoint.
 
     Raises:
         CheckpointError: a file is missing or not what was written.
     """
-    folder = current(run)
+    folder = current_checkpoint(run)
     if folder is None:
         return None
     try:
@@ -121,7 +128,7 @@ def load_checkpoint(run: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
 
 
 def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The tensors, flattened and cut, in groups of at most `PIECE` bytes."""
+    """Yields the tensors, flattened and cut, in groups of at most `PIECE` bytes."""
     piece: dict[str, Tensor] = {}
     size = 0
     for key, tensor in tensors.items():
@@ -139,18 +146,27 @@ def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         yield piece
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write_synced(path: Path, data: bytes) -> None:
+    """Writes a file and has the disk hold it."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def save_part(part: ModelMixin, folder: Path, whole: bool = False) -> None:
-    """Write a network as diffusers does, in pieces, or `whole`, in one file.
+def save_part(part: ModelMixin, folder: Path, one_file: bool = False) -> None:
+    """Writes a network as diffusers does.
 
     What is there goes first: whoever reads the folder takes all the weights in it.
+
+    Args:
+        part: the network.
+        folder: where to; it is made where it is missing.
+        one_file: whether the weights go into one file, not into pieces of less than 16 MB.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
     for file in folder.glob("*.safetensors*"):
         file.unlink()
-    part.save_pretrained(folder, max_shard_size="1TB" if whole else PIECE)
+    part.save_pretrained(folder, max_shard_size="1TB" if one_file else PIECE)

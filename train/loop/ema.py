@@ -1,4 +1,9 @@
-"""TODO-DOC"""
+"""The averaged weights, which are validated and exported in place of the latest ones.
+
+`diffusers.training_utils.EMAModel` averages a list of parameters that have no names, keeps copies
+of the frozen ones and imports transformers where that is installed. Exports, checkpoints and the
+frozen networks of a pretrained base need names and no copies, so the average is taken here.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,13 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Exponential moving average of a module's weights, with a warm-up of its decay.
+    """The exponential moving average of a module's weights, with a warm-up of its decay.
 
     Frozen parameters do not move: their average is they themselves, without a copy.
+
+    Attributes:
+        decay: decay of the average once it is warm.
+        shadow: the averaged state dict.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -25,12 +34,12 @@ class Ema:
         self._state: dict[str, Tensor] = {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a saved average."""
+        """Takes over a saved average, which leaves out frozen parameters."""
         for key in self._moving:
             self.shadow[key].copy_(state[key])
 
     def follow(self, module: nn.Module) -> None:
-        """Move to where the module is, whose weights `update` looks at from now on.
+        """Moves the average to the module's device; `update` looks at this module's weights.
 
         They change in place only, so they are looked up once: the loop that launches a GPU's
         kernels has no time to walk through a module.
@@ -42,7 +51,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, iteration: int) -> None:
-        """Move the average towards the present weights."""
+        """Moves the average towards the present weights."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
         pairs = [(self.shadow[key], self._state[key]) for key in self._moving]
         real = [pair for pair in pairs if pair[1].is_floating_point()]
@@ -55,5 +64,5 @@ class Ema:
 
 
 def frozen_keys(module: nn.Module) -> set[str]:
-    """Names of the parameters that are not trained."""
+    """Gives the names of the parameters that are not trained."""
     return {name for name, value in module.named_parameters() if not value.requires_grad}

@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""What a training leaves to look at: CSV files, pictures and, where wanted, TensorBoard's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from typing import Any
 
 from torch import Tensor
 
-from train.data import write_atomic
 from train.errors import CheckpointError
 from train.loop.pictures import save_strip
+from wsisr.files import write_atomic
 
 
-class _Logs:
-    """CSV files, pictures and, where wanted, TensorBoard's; `start` is the iteration resumed at."""
+class Logs:
+    """Writes log.csv, validation.csv, pictures/ and, where wanted, tensorboard/ of a run.
+
+    Args:
+        out: folder of the run.
+        tensorboard: whether to write for TensorBoard too.
+        start: iteration that the run is resumed at.
+
+    Raises:
+        CheckpointError: TensorBoard is wanted and not installed.
+    """
 
     def __init__(self, out: Path, tensorboard: bool, start: int = 0) -> None:
         self.out, self.start = out, start
@@ -31,7 +40,7 @@ class _Logs:
             self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
 
     def forget(self) -> None:
-        """Drop the lines of iterations that a killed run had done after its checkpoint."""
+        """Drops the lines of iterations that a killed run had done after its checkpoint."""
         for name in ("log", "validation"):
             file = self.out / f"{name}.csv"
             if not file.exists():
@@ -42,12 +51,13 @@ class _Logs:
                 write_atomic(file, "".join(kept).encode())
 
     def _is_kept(self, line: str) -> bool:
+        """Tells whether a line is of an iteration up to the checkpoint."""
         # iteration is the first column; a torn last line goes, too
         number = line.partition(",")[0]
         return number.isdigit() and line.endswith("\n") and int(number) <= self.start
 
     def row(self, name: str, row: Mapping[str, float]) -> None:
-        """One line of a CSV file."""
+        """Appends a line to NAME.csv; columns that are new are added to all lines."""
         file = self.out / f"{name}.csv"
         old: list[dict[str, str]] = []
         columns: list[str] = []
@@ -71,13 +81,13 @@ class _Logs:
                 self.board.add_scalar(f"{name}/{key}", row[key], row["iteration"])
 
     def strip(self, iteration: int, images: Mapping[str, Tensor]) -> None:
-        """One picture."""
+        """Writes named batches side by side to pictures/ITERATION.png."""
         file = self.out / "pictures" / f"{iteration:07d}.png"
         pixels = save_strip(file, images)
         if self.board is not None:
             self.board.add_image("validation", pixels, iteration, dataformats="HWC")
 
     def close(self) -> None:
-        """Flush."""
+        """Closes TensorBoard's file."""
         if self.board is not None:
             self.board.close()

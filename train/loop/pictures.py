@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 GAP, TITLE = 8, 18
+"""Pixels between columns, and above them."""
 
 
 def save_strip(file: Path, images: Mapping[str, Tensor]) -> NDArray[np.uint8]:
-    """Write named batches as columns, one row an image; smaller images are repeated by pixels.
+    """Writes named batches as columns, one row an image; pixels of smaller images are repeated.
 
     Args:
         file: the picture; its folder is made.
@@ -37,6 +38,7 @@ def save_strip(file: Path, images: Mapping[str, Tensor]) -> NDArray[np.uint8]:
 
 
 def _column(batch: Tensor, side: int) -> NDArray[np.uint8]:
+    """Puts the images of a batch below each other, enlarged to `side` px."""
     factor = side // batch.shape[-1]
     levels = (batch.detach().float().cpu().clamp(0, 1) * 255).round().byte()
     pixels = levels.permute(0, 2, 3, 1).numpy().repeat(factor, 1).repeat(factor, 2)

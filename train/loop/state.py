@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""What of a training a checkpoint holds: networks, their optimizers, and averaged weights."""
 
 from __future__ import annotations
 
@@ -18,16 +18,27 @@ from train.loop.ema import Ema, frozen_keys
 
 log = logging.getLogger("train")
 
+MODEL, DISCRIMINATOR = "main", "discriminator"
+"""Names of the networks of a training, in its checkpoints."""
+
 
 @dataclass
-class _Trained:
-    """A network with its optimizer."""
+class Trained:
+    """A network with its optimizer.
+
+    Attributes:
+        module: the network, wrapped by accelerate once the training runs.
+        optimizer: of its parameters that are trained.
+    """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
 
     def state(self, accelerator: Accelerator, name: str) -> tuple[dict[str, Tensor], Any]:
-        """Tensors and JSON; frozen parameters are left out, since they come from elsewhere."""
+        """Gives the tensors by name, and the optimizer's groups as JSON.
+
+        Frozen parameters are left out, since they come from elsewhere.
+        """
         module = accelerator.unwrap_model(self.module)
         frozen = frozen_keys(module)
         tensors = {
@@ -42,7 +53,7 @@ class _Trained:
         return tensors, optimizer["param_groups"]
 
     def load(self, name: str, tensors: Mapping[str, Tensor], groups: Any) -> None:
-        """The inverse of `state`, before `accelerator.prepare`."""
+        """Takes over what `state` gave, before `accelerator.prepare`."""
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _below(tensors, f"{name}/optimizer/").items():
             number, moment = key.split("/")
@@ -59,7 +70,7 @@ class _Trained:
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Weights of a checkpoint, which may leave out the frozen ones.
+    """Loads the weights of a checkpoint, which may leave out the frozen ones.
 
     Raises:
         CheckpointError: they are those of another network.
@@ -79,32 +90,56 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         )
 
 
-def _save(
-    out: Path, done: int, parts: Mapping[str, _Trained], ema: Ema, accelerator: Accelerator
+def save(
+    out: Path, done: int, networks: Mapping[str, Trained], ema: Ema, accelerator: Accelerator
 ) -> None:
+    """Writes a checkpoint of everything and makes it the current one.
+
+    Args:
+        out: folder of the run.
+        done: iterations that were done.
+        networks: by name.
+        ema: the averaged weights of the model.
+        accelerator: where the training runs.
+
+    Raises:
+        CheckpointError: it cannot be written; the previous one stays the current one.
+    """
     tensors: dict[str, Tensor] = {}
     meta: dict[str, Any] = {"groups": {}}
-    for name, part in parts.items():
-        own, meta["groups"][name] = part.state(accelerator, name)
+    for name, network in networks.items():
+        own, meta["groups"][name] = network.state(accelerator, name)
         tensors |= own
-    frozen = frozen_keys(accelerator.unwrap_model(parts["main"].module))
+    frozen = frozen_keys(accelerator.unwrap_model(networks[MODEL].module))
     tensors |= {f"ema/{k}": v for k, v in ema.shadow.items() if k not in frozen}
     if accelerator.scaler is not None:
         meta["scaler"] = accelerator.scaler.state_dict()
     save_checkpoint(out, done, tensors, meta)
-    (out / "state.pt").unlink(missing_ok=True)
 
 
-def _resume(out: Path, parts: Mapping[str, _Trained], ema: Ema, accelerator: Accelerator) -> int:
-    """Load the checkpoint, if there is one, into everything; returns its iteration."""
+def resume(out: Path, networks: Mapping[str, Trained], ema: Ema, accelerator: Accelerator) -> int:
+    """Loads the current checkpoint, if there is one, into everything.
+
+    Args:
+        out: folder of the run.
+        networks: by name, not yet prepared by accelerate.
+        ema: the averaged weights of the model.
+        accelerator: where the training runs.
+
+    Returns:
+        The iterations that were done; 0 without a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another network or training.
+    """
     found = load_checkpoint(out)
     if found is None:
-        return _resume_single_file(out / "state.pt", parts, ema)
+        return 0
     iteration, tensors, meta = found
-    if set(meta["groups"]) != set(parts):
+    if set(meta["groups"]) != set(networks):
         raise CheckpointError(f"{out}: the checkpoint is of another training; use another --out")
-    for name, part in parts.items():
-        part.load(name, tensors, meta["groups"][name])
+    for name, network in networks.items():
+        network.load(name, tensors, meta["groups"][name])
     ema.load(_below(tensors, "ema/"))
     if accelerator.scaler is not None and "scaler" in meta:
         accelerator.scaler.load_state_dict(meta["scaler"])
@@ -112,20 +147,6 @@ def _resume(out: Path, parts: Mapping[str, _Trained], ema: Ema, accelerator: Acc
     return iteration
 
 
-def _resume_single_file(file: Path, parts: Mapping[str, _Trained], ema: Ema) -> int:
-    """A checkpoint of earlier versions."""
-    if not file.exists():
-        return 0
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    parts["main"].optimizer.load_state_dict(state["optimizer"])
-    load_weights(parts["main"].module, state["module"])
-    ema.load(state["ema"])
-    if "rival" in parts:
-        parts["rival"].optimizer.load_state_dict(state["rival_optimizer"])
-        load_weights(parts["rival"].module, state["rival"])
-    log.info("resumed %s at iteration %d", file.name, state["iteration"])
-    return int(state["iteration"])
-
-
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Gives the tensors whose names begin with a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""What makes an image the real scan's equal, as losses."""
 
 import lazy_loader
 

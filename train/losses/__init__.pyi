@@ -5,5 +5,5 @@ from .image import gradient_l1 as gradient_l1
 from .image import psnr as psnr
 from .image import spread_l1 as spread_l1
 from .image import texture_l1 as texture_l1
-from .weighted import Contest as Contest
+from .weighted import AdversarialLoss as AdversarialLoss
 from .weighted import ImageLoss as ImageLoss

@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Discriminators, and the hinge loss (Lim and Ye 2017) between them and a generator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.losses.perceptual import PERCEPTUAL_EVERY, _perceptual_state
+from train.losses.perceptual import PERCEPTUAL_EVERY, perceptual_state
 from wsisr.evaluation.networks import ST_LPIPS_CHANNELS, st_lpips_levels
 
 
@@ -31,11 +31,11 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) in [-1, 1] -> (B, 1, H / 4, W / 4) scores."""
+        """Gives scores (B, 1, H / 4, W / 4) of images (B, channels, H, W) in [-1, 1]."""
         return cast(Tensor, self.layers(x))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """What each layer makes of the input; the last are the scores."""
+        """Gives what each layer makes of the input; the last are the scores."""
         found = []
         for layer in self.layers:
             x = layer(x)
@@ -58,8 +58,9 @@ class ProjectedDiscriminator(nn.Module):
     """
 
     LEVELS = 3
+    """Levels of the network that are looked at, from the finest on."""
     GAIN = 8.0
-    """Of the features, whose root mean squares on H&E are 0.36, 0.28 and 0.06."""
+    """Factor of the features, whose root mean squares on H&E are 0.36, 0.28 and 0.06."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -76,14 +77,16 @@ class ProjectedDiscriminator(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 6, H, W) in [-1, 1], see `beside` -> (B / 2, 3, h, w) scores, h about H / 4.
+        """Gives scores (B / 2, 3, h, w), h about H / 4, of images (B, 6, H, W) in [-1, 1].
+
+        The images are those of `with_condition`.
 
         Raises:
             ModelError: the network's weights are missing; says how to get them.
         """
         pairs = (x[::PERCEPTUAL_EVERY] + 1) / 2
         own, condition = (
-            st_lpips_levels(images, _perceptual_state(x.device), self.LEVELS)
+            st_lpips_levels(images, perceptual_state(x.device), self.LEVELS)
             for images in (pairs[:, :3], pairs[:, 3:])
         )
         scores = [
@@ -94,26 +97,34 @@ class ProjectedDiscriminator(nn.Module):
         return torch.cat([F.adaptive_avg_pool2d(each, size) for each in scores], 1)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The scores alone: the frozen features are `perceptual_distance`'s to compare."""
+        """Gives the scores alone: the frozen features are `perceptual_distance`'s to compare."""
         return [self(x)]
 
 
 def feature_l1(own: list[Tensor], reference: list[Tensor]) -> Tensor:
-    """Mean absolute difference of a discriminator's features without scores (Wang et al. 2018)."""
+    """Compares a discriminator's features, without scores, by L1 (Wang et al. 2018)."""
     pairs = list(zip(own[:-1], reference[:-1], strict=True))
     return torch.stack([(a - b.detach()).abs().mean() for a, b in pairs]).mean()
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of the discriminator's scores."""
+    """Gives the hinge loss of a discriminator by its scores of real and of generated images."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
 def hinge_generator(fake: Tensor) -> Tensor:
-    """Hinge loss of the generator."""
+    """Gives the hinge loss of a generator by the scores of its images."""
     return -fake.mean()
 
 
-def beside(image: Tensor, condition: Tensor) -> Tensor:
-    """What a conditional discriminator sees: (B, 6, H, W) in [-1, 1]."""
+def with_condition(image: Tensor, condition: Tensor) -> Tensor:
+    """Puts images and what they were made from together, for a conditional discriminator.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        condition: of the same shape and range.
+
+    Returns:
+        (B, 6, H, W) in [-1, 1].
+    """
     return torch.cat((image, condition), 1) * 2 - 1

@@ -1,19 +1,21 @@
-"""Image losses, and the discriminators that some of them need."""
+"""Losses of an image against the real scan that need no network.
+
+Images are (B, C, H, W) in [0, 1], of any device; each loss is a scalar with a gradient.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
+from train.losses.local import luma, normalized_luma, power_spectra, window_means, windows
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of the finite differences of two batches (B, C, H, W)."""
+    """Gives the mean absolute difference of the finite differences of two batches."""
     d = a - b
     rows = (d[:, :, 1:] - d[:, :, :-1]).abs().mean()
     columns = (d[:, :, :, 1:] - d[:, :, :, :-1]).abs().mean()
@@ -21,7 +23,7 @@ def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
 
 
 def texture_l1(a: Tensor, b: Tensor, window: int = 8) -> Tensor:
-    """Difference of local contrast: the standard deviation of luma in windows, L1.
+    """Compares local contrast by L1: the standard deviation of fine luma in windows.
 
     A plain L1 loss answers detail it cannot place with grey; this term asks for the right amount
     of it without saying where, which is what texture means to an eye.
@@ -30,13 +32,14 @@ def texture_l1(a: Tensor, b: Tensor, window: int = 8) -> Tensor:
 
 
 def _local_deviation(x: Tensor, window: int) -> Tensor:
-    luma = x.mean(1, keepdim=True)
-    fine = luma - F.avg_pool2d(luma, 3, 1, 1, count_include_pad=False)
-    return (F.avg_pool2d(fine.square(), window, window // 2) + 1e-6).sqrt()
+    """Gives the deviation of luma from its mean over 3x3 px, in windows."""
+    grey = luma(x)
+    fine = grey - F.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)
+    return (window_means(fine.square(), window) + 1e-6).sqrt()
 
 
 def contrast_l1(a: Tensor, b: Tensor, window: int = 16) -> Tensor:
-    """Difference of local contrast: the root mean square step to the next pixel, in windows, L1.
+    """Compares local contrast by L1: the root mean square step to the next pixel, in windows.
 
     The squared step is the contrast of a grey-level co-occurrence matrix (Haralick et al. 1973),
     by which chromatin is described; here over windows of about half a nucleus, so that each keeps
@@ -52,14 +55,15 @@ def contrast_l1(a: Tensor, b: Tensor, window: int = 16) -> Tensor:
 
 
 def _steps(x: Tensor, dim: int, step: int, window: int) -> Tensor:
-    luma = x.mean(1, keepdim=True)
+    """Gives the root mean square step of luma along a dimension, in windows."""
+    grey = luma(x)
     size = x.shape[dim] - step
-    squares = (luma.narrow(dim, step, size) - luma.narrow(dim, 0, size)).square()
-    return (F.avg_pool2d(squares, window, window // 2) + 1e-6).sqrt()
+    squares = (grey.narrow(dim, step, size) - grey.narrow(dim, 0, size)).square()
+    return (window_means(squares, window) + 1e-6).sqrt()
 
 
 def deviation_l1(a: Tensor, b: Tensor, window: int = 16) -> Tensor:
-    """Difference of contrast as a whole: the standard deviation of luma in windows, L1.
+    """Compares contrast as a whole by L1: the standard deviation of luma in windows.
 
     Windows of about half a nucleus hold its outline, its membrane and its chromatin. Where the
     input does not say where these lie, the losses pixel by pixel take their contrast away and
@@ -69,13 +73,14 @@ def deviation_l1(a: Tensor, b: Tensor, window: int = 16) -> Tensor:
 
 
 def _deviations(x: Tensor, window: int) -> Tensor:
-    luma = x.mean(1, keepdim=True)
-    mean, square = (F.avg_pool2d(v, window, window // 2) for v in (luma, luma.square()))
+    """Gives the standard deviation of luma in windows."""
+    grey = luma(x)
+    mean, square = (window_means(v, window) for v in (grey, grey.square()))
     return ((square - mean.square()).clamp_min(0) + 1e-5).sqrt()
 
 
 def grid_penalty(a: Tensor, b: Tensor, period: int = 16) -> Tensor:
-    """How much more than the reference's, detail depends on its place in a regular grid.
+    """Tells how much more than the reference's, detail depends on its place in a regular grid.
 
     Decoders of latents and folded pixels leave such grids; tissue has none. The mean absolute step
     between neighbours at each phase of the period, relative to that of all phases; the squared
@@ -91,13 +96,14 @@ def grid_penalty(a: Tensor, b: Tensor, period: int = 16) -> Tensor:
 
 
 def _phases(x: Tensor, dim: int, period: int) -> Tensor:
-    steps = x.mean(1, keepdim=True).diff(dim=dim).abs().transpose(dim, 3).mean((0, 1, 2))
+    """Gives the mean absolute step at each phase of a period, relative to that of all."""
+    steps = luma(x).diff(dim=dim).abs().transpose(dim, 3).mean((0, 1, 2))
     phases = steps[: len(steps) // period * period].view(-1, period).mean(0)
     return phases / phases.mean().detach().clamp_min(1e-4)
 
 
 def coarse_l1(a: Tensor, b: Tensor) -> Tensor:
-    """L1 of the means over 2x2 and over 4x4 pixels: outlines, without a word about grain.
+    """Compares the means over 2x2 and over 4x4 pixels by L1: outlines, whatever the grain.
 
     Where nuclei are and how large they look is decided there; plain L1 asks for it too, but pays
     for every grain that is not where the scan has it, and so takes the grain away.
@@ -110,37 +116,47 @@ def coarse_l1(a: Tensor, b: Tensor) -> Tensor:
 
 
 def spread_l1(images: Tensor, samples: int) -> Tensor:
-    """Half the mean absolute difference between samples of the same crops.
+    """Gives half the mean absolute difference between samples of the same crops.
 
-    What the energy score (Gneiting and Raftery 2007) takes from their mean absolute error: an L1
-    that lets samples differ by as much as they are wrong, and so where they are wrong. Its full
-    weight costs a single sample several dB; a part of it keeps a distilled sampler from making
-    the same image of all noise. Sample i of crop c is `images[i * crops + c]`.
+    That is what the energy score (Gneiting and Raftery 2007) takes from their mean absolute error:
+    an L1 that lets samples differ by as much as they are wrong, and so where they are wrong. Its
+    full weight costs a single sample several dB; a part of it keeps a distilled sampler from making
+    the same image of all noise.
+
+    Args:
+        images: sample i of crop c is `images[i * crops + c]`.
+        samples: how many there are of each crop.
     """
     stacked = images.reshape(samples, -1, *images.shape[1:])
     return (stacked - stacked.roll(1, 0)).abs().mean() / 2
 
 
 def spectrum_l1(a: Tensor, b: Tensor, window: int = 32) -> Tensor:
-    """Mean absolute difference of the log power spectra of luma, averaged over batch and windows.
+    """Compares the log power spectra of luma, averaged over batch and windows, by L1.
 
     A spectrum says how much there is of each frequency and direction, not where: hatching, grids of
     any phase and missing detail show, a grain that is elsewhere does not. Windows (Hann, half
     overlapping) are scaled by their own contrast in `b` first, so that flat stroma counts as much
     as chromatin; a few hundred of them in a batch hold the noise of the estimate at some per cent.
     """
-    powers = [_power(image, window) for image in (a, b)]
-    scale = 1 / (_windows(b, window).var(2) + 1e-5)[..., None, None]
+    powers = [power_spectra(image, window) for image in (a, b)]
+    scale = 1 / (windows(b, window).var(2) + 1e-5)[..., None, None]
     own, reference = (((power * scale).mean((0, 1)) + 1e-4).log() for power in powers)
     return (own - reference).abs().mean()
 
 
 def mesh_penalty(a: Tensor, b: Tensor, period: int = 4, allowed: float = 0.1) -> Tensor:
-    """How much more of a window's fine power than in the reference's lies in a mesh of a period.
+    """Tells how much more of a window's fine power than of the reference's lies in a mesh.
 
-    Rows and columns of that period, by the power spectrum of 32 px windows, as a share of all
-    power finer than 6 px; a share may be `allowed` larger than the reference's. `grid_penalty`
-    looks at a batch as a whole, where a mesh on one pale place in a thousand does not count.
+    The mesh is rows and columns of one period, by the power spectrum of 32 px windows, as a share
+    of all power finer than 6 px. `grid_penalty` looks at a batch as a whole, where a mesh on one
+    pale place in a thousand does not count.
+
+    Args:
+        a: the images.
+        b: the reference.
+        period: of the mesh, px.
+        allowed: by so much a share may exceed the reference's.
     """
     window = 32
     ky = (torch.fft.fftfreq(window, 1 / window, device=a.device).abs())[:, None]
@@ -151,61 +167,48 @@ def mesh_penalty(a: Tensor, b: Tensor, period: int = 4, allowed: float = 0.1) ->
     fine = (torch.maximum(ky, kx) >= 5) * sides
     shares = []
     for image in (a, b):
-        power = _power(image, window)
+        power = power_spectra(image, window)
         # the constant keeps the noise of bare glass out of it
         shares.append((power * mesh).sum((2, 3)) / ((power * fine).sum((2, 3)) + 0.4))
     return F.relu(shares[0] - shares[1] - allowed).mean()
 
 
-def _windows(x: Tensor, window: int) -> Tensor:
-    """Luma of half-overlapping windows, (B, windows, pixels)."""
-    luma = x.mean(1, keepdim=True)
-    return F.unfold(luma, window, stride=window // 2).transpose(1, 2)
-
-
-def _power(x: Tensor, window: int) -> Tensor:
-    """Power spectra of their variation, tapered (Hann), (B, windows, window, window / 2 + 1)."""
-    hann = torch.hann_window(window, device=x.device)
-    parts = _windows(x, window)
-    parts = parts - parts.mean(2, keepdim=True)
-    parts = parts.reshape(*parts.shape[:2], window, window) * (hann[:, None] * hann)
-    return cast(Tensor, torch.fft.rfft2(parts).abs().square())
-
-
 def statistics_l1(a: Tensor, b: Tensor) -> Tensor:
-    """Difference of natural-scene statistics of luma, crop by crop, at two scales, L1.
+    """Compares natural-scene statistics of luma, crop by crop, at two scales, by L1.
 
-    Luma less its local mean, over its local deviation, and the products of neighbours in four
-    directions (Ruderman 1994; Mittal et al. 2013, the features of NIQE): mean magnitude and root
-    mean square, of the products both sides apart. They say how fine detail stands against coarser
-    one and how sparse it is, about which a spectrum says nothing. The statistics wanted are the
-    scan's, not those of photographs.
+    They are the mean magnitude and the root mean square of luma less its local mean, over its local
+    deviation, and of the products of neighbours in four directions, whose two signs are taken
+    apart (Ruderman 1994; Mittal et al. 2013, the features of NIQE). They say how fine detail stands
+    against coarser one and how sparse it is, about which a spectrum says nothing. The statistics
+    wanted are the scan's, not those of photographs.
     """
-    total = a.new_zeros(())
-    for level in (1, 2):
-        own, reference = (_statistics(F.avg_pool2d(x.mean(1, keepdim=True), level)) for x in (a, b))
-        total = total + (own - reference).abs().mean()
-    return total / 2
+    return _at_two_scales(_statistics, a, b)
 
 
 def shapes_l1(a: Tensor, b: Tensor) -> Tensor:
-    """Difference of how sparse fine detail is, crop by crop, at two scales, L1.
+    """Compares how sparse fine detail is, crop by crop, at two scales, by L1.
 
-    Mean magnitude over root mean square of what `statistics_l1` looks at: what the shape of a
-    generalised Gaussian is read from, and at most 1. Few strong steps among many weak ones make it
-    small, the same contrast everywhere large. In `statistics_l1` such a change shows in the second
-    digit of two features out of eighteen, where those that tell less weigh as much.
+    That is the mean magnitude over the root mean square of what `statistics_l1` looks at, from
+    which the shape of a generalised Gaussian is read; it is at most 1. Few strong steps among many
+    weak ones make it small, the same contrast everywhere large. In `statistics_l1` such a change
+    shows in the second digit of two features out of eighteen, where those that tell less weigh as
+    much.
     """
+    return _at_two_scales(_shapes, a, b)
+
+
+def _at_two_scales(features: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """Compares features of luma by L1, at full and at half resolution."""
     total = a.new_zeros(())
     for level in (1, 2):
-        own, reference = (_shapes(F.avg_pool2d(x.mean(1, keepdim=True), level)) for x in (a, b))
+        own, reference = (features(F.avg_pool2d(luma(x), level)) for x in (a, b))
         total = total + (own - reference).abs().mean()
     return total / 2
 
 
-def _statistics(luma: Tensor) -> Tensor:
-    """(B, 1, H, W) in [0, 1] -> (B, features)."""
-    x, *products = _normalized(luma)
+def _statistics(grey: Tensor) -> Tensor:
+    """Gives statistics (B, features) of luma (B, 1, H, W) in [0, 1]."""
+    x, *products = normalized_luma(grey)
     found = [x.abs().mean((1, 2, 3)), x.square().mean((1, 2, 3)).sqrt()]
     for product in products:
         for half in (product.clamp_min(0), product.clamp_max(0)):
@@ -213,29 +216,14 @@ def _statistics(luma: Tensor) -> Tensor:
     return torch.stack(found, 1)
 
 
-def _shapes(luma: Tensor) -> Tensor:
-    """(B, 1, H, W) in [0, 1] -> (B, 5)."""
+def _shapes(grey: Tensor) -> Tensor:
+    """Gives the sparseness (B, 5) of luma (B, 1, H, W) in [0, 1] and of four products."""
     found = []
-    for x in _normalized(luma):
+    for x in normalized_luma(grey):
         found.append(x.abs().mean((1, 2, 3)) / (x.square().mean((1, 2, 3)) + 1e-6).sqrt())
     return torch.stack(found, 1)
 
 
-def _normalized(luma: Tensor, side: int = 7) -> tuple[Tensor, ...]:
-    """Luma less its local mean, over its local deviation; its products with four neighbours."""
-    axis = torch.arange(side, device=luma.device) - side // 2
-    bell = torch.exp(-(axis**2) / (2 * (side / 6) ** 2))
-    kernel = bell[:, None] * bell / bell.sum() ** 2
-    mean, square = (F.conv2d(v, kernel[None, None]) for v in (luma, luma.square()))
-    deviation = ((square - mean.square()).clamp_min(0) + 1e-6).sqrt()
-    edge = side // 2
-    x = (luma[..., edge:-edge, edge:-edge] - mean) / (deviation + 1 / 255)
-    rows, columns = x.shape[2] - 1, x.shape[3] - 1
-    here, aside = x[:, :, :rows, :columns], x[:, :, :rows, 1:]
-    below, across = x[:, :, 1:, :columns], x[:, :, 1:, 1:]
-    return x, here * aside, here * below, here * across, aside * below
-
-
 def psnr(a: Tensor, b: Tensor) -> float:
-    """PSNR in dB of two images in [0, 1]."""
+    """Gives the PSNR in dB of two images in [0, 1]."""
     return float(-10 * torch.log10(F.mse_loss(a, b)))

@@ -1,4 +1,4 @@
-"""TODO-DOC"""
+"""Losses that look at nuclei: their grey levels, and those that are invented or lost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train.losses.local import gaussian_window
 from wsisr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,39 +18,51 @@ if TYPE_CHECKING:
 
 
 def nuclear_features_l1(a: Tensor, b: Tensor, mpp: float = 0.25) -> Tensor:
-    """Difference of the grey levels inside each nucleus of the reference, L1, over 255.
+    """Compares the grey levels inside each nucleus of the reference by L1, over 255.
 
-    Mean, standard deviation, skewness and kurtosis, which the paper compares nucleus by nucleus
-    (`wsisr.evaluation.measures.texture`), and the root mean square step between neighbours. They are what a
-    pathologist reads chromatin by; windows of a fixed size mix it with what lies around. The
-    nuclei are those that the classical segmenter finds in the reference, so an image gains nothing
-    by hiding or inventing any. Zero where there are none. `mpp` is that of both, in um/px; crops
-    of another magnification are near enough to it.
+    They are mean, standard deviation, skewness and kurtosis, which the paper compares nucleus by
+    nucleus (`wsisr.evaluation.measures.nuclear_features`), and the root mean square step between
+    neighbours. A pathologist reads chromatin by them; windows of a fixed size mix it with what lies
+    around. The nuclei are those that the classical segmenter finds in the reference, so an image
+    gains nothing by hiding or inventing any.
+
+    Args:
+        a: images, (B, 3, H, W) in [0, 1].
+        b: the reference, of the same shape.
+        mpp: resolution of both, um/px; crops of another magnification are near enough to it.
+
+    Returns:
+        A scalar; zero where there are no nuclei.
 
     Raises:
         UsageError: OpenCV or numba is missing; see `nuclear_segmenter`.
     """
     segmenter = nuclear_segmenter()
     labels, count = [], 0
-    for image in _levels(b):
+    for image in to_uint8(b):
         found = segmenter.segment(image, mpp).astype(np.int64)
         labels.append(np.where(found > 0, found + count, 0))
         count += int(found.max(initial=0))
     if not count:
         return a.new_zeros(())
     ids = torch.from_numpy(np.stack(labels)).to(a.device)
-    return (_nuclear(a, ids, count) - _nuclear(b, ids, count)).abs().mean(1).sum() / 255
+    return (_grey_levels(a, ids, count) - _grey_levels(b, ids, count)).abs().mean(1).sum() / 255
 
 
 def unmatched_nuclei(a: Tensor, b: Tensor, mpp: float = 0.25) -> Tensor:
-    """How much stain makes nuclei of an image that the reference lacks, or hides nuclei of it.
+    """Tells how much stain makes nuclei that the reference lacks, or hides nuclei of it.
 
-    The nuclei of both that `wsisr.evaluation.nuclei.agreement.agreement` leaves without a match, found by the
-    reference's threshold as `nuclei_precision` and `nuclei_recall` find them: in an invented one,
-    the haematoxylin density by which the image exceeds the reference; in a lost one, by which it
-    falls short. Means over each nucleus, their sum over the number of nuclei in the reference.
-    Nuclei are sought in the image as it is, with no gradient; the densities, blurred as for the
-    search, have one. `mpp` in um/px.
+    The nuclei of both are those that `wsisr.evaluation.nuclei.compare_nuclei` leaves without a
+    match, found by the reference's threshold as `nuclei_precision` and `nuclei_recall` find them.
+    An invented one costs the haematoxylin density by which the image exceeds the reference, a lost
+    one that by which it falls short: means over each nucleus, and their sum over the number of
+    nuclei in the reference. Nuclei are sought in the image as it is, with no gradient; the
+    densities, blurred as for the search, have one.
+
+    Args:
+        a: images, (B, 3, H, W) in [0, 1].
+        b: the reference, of the same shape.
+        mpp: resolution of both, um/px.
 
     Raises:
         UsageError: OpenCV or numba is missing; see `nuclear_segmenter`.
@@ -57,7 +70,7 @@ def unmatched_nuclei(a: Tensor, b: Tensor, mpp: float = 0.25) -> Tensor:
     segmenter = nuclear_segmenter()
     from wsisr.evaluation.nuclei import compare_nuclei
 
-    images, references = (_levels(batch) for batch in (a, b))
+    images, references = (to_uint8(batch) for batch in (a, b))
     invented, lost = np.zeros((2, *images.shape[:3]), np.float32)
     count = 0
     for n, (image, reference) in enumerate(zip(images, references, strict=True)):
@@ -72,25 +85,36 @@ def unmatched_nuclei(a: Tensor, b: Tensor, mpp: float = 0.25) -> Tensor:
             share = np.zeros(int(labels.max(initial=0)) + 1, np.float32)
             share[which] = 1 / np.bincount(labels.ravel(), minlength=share.size)[which]
             weight[n] = share[labels]
-    excess = _haematoxylin(a, segmenter.blur_um / mpp) - _haematoxylin(b, segmenter.blur_um / mpp)
+    density, wanted = (haematoxylin_density(x, segmenter.blur_um / mpp) for x in (a, b))
+    excess = density - wanted
     more, less = (torch.from_numpy(weight).to(a.device) for weight in (invented, lost))
     return ((more * F.relu(excess) + less * F.relu(-excess)).sum()) / max(count, 1)
 
 
-def _levels(x: Tensor) -> NDArray[np.uint8]:
-    """(B, 3, H, W) in [0, 1] as uint8 RGB (B, H, W, 3)."""
+def to_uint8(x: Tensor) -> NDArray[np.uint8]:
+    """Turns (B, 3, H, W) in [0, 1] into uint8 RGB (B, H, W, 3)."""
     levels = (x.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
     return np.ascontiguousarray(levels.cpu().numpy())
 
 
-def _haematoxylin(x: Tensor, sigma: float) -> Tensor:
-    """Optical density of haematoxylin, as `wsisr.evaluation.measures.stain`, blurred, (B, H, W)."""
+def haematoxylin_density(x: Tensor, sigma: float) -> Tensor:
+    """Gives the optical density of haematoxylin, blurred by a Gaussian.
+
+    It is that of `wsisr.evaluation.measures.haematoxylin`, with a gradient.
+
+    Args:
+        x: (B, 3, H, W) in [0, 1].
+        sigma: of the Gaussian, px.
+
+    Returns:
+        (B, H, W).
+    """
     from wsisr.evaluation.measures import RGB_FROM_HED
 
     density = -((255 * x.clamp(0, 1) + 1) / 256).log10()
     weights = torch.from_numpy(np.linalg.inv(RGB_FROM_HED)[:, :1]).to(x).view(1, 3, 1, 1)
     reach = round(3 * sigma)
-    bell = torch.exp(-(torch.arange(-reach, reach + 1, device=x.device) ** 2) / (2 * sigma**2))
+    bell = gaussian_window(reach, sigma, x.device)
     bell = bell / bell.sum()
     amount = F.pad((density * weights).sum(1, keepdim=True), (reach,) * 4, mode="reflect")
     rows = F.conv2d(amount, bell.view(1, 1, -1, 1))
@@ -98,10 +122,10 @@ def _haematoxylin(x: Tensor, sigma: float) -> Tensor:
 
 
 def nuclear_segmenter() -> ClassicalSegmenter:
-    """What finds the nuclei; imported here, for the other losses need neither OpenCV nor numba.
+    """Makes what finds the nuclei; the other losses need neither OpenCV nor numba.
 
     Raises:
-        UsageError: one of them is missing.
+        UsageError: OpenCV or numba is missing.
     """
     try:
         from wsisr.evaluation.nuclei import ClassicalSegmenter
@@ -114,12 +138,12 @@ def nuclear_segmenter() -> ClassicalSegmenter:
     return ClassicalSegmenter()
 
 
-def _nuclear(x: Tensor, ids: Tensor, count: int) -> Tensor:
-    """Features of nuclei 1..count, (5, count), of RGB in [0, 1] and labels (B, H, W)."""
+def _grey_levels(x: Tensor, ids: Tensor, count: int) -> Tensor:
+    """Gives features (5, count) of nuclei 1..count, by RGB in [0, 1] and labels (B, H, W)."""
     luma = 255 * (x * x.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(1)
 
     def means(values: Tensor, at: Tensor) -> Tensor:
-        """Of values by nucleus; those of the background, at 0, are left out."""
+        """Gives the means of values by nucleus, without the background's, which is 0."""
         total = values.new_zeros(count + 1).index_add(0, at.flatten(), values.flatten())
         return (total / torch.bincount(at.flatten(), minlength=count + 1).clamp_min(1))[1:]
 

@@ -1,1 +1,5 @@
-"""TODO-DOC"""
+"""The stages of a training, each a command of `python -m train`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,28 +1,35 @@
-"""The small autoencoder of histology: L1, gradients, texture, then a patch adversary.
+"""Trains the small autoencoder of histology: L1, gradients, texture, then a patch adversary.
 
-    accelerate launch -m train.stages.autoencoder --config train/configs/tiny.yaml --data tiles \
-        --out runs/ae
+    python -m train autoencoder --config train/configs/tiny.yaml --data tiles --out runs/ae
 
-Trained on high-resolution crops and, in equal measure, on blurred ones (low resolution resized
-back), since stage 2 encodes restored images too.
+It is trained on high-resolution crops and, in equal measure, on blurred ones (low resolution
+resized back), since stage 2 encodes restored images too.
 """
 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from train.data import TileSet, batch_rng, random_crops, to_tensor, upsample, whole
-from train.errors import require
+from train.config import STRICT_KEYS, Count, CountOrZero, Fraction, Integer, Number
+from train.data import (
+    TileSet,
+    batch_rng,
+    crop_to_multiple,
+    random_crops,
+    to_tensor,
+    upsample,
+)
 from train.loop import LoopConfig, Losses, Run, construct, run_stage, save_part, train
 from train.losses import (
     PatchDiscriminator,
@@ -36,44 +43,43 @@ from wsisr.models.networks import channels_last
 
 BLOCK = 8
 """Pixels of the image along one side of a latent."""
+DISCRIMINATOR_LEAD = 100
+"""Iterations the discriminator learns before it is heard."""
 PICTURES = 4
-"""Validation tiles that are shown."""
+"""Number of validation tiles that are shown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class AutoencoderConfig:
     """Section `autoencoder` of a config.
 
     Attributes:
         model: arguments of diffusers' `AutoencoderTiny`.
-        batch, crop: crops an iteration and process, side in px.
+        batch: crops an iteration and process.
+        crop: side of a crop in px.
         blurred: probability that a crop is a blurred one.
-        gradient, texture, adversarial: weights beside L1.
-        adversarial_from: iteration at which the adversary sets in.
+        gradient: weight of `gradient_l1` beside L1.
+        texture: weight of `texture_l1` beside L1.
+        adversarial: weight of the discriminator's hinge loss beside L1.
+        adversarial_from: iteration at which the discriminator is heard.
         latent: weight of the pull of latents towards unit scale.
         loop: see `LoopConfig`.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
-    batch: int = 8
-    crop: int = 128
-    blurred: float = 0.25
-    gradient: float = 1.0
-    texture: float = 0.5
-    adversarial: float = 0.02
-    adversarial_from: int = 10**9
-    latent: float = 1e-4
+    batch: Count = 8
+    crop: Annotated[Integer, Field(gt=0, multiple_of=BLOCK)] = 128
+    blurred: Fraction = 0.25
+    gradient: Number = 1.0
+    texture: Number = 0.5
+    adversarial: Number = 0.02
+    adversarial_from: CountOrZero = 10**9
+    latent: Number = 1e-4
     loop: LoopConfig = field(default_factory=LoopConfig)
-
-    def __post_init__(self) -> None:
-        require(self.batch >= 1, f"batch {self.batch}: must be 1 or more")
-        good = self.crop > 0 and self.crop % BLOCK == 0
-        require(good, f"crop {self.crop}: must be a multiple of {BLOCK}")
-        require(0 <= self.blurred <= 1, f"blurred {self.blurred:g}: must be from 0 to 1")
 
 
 def make_batch(config: AutoencoderConfig, tiles: TileSet, iteration: int) -> Tensor:
-    """(B, 3, crop, crop) in [-1, 1]."""
+    """Makes a batch, (B, 3, crop, crop) in [-1, 1]."""
     rng = batch_rng(config.loop.seed, iteration)
     hr = random_crops(tiles, rng, config.batch, config.crop)
     soft = upsample(F.avg_pool2d(hr, 4), 4).clamp(0, 1)
@@ -89,14 +95,16 @@ class Autoencode(nn.Module):
         self.vae = vae
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) in [-1, 1] -> (reconstruction, latents)."""
+        """Gives the reconstruction and the latents of images (B, 3, H, W) in [-1, 1]."""
         z = self.vae.encode(x).latents
         return self.vae.decode(z).sample, z
 
 
 def initialise(vae: AutoencoderTiny) -> None:
-    """Variance-keeping start (He et al. 2015): these networks have no normalisation layers, and
-    with PyTorch's default the signal fades on its way through the strided convolutions.
+    """Starts a network so that it keeps the variance of its signal (He et al. 2015).
+
+    These networks have no normalisation layers, and with PyTorch's default the signal fades on its
+    way through the strided convolutions.
     """
     for module in vae.modules():
         if isinstance(module, nn.Conv2d):
@@ -115,23 +123,71 @@ def initialise(vae: AutoencoderTiny) -> None:
 
 
 def latent_scale(vae: AutoencoderTiny, tiles: TileSet) -> float:
-    """The factor that gives latents unit variance over the tiles."""
+    """Gives the factor that brings latents to unit variance over the tiles."""
     squares, count = 0.0, 0
     for tile in tiles.pixels[:: max(1, len(tiles.pixels) // 32)]:
-        z = vae.encode(whole(to_tensor(tile[None]), BLOCK).to(vae.device) * 2 - 1).latents
+        z = vae.encode(
+            crop_to_multiple(to_tensor(tile[None]), BLOCK).to(vae.device) * 2 - 1
+        ).latents
         squares, count = squares + float(z.square().sum()), count + z.numel()
     return float((squares / count) ** -0.5)
 
 
+def reconstruction_losses(
+    config: AutoencoderConfig, x: Tensor, y: Tensor, z: Tensor, discriminator: nn.Module | None
+) -> Losses:
+    """Compares reconstructions with images.
+
+    Args:
+        config: weights of the losses.
+        x: the images, (B, 3, H, W) in [-1, 1].
+        y: their reconstructions.
+        z: their latents.
+        discriminator: scores the reconstructions; None while it is not heard.
+
+    Returns:
+        Losses by name, `loss` their weighted sum.
+    """
+    losses = {
+        "l1": (y - x).abs().mean(),
+        "gradient": gradient_l1(y, x),
+        "texture": texture_l1(y, x),
+        "latent": z.square().mean(),
+    }
+    total = (
+        losses["l1"]
+        + config.gradient * losses["gradient"]
+        + config.texture * losses["texture"]
+        + config.latent * losses["latent"]
+    )
+    # the log has the same columns from the first line to the last
+    losses["adversarial"] = torch.zeros((), device=x.device)
+    if discriminator is not None:
+        losses["adversarial"] = hinge_generator(discriminator(y))
+        total = total + config.adversarial * losses["adversarial"]
+    return {"loss": total} | losses
+
+
+def validation_psnr(model: nn.Module, tiles: TileSet) -> float:
+    """Gives the mean PSNR in dB of decoded tiles to the tiles themselves."""
+    device = next(model.parameters()).device
+    values = []
+    for tile in tiles.pixels:
+        hr = crop_to_multiple(to_tensor(tile[None]), BLOCK)
+        decoded = model(hr.to(device) * 2 - 1)[0].cpu()
+        values.append(psnr((decoded / 2 + 0.5).clamp(0, 1), hr))
+    return sum(values) / len(values)
+
+
 def fit(config: AutoencoderConfig, run: Run) -> None:
-    """Train, or go on training; each validation writes vae/."""
+    """Trains, or goes on training; each validation writes vae/."""
     tiles, val = run.splits(16)
     torch.manual_seed(config.loop.seed)
     vae = construct(AutoencoderTiny, config.model, "autoencoder.model")
     initialise(vae)
     model = channels_last(Autoencode(vae))
     averaged = copy.deepcopy(model).eval()
-    rival = channels_last(PatchDiscriminator())
+    discriminator = channels_last(PatchDiscriminator())
     pair: dict[str, Tensor] = {}
 
     def step(module: nn.Module, iteration: int) -> Losses:
@@ -139,47 +195,28 @@ def fit(config: AutoencoderConfig, run: Run) -> None:
         x = make_batch(config, tiles, iteration)
         x = x.to(device, memory_format=torch.channels_last)
         y, z = module(x)
-        losses = {
-            "l1": (y - x).abs().mean(),
-            "gradient": gradient_l1(y, x),
-            "texture": texture_l1(y, x),
-            "latent": z.square().mean(),
-        }
-        total = (
-            losses["l1"]
-            + config.gradient * losses["gradient"]
-            + config.texture * losses["texture"]
-            + config.latent * losses["latent"]
-        )
-        if iteration >= config.adversarial_from:
-            losses["adversarial"] = hinge_generator(rival(y))
-            total = total + config.adversarial * losses["adversarial"]
-        else:
-            losses["adversarial"] = torch.zeros((), device=device)
         pair.update(real=x, fake=y.detach())
-        return {"loss": total} | losses
+        heard = discriminator if iteration >= config.adversarial_from else None
+        return reconstruction_losses(config, x, y, z, heard)
 
-    def rival_loss(module: nn.Module, iteration: int) -> Tensor:
-        if iteration < config.adversarial_from - 100:
+    def discriminator_loss(module: nn.Module, iteration: int) -> Tensor:
+        if iteration < config.adversarial_from - DISCRIMINATOR_LEAD:
             return torch.zeros(())
         return hinge_discriminator(module(pair["real"]), module(pair["fake"]))
 
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         device = next(iter(state.values())).device
         averaged.to(device).load_state_dict(state)
-        values = []
         with torch.inference_mode():
-            for tile in val.pixels:
-                hr = whole(to_tensor(tile[None]), BLOCK)
-                decoded = averaged(hr.to(device) * 2 - 1)[0].cpu()
-                values.append(psnr((decoded / 2 + 0.5).clamp(0, 1), hr))
+            decibels = validation_psnr(averaged, val)
             scale = latent_scale(averaged.vae, tiles)
         averaged.vae.register_to_config(scaling_factor=scale)
         save_part(averaged.vae, run.out / "vae")
-        return {"psnr": round(sum(values) / len(values), 3), "scaling_factor": round(scale, 4)}
+        return {"psnr": round(decibels, 3), "scaling_factor": round(scale, 4)}
 
     def pictures() -> Mapping[str, Tensor]:
-        hr = whole(to_tensor(val.pixels[:PICTURES]), BLOCK)[..., : config.crop, : config.crop]
+        hr = crop_to_multiple(to_tensor(val.pixels[:PICTURES]), BLOCK)
+        hr = hr[..., : config.crop, : config.crop]
         with torch.inference_mode():
             decoded = averaged(hr.to(averaged.vae.device) * 2 - 1)[0]
         return {"decoded": (decoded / 2 + 0.5).clamp(0, 1), "HR": hr}
@@ -191,15 +228,11 @@ def fit(config: AutoencoderConfig, run: Run) -> None:
         step,
         validate=validate,
         minutes=run.minutes,
-        adversary=(rival, rival_loss),
+        adversary=(discriminator, discriminator_loss),
         pictures=pictures,
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stage; returns its exit code."""
+    """Runs the stage; returns its exit code."""
     return run_stage(__doc__, "autoencoder", AutoencoderConfig, fit, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,24 +1,25 @@
-"""Stage 1 and the detail it leaves to stage 2, from one network's features.
+r"""Trains stage 1 and the detail it leaves to stage 2, from one network's features.
 
-    accelerate launch -m train.stages.detail --config train/configs/tiny.yaml --data tiles \\
-        --out runs/detail --set init=runs/s1/restoration --set plain=runs/plain/model/restoration
+    python -m train detail --config train/configs/tiny.yaml --data tiles --out runs/detail \
+        --set init=runs/s1/restoration --set plain=runs/plain/model/restoration
 
-What `train.stages.plain` learns on top of stage 1 is read by its last layer from features that still hold
-stage 1's image. This takes those features as they are, trains one convolution to read the image by
-L1 again, and keeps, as the layer of detail, what the last layer of `train.stages.plain` adds to it. So one
-run of the network gives stage 1's image and, at no cost to speak of, all of the plain network's.
+What the plain baseline learns on top of stage 1 is read by its last layer from features that still
+hold stage 1's image. This stage takes those features as they are, trains one convolution to read
+the image by L1 again, and keeps, as the layer of detail, what the plain baseline's last layer adds
+to it. So one run of the network gives stage 1's image and, at no cost to speak of, all of the plain
+network's.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import nn
 
+from train.config import STRICT_KEYS, Text
 from train.data import PairConfig
 from train.loop import Run, run_stage
 from train.stages.stage1 import train_restoration
@@ -27,34 +28,34 @@ from wsisr.models.files import load_restoration
 from wsisr.models.networks import PlainNet, channels_last
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class DetailConfig(PairConfig):
     """Section `detail` of a config.
 
     Attributes:
         init: folder of stage 1, a `PlainNet`: its last layer is where the new one starts.
-        plain: folder of the network that `train.stages.plain` made of it (its `restoration`).
+        plain: folder of the network that the stage `plain` made of it (its `restoration`).
     """
 
-    init: str = ""
-    plain: str = ""
+    init: Text = ""
+    plain: Text = ""
 
 
 def fit(config: DetailConfig, run: Run) -> None:
-    """Train, or go on training; each validation writes restoration/.
+    """Trains, or goes on training; each validation writes restoration/.
 
     Raises:
         UsageError: the two networks are not PlainNets of one size.
     """
     stage1, plain = (load_restoration(Path(place)) for place in (config.init, config.plain))
-    network = join(stage1, plain)
+    network = join_networks(stage1, plain)
     train_restoration(
         config, run, channels_last(network), "l1", True, lambda made: set_detail(made, plain)
     )
 
 
-def join(stage1: nn.Module, plain: nn.Module) -> PlainNet:
-    """The features of `plain`, frozen, below the last layer of `stage1`, which is to be trained.
+def join_networks(stage1: nn.Module, plain: nn.Module) -> PlainNet:
+    """Puts the features of `plain`, frozen, below the last layer of `stage1`, which is trained.
 
     Raises:
         UsageError: they are not PlainNets of one size.
@@ -77,7 +78,7 @@ def join(stage1: nn.Module, plain: nn.Module) -> PlainNet:
 
 @torch.no_grad()
 def set_detail(network: nn.Module, plain: nn.Module) -> None:
-    """Let the layer of detail lead from the network's image to that of `plain`."""
+    """Lets the layer of detail lead from the network's image to that of `plain`."""
     for name in ("weight", "bias"):
         own = network.get_parameter(f"last.{name}")
         wanted = plain.get_parameter(f"last.{name}").to(own.device)
@@ -85,9 +86,5 @@ def set_detail(network: nn.Module, plain: nn.Module) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stage; returns its exit code."""
+    """Runs the stage; returns its exit code."""
     return run_stage(__doc__, "detail", DetailConfig, fit, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,6 @@
-"""Few steps: stage 2 trained end to end, in pixels, on the very path of inference.
+"""Trains stage 2 for few steps, end to end, in pixels, on the very path of inference.
 
-    accelerate launch -m train.stages.distill --config train/configs/tiny.yaml --data tiles \
-        --out runs/distill
+    python -m train distill --config train/configs/tiny.yaml --data tiles --out runs/distill
 
 The student starts from the parts of a trained model folder and runs its few steps from the noised
 latent of the restored image, is decoded, colour-fixed and projected onto agreement with the input;
@@ -9,7 +8,7 @@ only then the losses look at it. So the decoder learns with the sampler (what th
 cannot reconstruct is taken from stage 1 by the projection), and what is trained is what
 `wsisr upscale` does. No image prior is at hand that knows histology, hence no score distillation:
 the teacher is the real scan, by L1, local contrast, the features of a network of photographs, and
-an adversary (`train.losses.image`).
+a discriminator (`train.losses`).
 
 One-step and few-step restorers of this kind: AddSR (Xie et al. 2024), OSEDiff (Wu et al. 2024),
 HYPIR (Lin et al. 2025); the null space as the place of invention: DDNM (Wang et al. 2023).
@@ -18,21 +17,22 @@ HYPIR (Lin et al. 2025); the null space as the place of invention: DDNM (Wang et
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderTiny
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from train.data import PairConfig, agree, batch_rng, pair_feed, part, upsample
+from train.config import STRICT_KEYS, Count, CountOrZero, Flag, Number, Text
+from train.data import PairConfig, agree, batch_part, batch_rng, pair_feed, upsample
 from train.errors import require
-from train.judge import examples, judge
+from train.judge import example_images, judge_model
 from train.loop import Losses, Run, make_accelerator, run_stage, train
-from train.losses import Contest, ImageLoss, spread_l1
+from train.losses import AdversarialLoss, ImageLoss, spread_l1
 from wsisr.errors import ModelError, UsageError
 from wsisr.models import (
     SecondStage,
@@ -56,7 +56,7 @@ from wsisr.models.networks import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class DistillConfig(PairConfig):
     """Section `distill` of a config.
 
@@ -66,42 +66,41 @@ class DistillConfig(PairConfig):
         sampling: fields of `Settings` that the student is trained for, and exported with.
         train_encoder: whether the autoencoder's encoder learns too.
         train_diffusion: whether UNet and ControlNet learn.
-        rank: of the change that each convolution of stage 1 and autoencoder gets for each scale of
-            the teacher (`wsisr.models.networks.lora`); 0 for none. What the teacher has of them is kept.
+        rank: rank of the change that each convolution of stage 1 and autoencoder gets for each
+            scale of the teacher (`wsisr.models.networks.lora`); 0 for none. What the teacher has of
+            them is kept.
         shared: whether the weights that scales share learn. Without, only the changes do, and no
             weight decays, so that scales which are not trained stay as they are.
-        guided: let the decoder of a small autoencoder add to the image it starts from, see
+        guided: whether the decoder of a small autoencoder adds to the image it starts from, see
             `wsisr.models.networks.guided`.
         stage1: weight of L1 of the restored image; stage 1 is then trained along, for its image and
             its detail share their features. At 0 it is frozen but for its layer of detail.
-        samples: images generated of each crop, from as much noise; a batch is so many times as
-            large.
+        samples: number of images that are generated of each crop, each from its own noise; a
+            batch is so many times as large.
         spread: weight of what `spread_l1` of them takes from the loss; needs two samples.
         loss: see `ImageLoss`.
         judged: validation tiles that `train.judge` looks at.
     """
 
-    teacher: str = ""
-    restoration: str = ""
+    teacher: Text = ""
+    restoration: Text = ""
     sampling: dict[str, Any] = field(default_factory=dict)
-    train_encoder: bool = False
-    train_diffusion: bool = True
-    guided: bool = False
-    rank: int = 0
-    shared: bool = True
-    stage1: float = 0.0
-    samples: int = 1
-    spread: float = 0.0
+    train_encoder: Flag = False
+    train_diffusion: Flag = True
+    guided: Flag = False
+    rank: CountOrZero = 0
+    shared: Flag = True
+    stage1: Number = 0.0
+    samples: Count = 1
+    spread: Number = 0.0
     loss: ImageLoss = field(default_factory=ImageLoss)
-    judged: int = 8
+    judged: Count = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.crop % 8 == 0, f"crop {self.crop}: must be a multiple of 8, a latent's side")
-        require(self.rank >= 0, f"distill.rank {self.rank}: must be 0 or more")
         enough = self.samples >= (2 if self.spread else 1)
-        require(enough, f"distill.samples {self.samples}: must be 1 or more, 2 with spread")
-        require(self.judged >= 1, f"distill.judged {self.judged}: must be 1 or more")
+        require(enough, f"samples {self.samples}: must be 2 or more with spread")
 
 
 class Student(nn.Module):
@@ -170,23 +169,79 @@ class Student(nn.Module):
 def make_noise(
     config: DistillConfig, shape: tuple[int, ...], iteration: int, device: torch.device
 ) -> Tensor:
-    """Standard normal noise of an iteration; a GPU's differs from a CPU's."""
-    seed = int(batch_rng(config.loop.seed, iteration, 2**30 + part()).integers(2**62))
+    """Draws the standard normal noise of an iteration; a GPU's differs from a CPU's."""
+    seed = int(batch_rng(config.loop.seed, iteration, 2**30 + batch_part()).integers(2**62))
     generator = torch.Generator(device).manual_seed(seed)
     return torch.randn(shape, generator=generator, device=device)
 
 
 def fit(config: DistillConfig, run: Run) -> None:
-    """Train, or go on training; each validation writes model/.
+    """Trains, or goes on training; each validation writes model/.
+
+    Args:
+        config: teacher, pairs, losses and loop.
+        run: data, folder and limits.
 
     Raises:
         ModelError: the teacher is broken or has no second stage.
-        UsageError: a scale that the teacher does not know, or nothing that learns.
+        UsageError: a scale that the teacher does not know, or nothing learns.
     """
     tiles, val = run.splits()
     torch.manual_seed(config.loop.seed)
     accelerator = make_accelerator(config.loop)
     device = accelerator.device
+    student = make_student(config, device)
+    averaged = copy.deepcopy(student)
+    adversarial = AdversarialLoss(config.loss)
+    feed = pair_feed(config, tiles, run.batch_workers)
+    noise_shape = shape_of_noise(config, student)
+
+    def step(module: nn.Module, iteration: int) -> Losses:
+        lr, hr, scale = feed(iteration)
+        lr, hr = (image.to(device, non_blocking=True) for image in (lr, hr))
+        noise = make_noise(config, noise_shape, iteration, device)
+        images, restored = module(lr, noise, scale, config.samples)
+        hrs, condition = (repeat(each, config.samples) for each in (hr, restored.detach()))
+        losses = adversarial.losses(images, hrs, condition, scale, iteration)
+        losses["restored"] = (restored - hr).abs().mean()
+        losses["spread"] = spread_l1(images, config.samples)
+        more = config.stage1 * losses["restored"] - config.spread * losses["spread"]
+        return {**losses, "loss": losses["loss"] + more}
+
+    def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
+        averaged.load_state_dict(state)
+        parts = {
+            "restoration": averaged.restoration,
+            "vae": averaged.vae,
+            "unet": averaged.diffusion.unet,
+            "controlnet": averaged.diffusion.controlnet,
+        }
+        folder = run.out / "model"
+        write_model(folder, Path(config.teacher), parts, averaged.diffusion.prompt, config.sampling)
+        return judge_model(folder, val, config.scales, config.judged, device)
+
+    # decay would move the changes of scales that are not trained, too
+    loop = config.loop if config.shared else replace(config.loop, weight_decay=0.0)
+    train(
+        loop,
+        student,
+        run.out,
+        step,
+        validate=validate,
+        minutes=run.minutes,
+        adversary=(adversarial.discriminator, adversarial.discriminator_loss),
+        accelerator=accelerator,
+        pictures=lambda: example_images(run.out / "model", val, max(config.scales)),
+    )
+
+
+def make_student(config: DistillConfig, device: torch.device) -> Student:
+    """Makes the student from the teacher's parts, with the changes that scales get.
+
+    Raises:
+        ModelError: the teacher is broken or has no second stage.
+        UsageError: a scale that the teacher does not know, or nothing learns.
+    """
     origin = Path(config.teacher)
     teacher = from_pretrained(origin, settings=config.sampling, device=device)
     second, settings = teacher.second, teacher.settings
@@ -204,10 +259,10 @@ def fit(config: DistillConfig, run: Run) -> None:
         Path(config.restoration or origin / "restoration"): stage1,
         origin / "vae": cast(nn.Module, second.vae),
     }
-    scales = take_changes(config, read_card(origin).scales, places)
+    scales = adapt_to_scales(config, read_card(origin).scales, places)
     if not (scales or config.shared):
         raise UsageError("distill.shared: without it and without `rank` nothing learns")
-    student = channels_last(
+    return channels_last(
         Student(
             stage1,
             second,
@@ -219,62 +274,25 @@ def fit(config: DistillConfig, run: Run) -> None:
             config.shared,
         )
     )
-    averaged = copy.deepcopy(student)
-    contest = Contest(config.loss)
-    feed = pair_feed(config, tiles, run.batch_workers)
-    latents = config.crop // latent_factor(second.vae)
+
+
+def shape_of_noise(config: DistillConfig, student: Student) -> tuple[int, ...]:
+    """Gives the shape of an iteration's noise, (steps, samples x batch, C, h, w)."""
+    settings, vae = student.settings, student.vae
+    latents = config.crop // latent_factor(vae)
     steps = len(timesteps_of(settings.sampler, settings.steps, settings.first_timestep))
-    count = config.samples * config.batch
-    noise_shape = (steps, count, second.vae.config.latent_channels, latents, latents)
-
-    def step(module: nn.Module, iteration: int) -> Losses:
-        lr, hr, scale = feed(iteration)
-        lr, hr = (image.to(device, non_blocking=True) for image in (lr, hr))
-        noise = make_noise(config, noise_shape, iteration, device)
-        images, restored = module(lr, noise, scale, config.samples)
-        hrs, beside = (repeat(each, config.samples) for each in (hr, restored.detach()))
-        losses = contest.losses(images, hrs, beside, scale, iteration)
-        losses["restored"] = (restored - hr).abs().mean()
-        losses["spread"] = spread_l1(images, config.samples)
-        more = config.stage1 * losses["restored"] - config.spread * losses["spread"]
-        return {**losses, "loss": losses["loss"] + more}
-
-    def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
-        averaged.load_state_dict(state)
-        parts = {
-            "restoration": averaged.restoration,
-            "vae": averaged.vae,
-            "unet": averaged.diffusion.unet,
-            "controlnet": averaged.diffusion.controlnet,
-        }
-        folder = run.out / "model"
-        write_model(folder, Path(config.teacher), parts, averaged.diffusion.prompt, config.sampling)
-        return judge(folder, val, config.scales, config.judged, device)
-
-    # decay would move the changes of scales that are not trained, too
-    loop = config.loop if config.shared else replace(config.loop, weight_decay=0.0)
-    train(
-        loop,
-        student,
-        run.out,
-        step,
-        validate=validate,
-        minutes=run.minutes,
-        adversary=(contest.rival, contest.rival_loss),
-        accelerator=accelerator,
-        pictures=lambda: examples(run.out / "model", val, max(config.scales)),
-    )
+    return (steps, config.samples * config.batch, vae.config.latent_channels, latents, latents)
 
 
-def take_changes(
+def adapt_to_scales(
     config: DistillConfig, scales: Sequence[float], places: Mapping[Path, nn.Module]
 ) -> Sequence[float]:
-    """Adapt networks to scales, with what the folders they come from hold of it.
+    """Adapts networks to scales, with what the folders they come from hold of it.
 
     Args:
-        config: the rank, and the scales that are trained.
-        scales: of the teacher.
-        places: folder -> network.
+        config: says the rank, and the scales that are trained.
+        scales: those of the teacher.
+        places: folder -> network that comes from there.
 
     Returns:
         `scales`, or none where nothing depends on them.
@@ -286,23 +304,23 @@ def take_changes(
     # an autoencoder that belongs to the base has no folder here
     states = {place: load_state(place) if place.is_dir() else {} for place in places}
     # in the order of `places`: what is drawn for one must not depend on how paths are hashed
-    told = [
+    changing = [
         place
         for place, state in states.items()
         if config.rank or any(key.endswith(LORA_SUFFIXES) for key in state)
     ]
-    if not told:
+    if not changing:
         return ()
     if missing := sorted(set(config.scales) - set(scales)):
         raise UsageError(f"distill.scales: {config.teacher} knows no scale {missing[0]}")
-    for place in told:
+    for place in changing:
         fold_scale(states[place], len(scales), None, str(place))
         adapt(places[place], len(scales), config.rank, states[place])
     return scales
 
 
 def load_stage1(folder: Path, device: torch.device) -> nn.Module:
-    """A trained `restoration` part, frozen."""
+    """Loads a trained `restoration` part, frozen."""
     module = channels_last(load_restoration(folder))
     module.eval().requires_grad_(False).to(device)
     return module
@@ -315,7 +333,7 @@ def write_model(
     prompt: Tensor,
     sampling: Mapping[str, Any],
 ) -> None:
-    """Write a model folder in half precision, for `wsisr upscale --model`."""
+    """Writes a model folder in half precision, for `wsisr upscale --model`."""
     card = read_card(teacher)
     classes = {name: type(module).__name__ for name, module in parts.items()}
     # what suited the teacher's weights at some scales need not suit these
@@ -326,9 +344,5 @@ def write_model(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stage; returns its exit code."""
+    """Runs the stage; returns its exit code."""
     return run_stage(__doc__, "distill", DistillConfig, fit, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
-"""Put trained parts together into a model folder for `wsisr upscale --model`.
+r"""Puts trained parts together into a model folder for `wsisr upscale --model`.
 
-    python -m train.stages.export --stage1 runs/tiny/stage1 --autoencoder runs/tiny/autoencoder \
+    python -m train export --stage1 runs/tiny/stage1 --autoencoder runs/tiny/autoencoder \
         --stage2 runs/tiny/stage2 --name tiny --out mine \
         --sampling '{"steps": 4, "start_timestep": 499, "start_from": "condition"}'
 
@@ -11,7 +11,6 @@ With --base instead of --autoencoder the model takes UNet and autoencoder from t
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 
+from train.loop import make_parser
 from train.stages.latents import no_restoration
 from wsisr.errors import UsageError, WsisrError
 from wsisr.models import ModelCard, save_pretrained
@@ -40,23 +40,23 @@ def assemble_model(
     stage2: Path | None = None,
     base: str | None = None,
 ) -> tuple[str, ...]:
-    """Write a model folder; its model.json comes last.
+    """Writes a model folder; its model.json comes last.
 
     Args:
         out: the folder; parts of a model that is there are replaced.
-        name: of the model.
-        scales: it was trained for.
+        name: name of the model.
+        scales: factors that it was trained for.
         sampling: its own values of `Settings` fields.
         stage1: run with restoration/; None for a model whose stage 2 sees the resized input.
         autoencoder: run with vae/.
         stage2: run, or snapshot of one, with controlnet/, the prompt, and unet/ unless `base`.
-        base: of stage 2, where its UNet and autoencoder are not trained here.
+        base: base of stage 2, where its UNet and autoencoder are not trained here.
 
     Returns:
         The names of the parts.
 
     Raises:
-        UsageError: not the parts of a model.
+        UsageError: these are not the parts of a model.
         ModelError: a part is missing or broken.
         OSError: `out` cannot be written; what is left of it is no model.
     """
@@ -92,18 +92,16 @@ def assemble_model(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the folder; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Writes the folder; returns the exit code."""
+    parser = make_parser("export", __doc__)
     parser.add_argument("--stage1", type=Path, help="run with restoration/")
     parser.add_argument("--autoencoder", type=Path, help="run with vae/")
     parser.add_argument("--stage2", type=Path, help="run with unet/, controlnet/, prompt")
-    parser.add_argument("--base", help="of stage 2, where it is not trained here")
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scales", type=float, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--sampling", type=json.loads, default={}, help="JSON of settings")
+    parser.add_argument("--base", help="base of stage 2, where it is not trained here")
+    parser.add_argument("--name", required=True, help="name of the model")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--scales", type=float, nargs="+", default=[2, 4, 8], help="factors")
+    parser.add_argument("--sampling", type=json.loads, default={}, help="sampling settings, JSON")
     args = parser.parse_args(arguments)
     try:
         parts = assemble_model(
@@ -125,7 +123,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
     print(f"{args.out}: {size / 2**20:.1f} MiB, {', '.join(parts)}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
-"""The plain baseline: a residual network, first by L1, then with a patch adversary.
+"""Trains the plain baseline: a residual network, first by L1, then with a patch adversary.
 
-    accelerate launch -m train.stages.plain --config train/configs/tiny.yaml --data tiles --out runs/plain
+    python -m train plain --config train/configs/tiny.yaml --data tiles --out runs/plain
 
 It has the data, degradations, losses and projection of the dual-stage model, and no diffusion:
 what the diffusion model has to beat. `OUT/model` serves as `wsisr upscale --model`.
@@ -9,27 +9,27 @@ what the diffusion model has to beat. `OUT/model` serves as `wsisr upscale --mod
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from train.config import STRICT_KEYS, Count, Text
 from train.data import PairConfig, agree, pair_feed, upsample
-from train.errors import require
-from train.judge import examples, judge
+from train.judge import example_images, judge_model
 from train.loop import Losses, Run, construct, run_stage, train
-from train.losses import Contest, ImageLoss
+from train.losses import AdversarialLoss, ImageLoss
 from train.stages.stage1 import starting_weights
 from wsisr.models import ModelCard, save_pretrained
 from wsisr.models.files import fill
 from wsisr.models.networks import PlainNet, channels_last
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class PlainConfig(PairConfig):
     """Section `plain` of a config.
 
@@ -43,23 +43,19 @@ class PlainConfig(PairConfig):
 
     model: dict[str, Any] = field(default_factory=dict)
     loss: ImageLoss = field(default_factory=ImageLoss)
-    judged: int = 8
-    init: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.judged >= 1, f"plain.judged {self.judged}: must be 1 or more")
+    judged: Count = 8
+    init: Text = ""
 
 
 def fit(config: PlainConfig, run: Run) -> None:
-    """Train, or go on training; each validation writes model/."""
+    """Trains, or goes on training; each validation writes model/."""
     tiles, val = run.splits()
     torch.manual_seed(config.loop.seed)
     network = channels_last(construct(PlainNet, config.model, "plain.model"))
     if config.init:
         fill(network, starting_weights(Path(config.init)), config.init)
     averaged = copy.deepcopy(network)
-    contest = Contest(config.loss)
+    adversarial = AdversarialLoss(config.loss)
     feed = pair_feed(config, tiles, run.batch_workers)
 
     def step(module: nn.Module, iteration: int) -> Losses:
@@ -70,7 +66,7 @@ def fit(config: PlainConfig, run: Run) -> None:
         image = module(resized)
         with torch.autocast(device.type, enabled=False):
             image = agree(image.float(), lr)
-        losses = contest.losses(image, hr, resized, scale, iteration)
+        losses = adversarial.losses(image, hr, resized, scale, iteration)
         if iteration < config.loss.adversarial_from:
             return {**losses, "loss": losses["l1"]}
         return losses
@@ -80,7 +76,7 @@ def fit(config: PlainConfig, run: Run) -> None:
         card = ModelCard("plain", {"restoration": "PlainNet"}, tuple(config.scales))
         half = copy.deepcopy(averaged).half()
         save_pretrained(run.out / "model", card, {"restoration": half})
-        return judge(run.out / "model", val, config.scales, config.judged)
+        return judge_model(run.out / "model", val, config.scales, config.judged)
 
     train(
         config.loop,
@@ -89,15 +85,11 @@ def fit(config: PlainConfig, run: Run) -> None:
         step,
         validate=validate,
         minutes=run.minutes,
-        adversary=(contest.rival, contest.rival_loss),
-        pictures=lambda: examples(run.out / "model", val, max(config.scales)),
+        adversary=(adversarial.discriminator, adversarial.discriminator_loss),
+        pictures=lambda: example_images(run.out / "model", val, max(config.scales)),
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the training; returns its exit code."""
+    """Runs the stage; returns its exit code."""
     return run_stage(__doc__, "plain", PlainConfig, fit, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,27 +1,37 @@
-"""Stage 1: train the restoration module (Histo-Diffusion 2024, equation 1).
+"""Trains stage 1, the restoration module (Histo-Diffusion 2024, equation 1).
 
-The paper's is a SwinIR; `architecture: PlainNet` trains a convolutional one, which little compute
-brings further.
+    python -m train stage1 --config train/configs/tiny.yaml --data tiles --out runs/s1
 
-accelerate launch -m train.stages.stage1 --config train/configs/tiny.yaml --data tiles --out runs/s1
+The paper's network is a SwinIR; `architecture: PlainNet` trains a convolutional one, which little
+compute brings further.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.modeling_utils import ModelMixin
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from train.data import PairConfig, TileSet, agree, pair_feed, to_tensor, upsample, whole
+from train.config import STRICT_KEYS, Count, Flag, Integer, Number, Text
+from train.data import (
+    PairConfig,
+    TileSet,
+    agree,
+    crop_to_multiple,
+    pair_feed,
+    reduce_by_area,
+    to_tensor,
+    upsample,
+)
 from train.errors import require
 from train.loop import Losses, Run, construct, run_stage, save_part, train
 from wsisr.errors import UsageError
@@ -29,10 +39,13 @@ from wsisr.models.files import PART_CLASSES, fill, load_state, network_class
 from wsisr.models.networks import FACTOR, UNSHUFFLE, SwinIR, channels_last, fold_scale
 
 PICTURES = 4
-"""Validation tiles that are shown."""
+"""Number of validation tiles that are shown."""
 
 
-@dataclass(frozen=True)
+PixelLoss = Literal["mse", "l1"]
+
+
+@dataclass(frozen=True, config=STRICT_KEYS)
 class Stage1Config(PairConfig):
     """Section `stage1` of a config; batch, crop and scales are the paper's by default.
 
@@ -46,38 +59,42 @@ class Stage1Config(PairConfig):
         init: folder with weights to start from (a `restoration` part); empty to start anew.
     """
 
-    batch: int = 16
-    crop: int = 512
-    scales: tuple[int, ...] = (4,)
-    scale_weights: tuple[float, ...] = (1.0,)
-    architecture: str = "SwinIR"
+    batch: Count = 16
+    crop: Count = 512
+    scales: tuple[Integer, ...] = (4,)
+    scale_weights: tuple[Number, ...] = (1.0,)
+    architecture: Text = "SwinIR"
     model: dict[str, Any] = field(default_factory=dict)
-    loss: str = "mse"
-    consistent: bool = False
-    init: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.loss in ("mse", "l1"), f"stage1.loss {self.loss!r}: must be mse or l1")
+    loss: PixelLoss = "mse"
+    consistent: Flag = False
+    init: Text = ""
 
 
-def block_of(network: nn.Module) -> int:
-    """The sides of images for a network are multiples of so many pixels."""
+def block_side(network: nn.Module) -> int:
+    """Gives the pixels that the sides of a network's images are multiples of."""
     return UNSHUFFLE * network.window_size if isinstance(network, SwinIR) else FACTOR
 
 
 def validation_psnr(model: nn.Module, tiles: TileSet, scales: tuple[int, ...]) -> dict[str, float]:
-    """PSNR in dB over the tiles for area-averaged inputs: bicubic, the restored image, and that
-    image in agreement with the input (what `--model restore` gives).
+    """Measures the PSNR of restored tiles whose inputs are area means.
+
+    Args:
+        model: the restoration network.
+        tiles: of validation.
+        scales: integer factors.
+
+    Returns:
+        PSNR in dB by scale: of bicubic, of what the network restores, and of that image in
+        agreement with the input, which is what `--model restore` gives.
     """
     figures: dict[str, float] = {}
     device = next(model.parameters()).device
-    block = block_of(model)
+    block = block_side(model)
     for scale in scales:
         errors: dict[str, list[float]] = {"bicubic": [], "network": [], "restore": []}
         for tile in tiles.pixels:
-            hr = whole(to_tensor(tile[None]), math.lcm(block, scale))
-            lr = (F.avg_pool2d(hr, scale) * 255).round() / 255
+            hr = crop_to_multiple(to_tensor(tile[None]), math.lcm(block, scale))
+            lr = reduce_by_area(hr, scale)
             resized = upsample(lr, scale).clamp(0, 1)
             network = model(resized.to(device)).clamp(0, 1).cpu()
             images = {
@@ -93,10 +110,10 @@ def validation_psnr(model: nn.Module, tiles: TileSet, scales: tuple[int, ...]) -
 
 
 def fit(config: Stage1Config, run: Run) -> None:
-    """Train, or go on training; each validation writes restoration/.
+    """Trains, or goes on training; each validation writes restoration/.
 
     Raises:
-        UsageError: no such architecture.
+        UsageError: there is no such architecture, or the crop does not suit it.
     """
     classes = PART_CLASSES["restoration"]
     if config.architecture not in classes:
@@ -104,9 +121,10 @@ def fit(config: Stage1Config, run: Run) -> None:
             f"stage1.architecture: {config.architecture!r} is not one of {', '.join(classes)}"
         )
     torch.manual_seed(config.loop.seed)
-    architecture = network_class("restoration", config.architecture)
-    made = construct(architecture, config.model, "stage1.model")
-    crop, block = config.crop, block_of(made)
+    made = construct(
+        network_class("restoration", config.architecture), config.model, "stage1.model"
+    )
+    crop, block = config.crop, block_side(made)
     kind = config.architecture
     require(crop % block == 0, f"stage1.crop {crop}: must be a multiple of {block} for {kind}")
     network = cast(ModelMixin, made)
@@ -116,7 +134,7 @@ def fit(config: Stage1Config, run: Run) -> None:
 
 
 def starting_weights(folder: Path) -> dict[str, Tensor]:
-    """Weights of a `restoration` part to start from: what all scales share, no layer of detail."""
+    """Reads the weights of a `restoration` part: what all scales share, no layer of detail."""
     state = fold_scale(load_state(folder), 0, None, str(folder))
     return {key: value for key, value in state.items() if not key.startswith("last_detail.")}
 
@@ -125,17 +143,18 @@ def train_restoration(
     config: PairConfig,
     run: Run,
     network: ModelMixin,
-    loss: str,
+    loss: PixelLoss,
     consistent: bool,
     finish: Callable[[nn.Module], None] = lambda network: None,
 ) -> None:
-    """Train what of a network is not frozen on pairs; each validation writes restoration/.
+    """Trains what of a network is not frozen on pairs; each validation writes restoration/.
 
     Args:
         config: pairs and loop.
         run: data, folder and limits.
         network: (B, 3, H, W) resized images -> restored ones.
-        loss, consistent: see `Stage1Config`.
+        loss: see `Stage1Config`.
+        consistent: see `Stage1Config`.
         finish: changes the averaged network before it is validated and written.
     """
     tiles, val = run.splits(16)
@@ -161,10 +180,10 @@ def train_restoration(
             return validation_psnr(averaged, val, config.scales)
 
     def pictures() -> Mapping[str, Tensor]:
-        scale, block = max(config.scales), block_of(averaged)
-        hr = whole(to_tensor(val.pixels[:PICTURES]), math.lcm(block, scale))
+        scale, block = max(config.scales), block_side(averaged)
+        hr = crop_to_multiple(to_tensor(val.pixels[:PICTURES]), math.lcm(block, scale))
         hr = hr[..., : config.crop, : config.crop]
-        lr = (F.avg_pool2d(hr, scale) * 255).round() / 255
+        lr = reduce_by_area(hr, scale)
         with torch.inference_mode():
             restored = averaged(upsample(lr, scale).clamp(0, 1).to(averaged.device))
         return {"LR": lr, "restored": restored, "HR": hr}
@@ -181,9 +200,5 @@ def train_restoration(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stage; returns its exit code."""
+    """Runs the stage; returns its exit code."""
     return run_stage(__doc__, "stage1", Stage1Config, fit, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

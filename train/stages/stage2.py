@@ -1,6 +1,6 @@
-"""Stage 2: train the controllable diffusion module (Histo-Diffusion 2024, equation 2).
+"""Trains stage 2, the controllable diffusion module (Histo-Diffusion 2024, equation 2).
 
-    accelerate launch -m train.stages.stage2 --config train/configs/tiny.yaml --data tiles --out runs/s2
+    python -m train stage2 --config train/configs/tiny.yaml --data tiles --out runs/s2
 
 With a pretrained UNet (`base`) only the ControlNet learns, as in the paper, and the prompt is what
 the base's text encoder makes of no text. Without one there is no prior to keep, so UNet and
@@ -10,20 +10,22 @@ ControlNet learn together, and the prompt is zero.
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny, UNet2DConditionModel
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from train.data import batch_rng, part
-from train.errors import DataError, require
+from train.config import STRICT_KEYS, Count, Integer, Text
+from train.data import batch_part, batch_rng
+from train.errors import DataError
 from train.loop import LoopConfig, Losses, Run, construct, run_stage, save_part, train
 from train.stages.latents import Bank, load_bank
 from wsisr.errors import ModelError
@@ -39,49 +41,43 @@ from wsisr.models.networks import (
 from wsisr.models.published import load_base
 
 PICTURES = 4
-"""Held-out pairs that are shown."""
+"""Number of held-out pairs that are shown."""
 STEPS = 20
-"""Of sampling, for pictures."""
+"""Steps of sampling, for pictures."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class Stage2Config:
     """Section `stage2` of a config.
 
     Attributes:
-        bank: folder of latent pairs (`train.stages.latents`).
+        bank: folder of latent pairs, that of the stage `latents`.
         base: a pretrained Stable Diffusion, frozen: hub id, folder or file (see
             `wsisr.models.published.load_base`); empty to train a UNet from scratch.
         unet: arguments of diffusers' `UNet2DConditionModel` where there is no `base`.
         prompt_tokens: tokens of the zero prompt where there is no `base`.
-        batch, crop: pairs an iteration and process, side in latents.
-        held_out: the last so many pairs of the bank, at most a quarter, are for the validation
-            loss.
+        batch: pairs an iteration and process.
+        crop: side of a crop in latents.
+        held_out: number of pairs at the end of the bank, at most a quarter, that the validation
+            loss is taken of.
         largest_timestep: noise levels above it are never used at inference (start from the
             condition), so they need not be learnt.
         loop: see `LoopConfig`.
     """
 
-    bank: str = ""
-    base: str = ""
+    bank: Text = ""
+    base: Text = ""
     unet: dict[str, Any] = field(default_factory=dict)
-    prompt_tokens: int = 1
-    batch: int = 16
-    crop: int = 32
-    held_out: int = 16
-    largest_timestep: int = 999
+    prompt_tokens: Count = 1
+    batch: Count = 16
+    crop: Count = 32
+    held_out: Count = 16
+    largest_timestep: Annotated[Integer, Field(ge=0, le=999)] = 999
     loop: LoopConfig = field(default_factory=LoopConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "batch", "crop", "held_out"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name} {value}: must be 1 or more")
-        top = self.largest_timestep
-        require(0 <= top <= 999, f"largest_timestep {top}: must be from 0 to 999")
 
 
 def make_model(config: Stage2Config) -> ControllableDiffusion:
-    """UNet (pretrained and frozen, or new), its ControlNet, and the blank prompt.
+    """Makes the UNet (pretrained and frozen, or new), its ControlNet, and the blank prompt.
 
     Raises:
         ModelError: see `load_base`; or the base predicts v, where the noise is what is learnt.
@@ -101,8 +97,8 @@ def make_model(config: Stage2Config) -> ControllableDiffusion:
     return ControllableDiffusion(unet, LatentControlNet.of_unet(unet), cast(Tensor, base.prompt))
 
 
-def twin(model: ControllableDiffusion, frozen: bool) -> ControllableDiffusion:
-    """A copy for the averaged weights; a frozen UNet is shared, being the larger half."""
+def copy_for_average(model: ControllableDiffusion, frozen: bool) -> ControllableDiffusion:
+    """Copies a model for the averaged weights; a frozen UNet is shared, being the larger half."""
     unet = model.unet if frozen else copy.deepcopy(model.unet)
     return ControllableDiffusion(unet, copy.deepcopy(model.controlnet), model.prompt.clone())
 
@@ -114,7 +110,15 @@ def diffusion_loss(
     draw: torch.Generator,
     top: int,
 ) -> Tensor:
-    """Mean squared error of the predicted noise at random timesteps 0..top."""
+    """Gives the mean squared error of the predicted noise at random timesteps.
+
+    Args:
+        module: predicts the noise.
+        schedule: of the diffusion.
+        pair: clean latents and condition, (B, C, h, w) each.
+        draw: generator of timesteps and noise, on the CPU.
+        top: largest timestep.
+    """
     clean, condition = pair
     timestep = torch.randint(0, top + 1, (clean.shape[0],), generator=draw)
     noise = torch.randn(clean.shape, generator=draw).to(clean.device)
@@ -123,7 +127,7 @@ def diffusion_loss(
 
 
 def find_vae(config: Stage2Config) -> Vae | None:
-    """The autoencoder of the bank's latents, for pictures: beside them, or the base's; or none."""
+    """Loads the autoencoder of the bank's latents: beside them, or the base's; or none."""
     place = Path(config.bank) / "vae"
     if place.is_dir():
         return cast(Vae, load_module(place, AutoencoderTiny)).eval()
@@ -133,15 +137,34 @@ def find_vae(config: Stage2Config) -> Vae | None:
 
 
 def sample(model: ControllableDiffusion, schedule: Schedule, condition: Tensor, top: int) -> Tensor:
-    """Latents (B, C, h, w) drawn from noised ones of the restored images, in `STEPS` steps."""
+    """Draws latents (B, C, h, w) from noised ones of the restored images, in `STEPS` steps."""
     noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(0))
     z = schedule.q_sample(condition, top, noise.to(condition.device))
     timesteps = spaced_timesteps(STEPS, top)
     return ddim(lambda z, t: model(z, t, condition), z, timesteps, schedule, lambda i: noise)
 
 
+def save_parts(model: ControllableDiffusion, out: Path, own_unet: bool) -> None:
+    """Writes what of a model was trained: controlnet/, the prompt and, where it is its own, unet/.
+
+    Args:
+        model: with the averaged weights.
+        out: folder of the run.
+        own_unet: whether the UNet was trained here, and is not that of a base.
+    """
+    if own_unet:
+        save_part(model.unet, out / "unet")
+    # a pretrained model comes as one file, and so may its ControlNet
+    save_part(model.controlnet, out / "controlnet", one_file=not own_unet)
+    save_file({"prompt": model.prompt.cpu().contiguous()}, out / "prompt.safetensors")
+
+
 def check_bank(config: Stage2Config, bank: Bank) -> None:
-    """Raise DataError unless a bank can be trained and validated on."""
+    """Checks that a bank can be trained and validated on.
+
+    Raises:
+        DataError: it holds fewer than four pairs, or they are smaller than the crop.
+    """
     pairs, _, height, width = bank.clean.shape
     if pairs < 4:
         raise DataError(f"{config.bank}: holds {pairs} pairs, fewer than 4; encode more tiles")
@@ -153,11 +176,14 @@ def check_bank(config: Stage2Config, bank: Bank) -> None:
 
 
 def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
-    """Train, or go on training, in the folder `run.out`; returns the model as it was trained.
+    """Trains, or goes on training, in the folder `run.out`.
 
     At each validation the averaged weights are written: controlnet/, prompt.safetensors, and unet/
     unless it is the base's. The tiles are not read: they are in the bank. Pictures show what is
     sampled from held-out pairs, where the bank has its autoencoder beside it or the base has one.
+
+    Returns:
+        The model as it was trained, with the latest weights.
 
     Raises:
         DataError: the bank holds fewer than four pairs, or they are smaller than the crop.
@@ -171,13 +197,13 @@ def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
     held = (everything.clean[split:].float(), everything.condition[split:].float())
     torch.manual_seed(config.loop.seed)
     model = channels_last(make_model(config))
-    averaged = twin(model, frozen=bool(config.base))
+    averaged = copy_for_average(model, frozen=bool(config.base))
     schedule = make_schedule()
     vae = find_vae(config)
 
     def step(module: nn.Module, iteration: int) -> Losses:
         device = next(module.parameters()).device
-        rng = batch_rng(config.loop.seed, iteration, part())
+        rng = batch_rng(config.loop.seed, iteration, batch_part())
         pair = bank.crops(rng, config.batch, config.crop)
         draw = torch.Generator().manual_seed(int(rng.integers(2**62)))
         on_device = (pair[0].to(device), pair[1].to(device))
@@ -187,12 +213,7 @@ def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
     def validate(state: Mapping[str, Tensor], iteration: int) -> Mapping[str, float]:
         device = next(iter(state.values())).device
         averaged.to(device).eval().load_state_dict(state)
-        if not config.base:
-            save_part(averaged.unet, run.out / "unet")
-        # a pretrained model comes as one file, and so may its ControlNet
-        save_part(averaged.controlnet, run.out / "controlnet", whole=bool(config.base))
-        prompt = averaged.prompt.cpu().contiguous()
-        save_file({"prompt": prompt}, run.out / "prompt.safetensors")
+        save_parts(averaged, run.out, own_unet=not config.base)
         draw = torch.Generator().manual_seed(0)
         pair = (held[0].to(device), held[1].to(device))
         with torch.inference_mode():
@@ -223,9 +244,5 @@ def fit(config: Stage2Config, run: Run) -> ControllableDiffusion:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stage; returns its exit code."""
+    """Runs the stage; returns its exit code."""
     return run_stage(__doc__, "stage2", Stage2Config, fit, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

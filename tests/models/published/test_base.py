@@ -19,7 +19,8 @@ from wsisr.errors import ModelError
 from wsisr.models import from_pretrained, load_upscaler
 from wsisr.models.files.folder import build_parts
 from wsisr.models.files.parts import fill, make_module
-from wsisr.models.published.base import DEFAULT_BASE, HUB_FILES, load_base
+from wsisr.models.published import load_base
+from wsisr.models.published.base import DEFAULT_BASE, HUB_FILES
 from wsisr.models.published.conversion import convert
 from wsisr.models.published.ldm import convert_unet, convert_vae
 from wsisr.models.published.prompt import from_open_clip

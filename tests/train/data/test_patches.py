@@ -10,20 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from train.data.manifest import SourceSlide, plan_sources, read_manifest
 from train.data.patches import (
-    Settings,
-    Source,
+    PatchSettings,
     curate,
     known_patients,
     main,
-    plan_sources,
-    read_manifest,
     read_record,
     view_at,
 )
 from train.data.tiles import load_tiles
 from train.errors import DataError
-from train.loop.command import alone
+from train.loop.folder import lock_folder
 from wsisr.errors import SlideError, UsageError
 from wsisr.slides import open_slide, select_view
 
@@ -93,8 +91,8 @@ def tree(folder: Path) -> dict[str, str]:
 
 def test_patches_of_a_real_slide_resume_to_the_same_bytes(data_dir: Path, tmp_path: Path) -> None:
     slides = data_dir / "slides"
-    settings = Settings(size=256, per_slide=20)
-    sources = [Source(slides / "test_b_40x.tif", "p", "train", 0.2528)]
+    settings = PatchSettings(size=256, per_slide=20)
+    sources = [SourceSlide(slides / "test_b_40x.tif", "p", "train", 0.2528)]
     assert curate(sources, tmp_path / "a", settings)["train"] == 20
     loaded = load_tiles(tmp_path / "a" / "train")
     assert loaded.pixels.shape == (20, 256, 256, 3)
@@ -109,12 +107,12 @@ def test_slides_may_be_added_and_left_out_but_not_change(data_dir: Path, tmp_pat
     slides = data_dir / "slides"
     glass = tmp_path / "glass.png"
     Image.fromarray(np.full((1024, 1024, 3), 240, np.uint8)).save(glass)
-    settings = Settings(size=256, per_slide=4)
-    first = Source(slides / "test_b_40x.tif", "p", "train", 0.2528)
-    other = Source(slides / "test_a_40x.tif", "q", "val", 0.25)
+    settings = PatchSettings(size=256, per_slide=4)
+    first = SourceSlide(slides / "test_b_40x.tif", "p", "train", 0.2528)
+    other = SourceSlide(slides / "test_a_40x.tif", "q", "val", 0.25)
     out = tmp_path / "out"
-    with pytest.raises(SlideError, match=r"glass\.png: no 256x256 px window"):
-        curate([first, Source(glass, "r", "train", 0.25)], out, settings)
+    with pytest.raises(SlideError, match=r"glass\.png: no 256x256 px patch"):
+        curate([first, SourceSlide(glass, "r", "train", 0.25)], out, settings)
     before = tree(out / "train")
     assert curate([first], out, settings) == {"train": 4, "val": 0, "test": 0}
     assert curate([first, other], out, settings)["val"] == 4
@@ -136,13 +134,15 @@ def test_patches_out_of_focus_are_dropped(data_dir: Path, tmp_path: Path) -> Non
     pixels[:, : view.width // 2] = cv2.GaussianBlur(pixels, (0, 0), 6)[:, : view.width // 2]
     file = tmp_path / "half.png"
     Image.fromarray(pixels).save(file)
-    settings = Settings(size=256, blur=0.0)
-    assert curate([Source(file, "p", "train", 0.25)], tmp_path / "out", settings)["train"] > 20
+    settings = PatchSettings(size=256, blur=0.0)
+    assert curate([SourceSlide(file, "p", "train", 0.25)], tmp_path / "out", settings)["train"] > 20
     with (tmp_path / "out" / "train" / "half.patches.csv").open(newline="") as table:
         lefts = [int(row["x"]) for row in csv.DictReader(table)]
     assert min(lefts) > view.width // 2 - 256
     everything = replace(settings, focus=0.0)
-    assert curate([Source(file, "p", "train", 0.25)], tmp_path / "all", everything)["train"] > 40
+    assert (
+        curate([SourceSlide(file, "p", "train", 0.25)], tmp_path / "all", everything)["train"] > 40
+    )
 
 
 def test_a_coarse_slide_and_one_without_resolution_are_refused(
@@ -153,21 +153,23 @@ def test_a_coarse_slide_and_one_without_resolution_are_refused(
         ("tcga-cr-7395-01a-01-ts1.svs", "states no resolution|coarser"),
     ):
         with pytest.raises(SlideError, match=reason):
-            curate([Source(data_dir / "slides" / name, "p", "train")], tmp_path, Settings())
+            curate(
+                [SourceSlide(data_dir / "slides" / name, "p", "train")], tmp_path, PatchSettings()
+            )
 
 
 def test_glass_alone_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "glass.png"
     Image.fromarray(np.full((1024, 1024, 3), 240, np.uint8)).save(file)
     with pytest.raises(SlideError, match=r"holds 50% tissue; leave the slide out, or cut all"):
-        curate([Source(file, "p", "train", 0.25)], tmp_path / "out", Settings())
+        curate([SourceSlide(file, "p", "train", 0.25)], tmp_path / "out", PatchSettings())
 
 
 def test_a_slide_whose_shards_are_gone_is_cut_again(
     data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sources = [Source(data_dir / "slides" / "test_b_40x.tif", "p", "train", 0.2528)]
-    settings = Settings(size=256, per_slide=4)
+    sources = [SourceSlide(data_dir / "slides" / "test_b_40x.tif", "p", "train", 0.2528)]
+    settings = PatchSettings(size=256, per_slide=4)
     curate(sources, tmp_path, settings)
     before = tree(tmp_path)
     for name in ("test_b_40x-0000.tar", "test_b_40x-0000.csv"):
@@ -212,7 +214,7 @@ def test_a_resolution_that_no_slide_has_is_refused(data_dir: Path) -> None:
         view = select_view(slide, level=0, input_mpp=0.25)
         for mpp in (0.001, 254.0):
             with pytest.raises(SlideError, match=f"states {mpp:g} um/px.*in the manifest"):
-                view_at(Source(file, "p", "train"), replace(view, mpp=mpp), Settings())
+                view_at(SourceSlide(file, "p", "train"), replace(view, mpp=mpp), PatchSettings())
 
 
 def test_a_manifest_of_a_spreadsheet_is_read_or_told_apart(tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ def test_what_stops_the_command_is_one_line(
 ) -> None:
     out = tmp_path / "out"
     arguments = ["a.svs", "--out", str(out)]
-    with alone(out):
+    with lock_folder(out):
         assert main(arguments) == 2
     assert "another process works in" in capsys.readouterr().err
 

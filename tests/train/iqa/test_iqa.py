@@ -20,10 +20,12 @@ from wsisr.evaluation.measures.clip_iqa import clip_iqa as clip_iqa_score
 from wsisr.evaluation.measures.clip_iqa import load_prompts, prompt_features
 from wsisr.evaluation.networks.clip import END, Clip
 
+SLIDES = ("duodenum-tubular-adenoma", "signet-ring-cell-carcinoma")
+
 
 def build(data_dir: Path, out: Path, **options: int) -> list[iqa_dataset.Item]:
     settings = {"count": 7, "side": 128, "seed": 3, **options}
-    return iqa_dataset.build(data_dir / "tiles" / "val", out, **settings)
+    return iqa_dataset.build(data_dir / "tiles" / "val", out, slides=SLIDES, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_a_cut_run_goes_on_to_the_same_set(data_dir: Path, dataset: Path, tmp_pa
     files[2].write_bytes(b"")  # renamed, but its content lost in a power cut
     kept = files[1].stat().st_mtime_ns
     (tmp_path / "manifest.csv").unlink()
-    with pytest.raises(UsageError, match=r"finish python -m train\.iqa_dataset"):
+    with pytest.raises(UsageError, match=r"finish python -m train iqa-dataset"):
         iqa_dataset.read_manifest(tmp_path)
     build(data_dir, tmp_path)
     assert files[1].stat().st_mtime_ns == kept
@@ -227,7 +229,7 @@ def test_whole_slides_or_tiles_are_held_out(dataset: Path) -> None:
     held = clip_iqa.split(items, 0.3, 0)
     judged = {item.source.split("/")[0] for item, out in zip(items, held, strict=True) if out}
     learnt = {item.source.split("/")[0] for item, out in zip(items, held, strict=True) if not out}
-    assert len(slides) == 2
+    assert slides == set(SLIDES)
     assert len(judged) == len(learnt) == 1
     assert judged | learnt == slides
     one = [item for item in items if item.source.startswith(min(slides))]
@@ -252,13 +254,13 @@ def test_both_commands_name_what_is_missing(
         (clip_iqa, learning, 1, "wsisr models fetch clip_rn50"),
         (clip_iqa, (*learning, "--clip", clip), 2, f"{clip} is no file"),
     ):
-        monkeypatch.setattr("sys.argv", ["train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            stage.main()
-        assert stopped.value.code == code
+        assert stage.main(list(map(str, arguments))) == code
         assert message in capsys.readouterr().err.splitlines()[-1]
     clip.touch()
-    monkeypatch.setattr("sys.argv", ["train", *map(str, (*learning, "--clip", clip))])
-    with pytest.raises(SystemExit):
-        clip_iqa.main()
-    assert "finish python -m train.iqa.dataset" in capsys.readouterr().err.splitlines()[-1]
+    assert clip_iqa.main(list(map(str, (*learning, "--clip", clip)))) == 2
+    assert "finish python -m train iqa-dataset" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_slide_that_is_not_there_is_named(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no slide nowhere in it"):
+        iqa_dataset.build(data_dir / "tiles" / "val", tmp_path, 1, 64, 0, ["nowhere"])

@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 
 import train.run
 import train.stages.latents
-from tests.models.files.test_base import folder, original  # noqa: F401  (fixtures)
+from tests.models.published.test_base import folder, original  # noqa: F401  (fixtures)
 from tests.train import small
+from train.config import build
 from train.errors import DataError
 from train.loop.checkpoint import load_checkpoint, save_part
-from train.loop.command import Run, build
-from train.run import complete, planned
+from train.loop.command import Run
+from train.run import complete_config, planned_stages
 from train.stages.autoencoder import AutoencoderConfig
 from train.stages.autoencoder import fit as fit_autoencoder
 from train.stages.export import main
@@ -141,8 +142,8 @@ def test_exports_come_in_small_files(tiles: Path, tmp_path: Path) -> None:
     loaded.save_pretrained(tmp_path / "old", max_shard_size="1GB")
     for value in loaded.parameters():
         torch.nn.init.constant_(value, 7.0)
-    for whole in (False, True):
-        save_part(loaded, tmp_path / "old", whole)
+    for one_file in (False, True):
+        save_part(loaded, tmp_path / "old", one_file)
         assert all(bool((v == 7).all()) for v in load_state(tmp_path / "old").values())
 
 
@@ -202,16 +203,16 @@ def test_what_is_no_model_is_not_exported(
 
 def test_a_run_fills_in_the_folders_of_what_it_makes() -> None:
     config = small.config() | {"distill": {"teacher": "elsewhere"}}
-    whole = complete(config, Path("out"), None)
+    whole = complete_config(config, Path("out"), None)
     assert whole["latents"]["restoration"] == "out/stage1/restoration"
     assert whole["latents"]["vae"] == "out/autoencoder/vae"
     assert whole["stage2"]["bank"] == "out/latents"
     assert whole["distill"]["teacher"] == "out/model"
     del config["stage1"]
     config["latents"]["restoration"] = "mine"
-    assert complete(config, Path("out"), None)["latents"]["restoration"] == "mine"
-    forward = complete(config, Path("out"), Path("old"))
-    assert planned(config, Path("old")) == ["distill"]
+    assert complete_config(config, Path("out"), None)["latents"]["restoration"] == "mine"
+    forward = complete_config(config, Path("out"), Path("old"))
+    assert planned_stages(config, Path("old")) == ["distill"]
     assert forward["distill"]["teacher"] == "old"
     assert "restoration" not in forward["distill"]
 
@@ -289,7 +290,7 @@ def test_a_run_that_is_told_to_end_tells_its_stage(tiles: Path, tmp_path: Path) 
     config = small.config("stage1")
     config["stage1"]["loop"] = small.LOOP | {"iterations": 100_000, "save_every": 100_000}
     file = small.write(tmp_path / "small.yaml", config)
-    command = [sys.executable, "-m", "train.run", "--config", str(file), "--data", str(tiles)]
+    command = [sys.executable, "-m", "train", "run", "--config", str(file), "--data", str(tiles)]
     command += ["--out", str(tmp_path / "run")]
     with subprocess.Popen(command, cwd=small.ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "run" / "stage1" / "log.csv").exists():

@@ -129,8 +129,8 @@ REGISTRY = {
                 {"prompts.safetensors": None},
                 ByHand(
                     "prompts.safetensors",
-                    f"train the prompts on your own {kind} set (python -m train.iqa.dataset, "
-                    "python -m train.iqa.clip_iqa)",
+                    f"train the prompts on your own {kind} set (python -m train iqa-dataset, "
+                    "python -m train clip-iqa)",
                 ),
                 "yours: learnt from your own images",
             )

@@ -1,0 +1,1 @@
+from .export import assemble_model as assemble_model
