@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["wsisr.cli.main", "wsisr.engine.run", "wsisr.models.dualstage"])
+CONTEXT.set_forkserver_preload(
+    [
+        "wsisr.cli.main",
+        "wsisr.engine.run",
+        "wsisr.models.dualstage",
+        "wsisr.models.networks.controlnet",
+        "wsisr.scaleout.worker",
+    ]
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The house rules of docs/architecture.md, held by reading the code's own imports and docstrings."""
+"""The rules of docs/architecture.md, held by reading the code's own imports and docstrings."""
 
 from __future__ import annotations
 

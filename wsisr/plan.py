@@ -232,7 +232,11 @@ def scaled_region(region: Rect, downsample: float, width: int, height: int) -> R
 
 
 def _check_region(region: Rect, width: int, height: int, where: str) -> None:
-    """Raises OptionError unless a region has an area inside width x height px."""
+    """Checks that a region has an area inside width x height px.
+
+    Raises:
+        OptionError: it has none, or reaches outside.
+    """
     given = f"{region.x},{region.y},{region.width},{region.height}"
     if region.width < 1 or region.height < 1:
         raise OptionError("region", given, "has no area")

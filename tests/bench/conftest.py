@@ -15,7 +15,7 @@ from wsisr.evaluation.weights import store as weights
 @pytest.fixture
 def no_weights(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Learned measures take ten times as long as all others together."""
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path_factory.mktemp("none")))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path_factory.mktemp("none")))
 
 
 @pytest.fixture(scope="session")

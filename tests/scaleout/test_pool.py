@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -24,6 +25,7 @@ from wsisr.scaleout import WorkerPool, choose_devices, upscale, usable_cores
 from wsisr.scaleout.slots import SlotLayout, Slots
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("forked")
 
 
 @pytest.fixture
@@ -33,13 +35,13 @@ def run(slide: Path, model_folder: Path) -> Run:
 
 @contextmanager
 def pool_of(run: Run, workers: int, **options: float) -> Iterator[WorkerPool]:
-    before = set(psutil.Process().children(recursive=True))
     memory = shared_memory()
     with WorkerPool(run, run.plan, [CPU] * workers, Stopwatch(), **options) as pool:  # type: ignore[arg-type]
+        started = {worker.process.pid for worker in pool._workers}
         yield pool
+        started |= {worker.process.pid for worker in pool._workers}
     assert shared_memory() == memory
-    left = [p for p in psutil.Process().children(recursive=True) if p not in before]
-    assert not [p for p in left if "resource_tracker" not in " ".join(p.cmdline())]
+    assert not [pid for pid in started if psutil.pid_exists(pid)]
 
 
 def shared_memory() -> set[str]:
@@ -111,13 +113,16 @@ def test_a_killed_worker_is_replaced_once(
 
 
 def test_without_workers_the_run_ends(run: Run) -> None:
+    def kill_each_worker(pool: WorkerPool, windows: Iterator[ReadWindow]) -> None:
+        for _ in pool.map(windows):
+            os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+
     with (
         pool_of(run, 1) as pool,
         windows_of(run) as windows,
         pytest.raises(ModelError, match="all workers have died"),
     ):
-        for _ in pool.map(windows):
-            os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+        kill_each_worker(pool, windows)
 
 
 def test_a_silent_worker_counts_as_dead(
@@ -211,6 +216,16 @@ def test_slots_do_not_overlap() -> None:
         other.close()
     finally:
         slots.close()
+
+
+@pytest.mark.slow
+def test_spawned_workers_make_the_same_bytes(
+    slide: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsisr.scaleout.pool._CONTEXT", multiprocessing.get_context("spawn"))
+    wanted = job(slide, model=str(model_folder), tissue="off", device="cpu")
+    hashes = {upscale(replace(wanted, workers=n, overwrite=True)).sha256_pixels for n in (1, 2)}
+    assert len(hashes) == 1
 
 
 def test_a_slide_has_the_same_bytes_whatever_the_workers(slide: Path, model_folder: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from wsisr.evaluation.pairing.sources import read_image
 
 from bench.quality import measure, table
 from bench.quality.__main__ import main
@@ -22,6 +21,7 @@ from bench.quality.tiles import DataSet
 from wsisr.errors import UsageError
 from wsisr.evaluation.measures import Image, available_metrics, measure_tile
 from wsisr.evaluation.measures.sample import Sample, Scan
+from wsisr.evaluation.pairing import read_image
 from wsisr.resize import area_downsample, bicubic_upsample
 
 pytestmark = pytest.mark.usefixtures("no_weights")

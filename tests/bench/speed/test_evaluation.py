@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from wsisr.evaluation.pairing.sources import FolderSource, read_image
 
 from bench.speed import evaluation
 from bench.speed.__main__ import main
+from wsisr.evaluation.pairing import FolderPairs, read_image
 from wsisr.slides import open_slide
 
 FAST = ("psnr", "nuclei_recall", "lr_rmse")
@@ -43,11 +43,11 @@ def test_speed_split_and_texture_of_small_tiles(crops: Path, tmp_path: Path) -> 
 
 
 def test_sr_tiles_lie_between_bicubic_and_the_scan(crops: Path, tmp_path: Path) -> None:
-    source = FolderSource(*evaluation.make_tiles(sorted(crops.iterdir()), tmp_path), scale=4)
-    views = source.load(source.places[0])
+    pairs = FolderPairs(*evaluation.make_tiles(sorted(crops.iterdir()), tmp_path), scale=4)
+    images = pairs.load(pairs.locations[0])
     errors = [
-        np.abs(image.astype(int) - views.hr.astype(int)).mean()
-        for image in (views.sr, views.bicubic)
+        np.abs(image.astype(int) - images.hr.astype(int)).mean()
+        for image in (images.sr, images.bicubic)
     ]
     assert errors[0] == pytest.approx(errors[1] / 2, rel=0.1)
 

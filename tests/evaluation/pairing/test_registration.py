@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsisr.evaluation.pairing.overviews import overview
 
 from wsisr.errors import SlideError, UsageError
 from wsisr.evaluation.measures.pixels import Image
-from wsisr.evaluation.pairing import features
+from wsisr.evaluation.pairing import features, registration
 from wsisr.evaluation.pairing.features import find_features
 from wsisr.evaluation.pairing.registration import Alignment, load_transform, register
 from wsisr.evaluation.pairing.shifts import phase_shift, read_aligned
@@ -156,11 +155,11 @@ def test_whole_pixel_motion_reads_the_pixels_untouched(region: Image, tmp_path: 
         assert beyond.shape == (48, 64, 3)
 
 
-def test_overview_is_the_area_average(region: Image, tmp_path: Path) -> None:
+def test_overviews_are_no_finer_than_either_slide(region: Image, tmp_path: Path) -> None:
     with open_slide(save(tmp_path, "a.png", region)) as slide:
-        small = overview(slide, 8.0)
-    expected = region.reshape(128, 8, 128, 8, 3).mean(axis=(1, 3))
-    assert np.abs(small - expected).max() <= 1.0
+        assert registration._coarse_mpp(slide, 0.25, slide, 0.25) == pytest.approx(0.25)
+        assert registration._coarse_mpp(slide, 5.0, slide, 0.25) == 5.0
+        assert registration._coarse_mpp(slide, 0.5, slide, 4.0) == 4.0
 
 
 def test_transform_files(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from wsisr.errors import ModelError, UsageError
 from wsisr.evaluation.weights import store as weights
 
 needs_network = pytest.mark.skipif(
-    bool(weights.missing("st_lpips")), reason="WSISR_WEIGHTS holds no st_lpips"
+    bool(weights.why_missing("st_lpips")), reason="WSISR_WEIGHTS holds no st_lpips"
 )
 
 
@@ -100,7 +100,7 @@ def test_a_discriminator_that_there_is_not_and_what_it_cannot_do_is_refused() ->
 def test_that_the_network_is_missing_shows_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path))
     AdversarialLoss(ImageLoss())
     with pytest.raises(ModelError, match="wsisr models fetch st_lpips"):
         AdversarialLoss(ImageLoss(weights_by_scale={4: {"perceptual": 0.5}}))
