@@ -263,7 +263,7 @@ def test_output_folder_missing(slide: Path) -> None:
 def test_existing_output_is_kept(slide: Path) -> None:
     out = slide.with_name("out.ome.tif")
     out.write_bytes(b"precious")
-    with pytest.raises((OutputError, UsageError), match="--overwrite"):
+    with pytest.raises((OutputError, UsageError), match="give overwrite"):
         upscale(job(slide))
     assert out.read_bytes() == b"precious"
     upscale(job(slide, overwrite=True))

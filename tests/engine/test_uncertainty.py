@@ -125,7 +125,7 @@ def test_what_has_no_spread_is_said(wanted: Job, changes: dict[str, object], mes
 
 def test_an_existing_map_is_kept(wanted: Job) -> None:
     companion_path(wanted.output).write_bytes(b"precious")
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="give overwrite"):
         upscale(wanted)
     assert companion_path(wanted.output).read_bytes() == b"precious"
     assert not wanted.output.exists()

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from lxml import etree
 
-from wsisr.cli import cli, main
+from wsisr.cli import cli, run
 from wsisr.errors import ModelError, OptionError, OutputError, SlideError, UsageError
 from wsisr.evaluation import evaluate, measure, parse_labels, weights
 from wsisr.evaluation.measures.fidelity import psnr
@@ -390,7 +390,7 @@ def test_bad_input_is_one_line_with_a_code_and_leaves_no_report(
     for arguments, code, message in cases:
         monkeypatch.setattr(sys, "argv", ["wsisr", "eval", *map(str, arguments), "--out", str(out)])
         with pytest.raises(SystemExit) as stopped:
-            main()
+            run()
         error = capsys.readouterr().err.splitlines()[-1]
         assert stopped.value.code == code, error
         assert error.startswith("wsisr: ")

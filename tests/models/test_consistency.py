@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from wsisr.models.consistency import Sampling, project, project_limited, resize
-from wsisr.plan import make_plan
+from wsisr.plan import target_size
+from wsisr.resize import axis_weights
 
 
 def maps(size: int, scale: float, start: int, tile: int) -> Sampling:
-    plan = make_plan(size, size, scale, window=tile, overlap=8)
-    up, down = plan.sampling(start, plan.columns)
-    return Sampling(torch.from_numpy(up), torch.from_numpy(down))
+    found = axis_weights(start, tile, target_size(size, scale), scale, size)
+    return Sampling(torch.from_numpy(found.up), torch.from_numpy(found.down))
 
 
 @pytest.mark.parametrize(("scale", "levels"), [(2, 0.5), (3, 0.5), (4, 0.5), (8, 0.5), (2.5, 0.8)])
@@ -50,12 +50,10 @@ def test_what_agrees_already_is_left_alone() -> None:
 
 
 def test_pixels_seen_in_part_do_not_pull() -> None:
-    plan = make_plan(64, 64, 4, window=128, overlap=8)
-    _, down = plan.sampling(120, plan.columns)
-    span = plan.view_span(120, plan.columns)
-    edges = np.arange(span[0], span[1]) * 4
+    found = axis_weights(120, 128, 256, 4, 64)
+    edges = np.arange(found.start, found.stop) * 4
     whole = (edges >= 120) & (edges + 4 <= 248)
-    np.testing.assert_array_equal(down.any(1), whole)
+    np.testing.assert_array_equal(found.down.any(1), whole)
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8, 2.5])

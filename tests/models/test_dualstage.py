@@ -15,7 +15,7 @@ from wsisr.models import WindowInput, from_pretrained, load_upscaler, run_stages
 from wsisr.models.compilation import blocks_of
 from wsisr.models.consistency import Sampling, resize
 from wsisr.models.networks.plainnet import PlainNet
-from wsisr.plan import make_plan
+from wsisr.resize import axis_weights
 
 TILE, SCALE, SIZE = 64, 4, 40
 # the networks' sums alone; where the CPU is fast in bf16 that would be the default
@@ -24,8 +24,8 @@ ALONE: dict[str, Any] = {"consistency": "off", "color_fix": "none", "precision":
 
 def window(seed: int = 0) -> WindowInput:
     """A window amid a slide, with low-resolution pixels of middling contrast."""
-    plan = make_plan(SIZE, SIZE, SCALE, window=TILE, overlap=16)
-    up, down = (torch.from_numpy(each) for each in plan.sampling(48, plan.columns))
+    found = axis_weights(48, TILE, SIZE * SCALE, SCALE, SIZE)
+    up, down = torch.from_numpy(found.up), torch.from_numpy(found.down)
     lr = torch.rand(3, up.shape[1], up.shape[1], generator=torch.Generator().manual_seed(seed))
     axis = Sampling(up, down)
     return WindowInput(48, 48, 0.4 + 0.3 * lr, axis, axis)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 
+from wsisr.closing import Closing
 from wsisr.engine.preparation import Run
 from wsisr.engine.runner import Computed, Runner, WindowModel, default_batch, single_sample
 from wsisr.engine.stream import Stopwatch
@@ -40,7 +40,7 @@ OpenExecutor = Callable[[Run, Plan, Stopwatch], AbstractContextManager[Executor]
 """Starts what computes the windows of a plan, which may be a part of the run's."""
 
 
-class InProcess:
+class InProcess(Closing):
     """The executor of one process and one device.
 
     Memory: the windows of a batch, and up to `4 * batch + 16` that wait for it.
@@ -92,17 +92,6 @@ class InProcess:
     def close(self) -> None:
         """Ends the threads that compute."""
         self._runner.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_executor(run: Run, plan: Plan, clock: Stopwatch) -> InProcess:

@@ -13,14 +13,14 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsisr.closing import Closing
 from wsisr.errors import ModelError
 from wsisr.models import Upscaler, WindowInput
 
@@ -48,7 +48,7 @@ class Computed:
     deviation: NDArray[np.float32] | None = None
 
 
-class Runner:
+class Runner(Closing):
     """Computes windows, at most `batch` at once; that number is halved when memory runs out.
 
     On a CPU the pixels stay the same then. On a GPU another batch can round differently in the
@@ -117,17 +117,6 @@ class Runner:
         """Ends the threads."""
         if self._threads is not None:
             self._threads.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def single_sample(model: Upscaler) -> WindowModel:

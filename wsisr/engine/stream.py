@@ -9,16 +9,17 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import psutil
+
+from wsisr.closing import Closing
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
 
 
-class Prefetch(Generic[T]):
+class Prefetch(Closing, Generic[T]):
     """Runs an iterable in a thread of its own, at most `depth` items ahead of the consumer.
 
     An error of the iterable surfaces at the consumer's next step. Leaving the context stops the
@@ -78,17 +79,6 @@ class Prefetch(Generic[T]):
         """Stops the thread and waits for the item it is working on."""
         self._stop.set()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Stopwatch:

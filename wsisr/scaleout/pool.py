@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
+from wsisr.closing import Closing
 from wsisr.engine import Computed, ReadWindow, Run, Stopwatch
 from wsisr.errors import ModelError
 from wsisr.plan import Plan
@@ -86,7 +86,7 @@ class _Entry:
     computed: Computed | None = None
 
 
-class WorkerPool:
+class WorkerPool(Closing):
     """An `Executor` over worker processes, one a device.
 
     Memory: `SLOTS_A_BATCH` slots for each window of each worker's batch, beside the workers' own.
@@ -273,17 +273,6 @@ class WorkerPool:
         self._order.clear()
         self._by_slot.clear()
         self._slots.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _exit_code(worker: _Worker) -> int | None:

@@ -17,6 +17,7 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from wsisr.closing import Closing
 from wsisr.errors import SlideError, UsageError
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ class AssociatedImages(Mapping[str, RGB]):
         return len(self._loaders)
 
 
-class StoredSlide:
+class StoredSlide(Closing):
     """Makes a `Slide` of the levels that a format module found; see there for the members."""
 
     def __init__(
@@ -239,17 +240,6 @@ class StoredSlide:
         if not self._closed:
             self._closed = True
             self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def check_region(width: int, height: int) -> None:

@@ -115,7 +115,7 @@ def test_data_sets_methods_slides_and_intervals_in_all_files(
     assert {line[6] for line in lines if line[1] == "hr"} == {"not run: weights missing"}
     gone = next(line for line in lines if line[1] == "Gone")
     assert all(cell.startswith("not run: neither a known model") for cell in gone[3:])
-    assert "- One: Gone x4: not run: model runs/none: neither" in printed
+    assert "- One: Gone x4: not run: --model runs/none: neither" in printed
     assert "wsisr models fetch lpips" in printed
     assert "bootstrap over slides of Many; tiles of One" in printed
 
@@ -248,7 +248,7 @@ def test_ready_results_lie_by_data_set_and_scale(
         (["--tiles", "a={0}@9"], "at most 2 um"),
         (["--tiles", "{0}", "--scales", "4,four"], "--scales 4,four: give whole numbers"),
         (["--tiles", "{0}", "--scales", "4,4"], "each once"),
-        (["--tiles", "{0}", "--metrics", "psnrr"], "unknown measure psnrr"),
+        (["--tiles", "{0}", "--metrics", "psnrr"], "psnrr: unknown measure"),
         (["--tiles", "{0}", "--methods", "a="], "a method is NAME or LABEL=NAME"),
         (["--tiles", "{0}", "--limit", "0"], "--limit 0: must be 1 or more"),
         (["--tiles", "{0}", "--limit", "-1"], "--limit -1: must be 1 or more"),
@@ -342,7 +342,7 @@ def test_differences_to_a_method_that_did_not_run_are_missed_aloud(
     arguments += ["--methods", "bicubic", "Gone=runs/none", "--against", "Gone"]
     assert main(arguments) == 0
     error = capsys.readouterr().err
-    said = "--against Gone: no differences on d x4, d x8: model runs/none: neither a known"
+    said = "--against Gone: no differences on d x4, d x8: --model runs/none: neither a known"
     assert error.startswith(said)
     assert error.count("\n") == 1
 
