@@ -64,18 +64,31 @@ class ModelChoice:
     scale: float
 
     def load(self) -> Upscaler:
-        """Loads the model.
+        """Loads the model onto its device.
 
         Raises:
             ModelError: it is missing or broken.
             UsageError: a setting is out of range.
         """
+        return self._load(self.device)
+
+    def load_to_describe(self) -> Upscaler:
+        """Loads the model onto the CPU, to ask what it is: preparing a run touches no GPU.
+
+        Raises:
+            ModelError: it is missing or broken.
+            UsageError: a setting is out of range.
+        """
+        return self._load(torch.device("cpu"))
+
+    def _load(self, device: torch.device) -> Upscaler:
         return load_upscaler(
             self.name,
-            device=self.device,
+            device=device,
             settings=self.settings,
             base=self.base,
             scale=self.scale,
+            meant_for=self.device,
         )
 
 
@@ -118,7 +131,7 @@ def prepare(job: Job) -> Run:
         choice = ModelChoice(
             job.model, pick_device(job.device), settings_of(job), job.base, plan.scale
         )
-        model = choice.load()
+        model = choice.load_to_describe()
         check_uncertainty(job, getattr(model, "stochastic", False))
         provenance = describe_run(job, view, plan, resolution, model.describe())
         image = describe_output(job, view, plan, resolution, provenance)

@@ -37,6 +37,7 @@ def load_upscaler(
     settings: Mapping[str, Any] | None = None,
     base: str | None = None,
     scale: float | None = None,
+    meant_for: str | torch.device | None = None,
 ) -> Upscaler:
     """Loads what the option `model` names.
 
@@ -48,6 +49,8 @@ def load_upscaler(
         base: where a model without UNet and autoencoder takes them from; None is its own base.
         scale: factor it is to be used at; some models have settings of their own for some, and
             weights, too (`wsisr.models.networks.lora`).
+        meant_for: device whose usual precision counts where a model is only asked what it is; None
+            is `device`.
 
     Returns:
         The model on its device.
@@ -71,7 +74,12 @@ def load_upscaler(
     if name == "restore":
         name, overrides = DEFAULT_MODEL, overrides | {"fidelity": 1.0}
     return from_pretrained(
-        find_folder(name), device=device, settings=overrides, base=base, scale=scale
+        find_folder(name),
+        device=device,
+        settings=overrides,
+        base=base,
+        scale=scale,
+        meant_for=meant_for,
     )
 
 
@@ -82,6 +90,7 @@ def from_pretrained(
     settings: Mapping[str, Any] | None = None,
     base: str | None = None,
     scale: float | None = None,
+    meant_for: str | torch.device | None = None,
 ) -> DualStage:
     """Loads a model folder.
 
@@ -91,6 +100,7 @@ def from_pretrained(
         settings: see `load_upscaler`.
         base: see `load_upscaler`.
         scale: see `load_upscaler`.
+        meant_for: see `load_upscaler`.
 
     Returns:
         The model on its device.
@@ -101,7 +111,7 @@ def from_pretrained(
         UsageError: a setting that is unknown or out of range.
     """
     card = read_card(folder)
-    chosen = _choose_settings(card, settings or {}, torch.device(device), scale)
+    chosen = _choose_settings(card, settings or {}, torch.device(meant_for or device), scale)
     nearest = card.nearest(scale)
     source = _Source(folder, card, None if nearest is None else card.scales.index(nearest))
     identity: dict[str, Any] = {"model": card.name, "weights_sha256": source.hashes}
