@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SLIDE ?=
 DEMO_OUT ?= demo
-# Processes that share the tests; each needs about 2 GB.
+# Processes that share the tests, with one thread each; each needs about 2 GB.
 WORKERS ?= 2
 
 .PHONY: demo test test-slow lint types clean
@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --out $(DEMO_OUT) $(if $(SLIDE),--slide "$(SLIDE)")
 
 test: $(VENV)/.weights
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.weights
 	$(BIN)/python -m pytest -m slow

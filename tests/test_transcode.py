@@ -93,7 +93,7 @@ def test_a_damaged_tile_stops_the_conversion_or_is_listed(tmp_path: Path) -> Non
     pixels[64:128, 192:256] = whole[64:128, 192:256]
     assert np.array_equal(pixels, whole)
     xml = tifffile.TiffFile(out).ome_metadata or ""
-    assert '"unreadable_tiles": [["level 0", 3, 1]]' in xml
+    assert '"damaged_source_tiles": [["level 0", 3, 1]]' in xml
 
 
 def test_damage_is_listed_whole_after_an_interruption(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def convert(
             )
         )
         copied = _write_tiles(slide, tiles, writer, damaged, progress)
-        writer.finish({**spec.provenance, "unreadable_tiles": sorted(damaged or ())})
+        writer.finish({**spec.provenance, "damaged_source_tiles": sorted(damaged or ())})
     return _report(output, spec, copied, len(damaged or ()), time.monotonic() - start)
 
 
