@@ -1,6 +1,8 @@
 from .encode import TileCodec as TileCodec
 from .encode import tiff_codec as tiff_codec
 from .levels import z_order as z_order
+from .output import TIFF_SUFFIXES as TIFF_SUFFIXES
+from .output import ZARR_SUFFIXES as ZARR_SUFFIXES
 from .output import open_writer as open_writer
 from .spec import COMPRESSIONS as COMPRESSIONS
 from .spec import LAYOUTS as LAYOUTS

@@ -1,3 +1,14 @@
+from .manifest import read_rows as read_rows
+from .report import ReportPaths as ReportPaths
+from .report import write_report as write_report
+from .rows import ReportRow as ReportRow
+from .rows import Row as Row
+from .rows import Status as Status
+from .shard import Shard as Shard
+from .shard import choose_shard as choose_shard
+from .shard import parse_shard as parse_shard
+from .shard import shard_from_environment as shard_from_environment
+from .shard import take_shard as take_shard
 from .tasks import Crew as Crew
 from .tasks import Ended as Ended
 from .tasks import Outcome as Outcome

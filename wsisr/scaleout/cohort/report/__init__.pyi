@@ -1,0 +1,2 @@
+from .writing import ReportPaths as ReportPaths
+from .writing import write_report as write_report
