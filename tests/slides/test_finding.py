@@ -33,9 +33,7 @@ def test_hidden_and_excluded_folders_are_left_out(tmp_path: Path) -> None:
 
 def test_files_of_a_slide_of_several_are_no_slides(tmp_path: Path) -> None:
     touch(tmp_path, "m.mrxs", "m/Slidedat.ini", "m/thumb.jpg", "v_0.jpg", "v_1.jpg", "own.jpg")
-    (tmp_path / "v.vms").write_text(
-        "[Virtual]\nImageFile=v_0.jpg\nMapFile=v_1.jpg"
-    )
+    (tmp_path / "v.vms").write_text("[Virtual]\nImageFile=v_0.jpg\nMapFile=v_1.jpg")
     assert found(tmp_path) == ["m.mrxs", "own.jpg", "v.vms"]
 
 

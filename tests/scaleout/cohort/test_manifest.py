@@ -106,9 +106,7 @@ def test_inputs_that_lead_nowhere_are_refused(folder: Path, inputs: list[str], s
 
 def test_slides_of_one_name_need_an_id(folder: Path) -> None:
     (folder / "sub/A.tif").write_bytes(b"x")
-    with pytest.raises(
-        UsageError, match=r"a\.svs and slides/sub/A\.tif have one id, A"
-    ):
+    with pytest.raises(UsageError, match=r"a\.svs and slides/sub/A\.tif have one id, A"):
         read_rows(["slides"], Path("out"))
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-
-import jinja2
 
 from wsisr.evaluation.measures import Metric
 from wsisr.evaluation.nuclei import FOLDER, INVENTED, LOST, MATCH_IOU, OVERLAP_IOU, Segmenter
 from wsisr.evaluation.pairing import PairSource
 from wsisr.evaluation.report import pictures
+from wsisr.evaluation.report.page import page_template
 from wsisr.evaluation.report.plot import Plot, perception_distortion
 from wsisr.evaluation.report.results import Evaluation, TileResult
 from wsisr.resize import shrink_within
@@ -127,7 +125,7 @@ def to_html(
     """
     labels = {metric.name: metric for metric in chosen}
     method = next(iter(evaluation.methods))
-    return _template().render(
+    return page_template("wsisr.evaluation", "report", "report.html.j2").render(
         notice=NOTICE,
         title=Path(evaluation.inputs["sr"]).name,
         question="is it true to the real scan?" if "hr" in evaluation.inputs else "judged alone",
@@ -151,18 +149,6 @@ def to_html(
         conventions=evaluation.conventions,
         versions=", ".join(f"{name} {number}" for name, number in evaluation.versions.items()),
     )
-
-
-@lru_cache(maxsize=1)
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("wsisr.evaluation", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
 
 
 def _cards(evaluation: Evaluation) -> Iterator[Card]:
