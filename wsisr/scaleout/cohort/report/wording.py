@@ -43,13 +43,12 @@ def without_paths(row: ReportRow) -> str:
     """Gives the reason of a row with files named alone, for a page that is passed on."""
     text = row.reason
     for place in (row.slide, str(row.output)):
-        if is_url(place):
+        if is_url(place) or os.sep not in text:
             continue
-        for path in {Path(place), Path(place).absolute(), Path(place).resolve()}:
-            if path.is_absolute() and path.parent != path.parent.parent:
-                text = text.replace(f"{path.parent}{os.sep}", "").replace(
-                    str(path.parent), "folder"
-                )
+        for folder in {Path(place).absolute().parent, Path(place).resolve().parent}:
+            if folder != folder.parent:
+                text = text.replace(f"{folder}{os.sep}", "")
+                text = re.sub(rf"{re.escape(str(folder))}(?![\w.-])", "folder", text)
     return _FOLDERS.sub("", one_line(text))
 
 
