@@ -20,6 +20,7 @@ from wsisr.cli.options import (
     PATH,
     RENAMED,
     RegionType,
+    cache_options,
     in_argument,
     json_option,
     on_tile_error_option,
@@ -228,13 +229,15 @@ class TileSideType(click.ParamType):
     show_default="no",
     help="Compile the networks first; it pays on long runs.",
 )
+@cache_options
 @overwrite_option
 @resume_option
 @run_option("--force", is_flag=True, help="Allow an output of more than 80x.")
 @json_option
-def upscale(source: Path, output: Path, as_json: bool, **options: Any) -> None:
+def upscale(source: str | Path, output: str | Path, as_json: bool, **options: Any) -> None:
     """Upscales the slide IN into the pyramid OUT.
 
+    IN may be a URL, and so may OUT as .ome.zarr.
     The suffix of OUT picks the format: .ome.tif, .ome.tiff or .ome.zarr. An interrupted run goes on
     when the same command is given again.
     """
