@@ -6,6 +6,7 @@ A URL may carry a password or a signature. No message, log or output of this pac
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import time
@@ -154,6 +155,9 @@ def is_lasting(error: BaseException) -> bool:
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return 400 <= status < 500 and status not in (408, 425, 429)
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:
+        # a range behind the end of an object
+        return True
     lasting = (FileNotFoundError, PermissionError, NotImplementedError, ValueError, TypeError)
     return isinstance(error, lasting) or "Credentials" in type(error).__name__
 

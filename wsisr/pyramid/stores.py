@@ -204,8 +204,8 @@ class ObjectStore:
         """Reads from an object."""
         place = self._place(name)
         # a byte more tells an object that is too long
-        ask = offset + length + (offset == 0)
-        found: bytes = self._do(lambda: self._system.cat_file(place, offset, ask))
+        end = offset + length + 1
+        found: bytes = self._do(lambda: self._system.cat_file(place, start=offset, end=end))
         return found
 
     def keep(self, ends: dict[str, int]) -> None:
