@@ -57,7 +57,11 @@ class EvaluateOptions(TypedDict, total=False):
 
 
 def staged(
-    source: str | Path, *, cache: str | Path | None = None, cache_gb: float | None = None
+    source: str | Path,
+    *,
+    cache: str | Path | None = None,
+    cache_gb: float | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> AbstractContextManager[Path]:
     """Gives a path of this machine for a slide behind a URL, which stays until the block is left.
 
@@ -65,6 +69,7 @@ def staged(
         source: a URL that fsspec knows, for instance `s3://bucket/slide.svs`; a path is given back.
         cache: folder of the copies; None is the user's folder of caches.
         cache_gb: how many GB the copies may take; None is 50.
+        progress: called with the bytes that are copied and all of them.
 
     Returns:
         A context manager that gives the path.
@@ -79,7 +84,7 @@ def staged(
     from wsisr.scaleout.remote import open_cache
     from wsisr.scaleout.remote import staged as stage
 
-    return stage(source, open_cache(cache, cache_gb))
+    return stage(source, open_cache(cache, cache_gb), progress)
 
 
 def convert(

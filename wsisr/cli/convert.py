@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from wsisr.cli.copying import local_copy
 from wsisr.cli.grouping import GroupedCommand, input_option, output_option, run_option
 from wsisr.cli.options import (
     RENAMED,
@@ -75,8 +76,11 @@ def convert(source: str | Path, output: str | Path, as_json: bool, **options: An
     """
     import wsisr
 
-    with progress_bar("tile") as progress:
-        result = wsisr.convert(source, output, progress=progress, **options)
+    with (
+        local_copy(source, options["cache"], options["cache_gb"]) as local,
+        progress_bar("tile") as progress,
+    ):
+        result = wsisr.convert(local, output, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), default=str))
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from wsisr.cli.copying import local_copy
 from wsisr.cli.grouping import GroupedCommand
 from wsisr.cli.options import PLACE, cache_options, json_option
 from wsisr.urls import is_url, shown
@@ -20,13 +21,10 @@ def info(file: str | Path, cache: Path | None, cache_gb: float | None, as_json: 
     """Shows size, levels, resolution and associated images of a slide."""
     from wsisr.slides import describe_slide
 
+    with local_copy(file, cache, cache_gb) as local:
+        facts = describe_slide(Path(local))
     if is_url(file):
-        import wsisr
-
-        with wsisr.staged(file, cache=cache, cache_gb=cache_gb) as local:
-            facts = {**describe_slide(local), "file": shown(str(file))}
-    else:
-        facts = describe_slide(Path(file))
+        facts["file"] = shown(str(file))
     if as_json:
         click.echo(json.dumps(facts))
         return

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from wsisr.cli.copying import local_copy
 from wsisr.cli.grouping import (
     GroupedCommand,
     input_option,
@@ -243,8 +244,11 @@ def upscale(source: str | Path, output: str | Path, as_json: bool, **options: An
     """
     import wsisr
 
-    with progress_bar("window") as progress:
-        result = wsisr.upscale(source, output, progress=progress, **options)
+    with (
+        local_copy(source, options["cache"], options["cache_gb"]) as local,
+        progress_bar("window") as progress,
+    ):
+        result = wsisr.upscale(local, output, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result)))
         return

@@ -17,10 +17,10 @@ from PIL import Image
 
 import wsisr
 from tests.engine.support import tissue_like
-from tests.processes import Run
+from tests.processes import CONTEXT, Run
 from tests.scaleout.remote.server import FileServer
 from wsisr.errors import OptionError, OutputError, UsageError
-from wsisr.pyramid import stores
+from wsisr.pyramid import PyramidSpec, PyramidWriter, open_writer, stores
 from wsisr.scaleout.remote import open_cache
 
 OPTIONS = {"scale": 4, "model": "bicubic", "window": 128, "overlap": 32, "input_mpp": 1.0}
@@ -91,6 +91,47 @@ def test_what_another_machine_began_is_refused(slide: Path, bucket: str, tmp_pat
         upscale(slide, f"s3://{bucket}/out.ome.zarr", tmp_path / "cache")
 
 
+def test_a_writer_killed_in_mid_upload_goes_on(bucket: str, tmp_path: Path) -> None:
+    url, journal = f"s3://{bucket}/out.ome.zarr", tmp_path / "out.ome.zarr"
+    process = CONTEXT.Process(target=_write_slowly, args=(journal, url))
+    process.start()
+    end = time.monotonic() + 60
+    while len(names(bucket)) < 4:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    assert "out.ome.zarr/.zattrs" not in names(bucket)
+    # a chunk that was damaged or lost since is made again
+    boto3.client("s3").put_object(Bucket=bucket, Key="out.ome.zarr/0/0/0/0/0/0", Body=b"1")
+    boto3.client("s3").delete_object(Bucket=bucket, Key="out.ome.zarr/0/0/0/0/0/1")
+    with open_writer(journal, SPEC, fingerprint="f", url=url) as writer:
+        assert not writer.done(0, 0)
+        assert not writer.done(0, 1)
+        assert writer.done(0, 2)
+        _write(writer, 0)
+    pixels = tissue_like(SPEC.width, SPEC.height)
+    assert np.array_equal(content(url)["0"][0, :, 0].transpose(1, 2, 0), pixels)
+
+
+SPEC = PyramidSpec(256, 128, 0.25, 40, tile=64)
+
+
+def _write_slowly(journal: Path, url: str) -> None:
+    with open_writer(journal, SPEC, fingerprint="f", url=url) as writer:
+        _write(writer, 0.2)
+
+
+def _write(writer: PyramidWriter, pause_s: float) -> None:
+    pixels = tissue_like(SPEC.width, SPEC.height)
+    for row, col in np.ndindex(SPEC.grid(0)):
+        if not writer.done(row, col):
+            writer.write_tile(row, col, pixels[row * 64 :][:64, col * 64 :][:, :64])
+            time.sleep(pause_s)
+    writer.finish()
+
+
+@pytest.mark.slow
 def test_a_run_killed_in_mid_upload_goes_on(slide: Path, bucket: str, tmp_path: Path) -> None:
     Image.fromarray(tissue_like(320, 240)).save(slide)
     url, cache = f"s3://{bucket}/out.ome.zarr", tmp_path / "cache"

@@ -23,33 +23,34 @@ MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 """The ETag of an object that was put in one piece."""
 
 
-class StoppedError(Exception):
-    """The copy is wanted no longer."""
+Report = Callable[[int, int], None]
+"""Called with the bytes that are there and all of them; what it raises ends the copy."""
 
 
-def download(slide: RemoteSlide, folder: Path, stopped: Callable[[], bool]) -> None:
+def download(slide: RemoteSlide, folder: Path, report: Report) -> None:
     """Copies all files of a slide; what is there already is not copied again.
 
     Args:
         slide: the slide.
         folder: where its files go; it is made.
-        stopped: asked between blocks; the copy is given up where it says so.
+        report: called between blocks.
 
     Raises:
         SlideError: the server fails again and again, or gives other bytes than it says.
         OutputError: the disk refused.
-        StoppedError: `stopped` said so.
     """
     try:
         folder.mkdir(exist_ok=True)
         there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         if slide.size - there > shutil.disk_usage(folder).free:
             raise OSError(errno.ENOSPC, "No space left on device")
+        before = 0
         for file in slide.files:
             path = folder / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            _fetch(slide, file, path, stopped)
+            _fetch(slide, file, path, before, report)
             _check(slide, file, path)
+            before += file.size
         sync_folder(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -60,15 +61,14 @@ def download(slide: RemoteSlide, folder: Path, stopped: Callable[[], bool]) -> N
         raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
-def _fetch(slide: RemoteSlide, file: RemoteFile, path: Path, stopped: Callable[[], bool]) -> None:
+def _fetch(slide: RemoteSlide, file: RemoteFile, path: Path, before: int, report: Report) -> None:
     """Appends what is missing of a file, in the order of its bytes."""
     failures = 0
     with path.open("ab") as copy:
         if copy.tell() > file.size:
             copy.truncate(0)
         while (start := copy.tell()) < file.size:
-            if stopped():
-                raise StoppedError
+            report(before + start, slide.size)
             blocks, error = _read(slide.system, file, start)
             for block in blocks:
                 copy.write(block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,7 +14,7 @@ from wsisr.closing import Closing
 from wsisr.errors import SlideError, WsisrError
 from wsisr.files import remove, sync_folder
 from wsisr.scaleout.remote.cache import Cache, Entry, waiting_lock
-from wsisr.scaleout.remote.download import StoppedError, download
+from wsisr.scaleout.remote.download import Report, download
 from wsisr.scaleout.remote.listing import RemoteSlide, find_slide
 from wsisr.urls import is_url, scheme_of, shown
 
@@ -22,13 +22,16 @@ CHANGES = 3
 """A slide that changes so often while it is copied is given up."""
 
 
-def never() -> bool:
-    """Never stops a copy."""
-    return False
+class StoppedError(Exception):
+    """A copy that was started ahead is wanted no longer."""
+
+
+def unheard(done: int, total: int) -> None:
+    """Reports the progress of a copy to nobody."""
 
 
 @contextmanager
-def staged(source: str | Path, cache: Cache, stopped: Callable[[], bool] = never) -> Iterator[Path]:
+def staged(source: str | Path, cache: Cache, report: Report = unheard) -> Iterator[Path]:
     """Gives a path of this machine for a slide, which stays there until the block is left.
 
     Paths and `file://` are given as they are. What other URLs lead to is copied into the cache,
@@ -38,7 +41,7 @@ def staged(source: str | Path, cache: Cache, stopped: Callable[[], bool] = never
     Args:
         source: a path or a URL.
         cache: where copies are kept.
-        stopped: asked while copying; the copy is given up where it says so.
+        report: called with the bytes copied and all of them, while copying.
 
     Yields:
         The path.
@@ -53,7 +56,7 @@ def staged(source: str | Path, cache: Cache, stopped: Callable[[], bool] = never
         yield local
         return
     with ExitStack() as stack:
-        yield _stage(str(source), cache, stopped, stack)
+        yield _stage(str(source), cache, report, stack)
 
 
 def local_path(source: str | Path) -> Path | None:
@@ -65,25 +68,25 @@ def local_path(source: str | Path) -> Path | None:
     return None
 
 
-def _stage(url: str, cache: Cache, stopped: Callable[[], bool], stack: ExitStack) -> Path:
+def _stage(url: str, cache: Cache, report: Report, stack: ExitStack) -> Path:
     """Copies a slide as it is now; once more where it has changed in the meantime."""
     for _ in range(CHANGES):
         slide = find_slide(url)
         entry = cache.entry(slide.key)
         with ExitStack() as using:
             using.enter_context(entry.in_use(slide.size))
-            if _copy(slide, entry, stopped):
+            if _copy(slide, entry, report):
                 stack.push(using.pop_all())
                 return entry.folder / slide.name
     raise SlideError(f"{shown(url)}: changes while it is copied; run again when it is complete")
 
 
-def _copy(slide: RemoteSlide, entry: Entry, stopped: Callable[[], bool]) -> bool:
+def _copy(slide: RemoteSlide, entry: Entry, report: Report) -> bool:
     """Makes sure that the copy is complete; tells whether it is of one version."""
     with waiting_lock(entry.turn):
         if entry.folder.is_dir():
             return True
-        download(slide, entry.partial, stopped)
+        download(slide, entry.partial, report)
         if find_slide(slide.url).key != slide.key:
             remove(entry.partial)
             return False
@@ -113,9 +116,13 @@ class Stager(Closing):
         if local_path(source) is None and str(source) not in self._ahead:
             self._ahead[str(source)] = self._copier.submit(self._hold, str(source))
 
+    def _go_on(self, done: int, total: int) -> None:
+        if self._stopped.is_set():
+            raise StoppedError
+
     def _hold(self, url: str) -> ExitStack:
         with ExitStack() as stack:
-            stack.enter_context(staged(url, self._cache, self._stopped.is_set))
+            stack.enter_context(staged(url, self._cache, self._go_on))
             return stack.pop_all()
 
     @contextmanager
