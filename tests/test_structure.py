@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "closing": "",
     "errors": "",
+    "urls": "",
     "version": "",
     "files": "",
     "resolution": "",
@@ -25,19 +26,27 @@ MAY_IMPORT = {
     "plan": "resolution",
     "slides": "formats resize resolution files",
     "models": "resize files wsisr_kernels",
-    "pyramid": "plan formats resize files",
+    "pyramid": "plan formats resize files urls",
     "tissue": "slides resize",
     "transcode": "pyramid slides formats resolution files",
-    "engine": "models pyramid slides tissue plan resize resolution files wsisr_kernels",
-    "evaluation": "slides tissue models.files resize resolution files formats",
-    "scaleout": "engine evaluation pyramid slides plan files",
+    "engine": "models pyramid slides tissue plan resize resolution files urls wsisr_kernels",
+    "evaluation": "slides tissue models.files resize resolution files formats urls",
+    "scaleout": "engine evaluation pyramid slides plan files urls",
     "viewer": "scaleout evaluation engine pyramid slides tissue plan files",
 }
 """Room of wsisr -> the rooms it may import, beside those that are open to all."""
 OPEN_TO_ALL = ("closing", "errors", "version")
-OPEN_ROOMS = {"cli", "api", "doctor", "__init__", "__main__"}
+OPEN_ROOMS = {"cli", "api", "api_remote", "doctor", "__init__", "__main__"}
 """These may import everything."""
-OPTIONAL = {"spandrel", "torchvision", "transformers", "instanseg", "triton", "torch_xla"}
+OPTIONAL = {
+    "spandrel",
+    "torchvision",
+    "transformers",
+    "instanseg",
+    "triton",
+    "torch_xla",
+    "aiohttp",
+}
 """Imported only where an extra, or the user's own installation, brings them."""
 PACKAGES = ("wsisr", "train", "bench", "kernels/wsisr_kernels")
 

@@ -1,6 +1,9 @@
 from .api import load_model as load_model
 from .api import upscale as upscale
 from .api import upscale_image as upscale_image
+from .api_remote import convert as convert
+from .api_remote import evaluate as evaluate
+from .api_remote import staged as staged
 from .engine import Job as Job
 from .engine import Result as Result
 from .errors import ModelError as ModelError
@@ -9,10 +12,8 @@ from .errors import OutputError as OutputError
 from .errors import SlideError as SlideError
 from .errors import UsageError as UsageError
 from .errors import WsisrError as WsisrError
-from .evaluation import evaluate as evaluate
 from .evaluation import measure as measure
 from .plan import Rect as Rect
 from .slides import open_slide as open_slide
-from .transcode import convert as convert
 
 __version__: str

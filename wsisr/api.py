@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from wsisr.errors import SlideError
+from wsisr.urls import is_url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,7 @@ class ModelSettings(TypedDict, total=False):
 class UpscaleOptions(ModelSettings, total=False):
     """What `upscale` takes by keyword: a model's settings and the fields that `Job` describes."""
 
+    destination: str | None
     scale: float | None
     input_mag: float | None
     input_mpp: float | None
@@ -91,6 +93,8 @@ def upscale(
     output: str | Path,
     *,
     progress: Callable[[int, int], None] | None = None,
+    cache: str | Path | None = None,
+    cache_gb: float | None = None,
     **options: Unpack[UpscaleOptions],
 ) -> Result: ...
 
@@ -100,6 +104,8 @@ def upscale(
     output: str | Path | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
+    cache: str | Path | None = None,
+    cache_gb: float | None = None,
     **options: Any,
 ) -> Result:
     """Upscales a slide into a pyramid, `.ome.tif`, `.ome.tiff` or `.ome.zarr`.
@@ -109,9 +115,12 @@ def upscale(
     interrupted run goes on when it is asked for again.
 
     Args:
-        source: the input slide, or a whole job.
-        output: path of the result, whose suffix picks the format; left out beside a job.
+        source: the input slide as a path or a URL, or a whole job.
+        output: path of the result, whose suffix picks the format; an OME-Zarr may be a URL of
+            object storage. It is left out beside a job.
         progress: called with windows done and windows in all, after each window.
+        cache: folder of the copies of remote slides; None is the user's folder of caches.
+        cache_gb: how many GB the copies may take; None is 50.
         options: see `UpscaleOptions`; left out beside a job.
 
     Returns:
@@ -127,6 +136,8 @@ def upscale(
     if isinstance(source, str | Path):
         if output is None:
             raise TypeError("upscale() needs the path of the output beside the source")
+        if is_url(source) or is_url(output):
+            return _upscale_remote(source, output, cache, cache_gb, progress, options)
         job = make_job(source, output, **options)
     elif output is not None or options:
         raise TypeError("upscale() takes the output and all options from the job")
@@ -137,6 +148,23 @@ def upscale(
     from wsisr.scaleout import upscale as run
 
     return run(job, progress)
+
+
+def _upscale_remote(
+    source: str | Path,
+    output: str | Path,
+    folder: str | Path | None,
+    gb: float | None,
+    progress: Callable[[int, int], None] | None,
+    options: Any,
+) -> Result:
+    from wsisr.scaleout.remote import find_destination, open_cache, staged
+
+    cache = open_cache(folder, gb)
+    place = find_destination(output, cache)
+    with staged(source, cache) as local:
+        job = make_job(local, place.path, destination=place.url, **options)
+        return upscale(job, progress=progress)
 
 
 def make_job(source: str | Path, output: str | Path, **options: Unpack[UpscaleOptions]) -> Job:

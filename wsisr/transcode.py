@@ -61,7 +61,7 @@ class ConvertResult:
     """What came of a conversion; `wsisr convert --json` prints these fields.
 
     Attributes:
-        output: the file or folder written.
+        output: the file or folder written, or its URL without what is secret in it.
         width: width of level 0 in px.
         height: height of level 0 in px.
         mpp: um/px of level 0.
@@ -73,7 +73,7 @@ class ConvertResult:
         seconds: how long it took.
     """
 
-    output: Path
+    output: Path | str
     width: int
     height: int
     mpp: float
@@ -131,6 +131,7 @@ def convert(
     threads: int = 1,
     overwrite: bool = False,
     resume: bool | None = None,
+    destination: str | None = None,
     progress: Callable[[int, int], None] = lambda done, tiles: None,
 ) -> ConvertResult:
     """Converts a slide to OME-TIFF or OME-Zarr without a model.
@@ -160,6 +161,8 @@ def convert(
         overwrite: replace an existing output, and discard an unfinished run unless `resume` is
             True.
         resume: None and True go on from an unfinished run if there is one; False discards it.
+        destination: URL of object storage that takes an OME-Zarr in place of `output`, which then
+            names the journal's place.
         progress: called with the tiles done and all tiles of level 0.
 
     Returns:
@@ -203,6 +206,7 @@ def convert(
                 overwrite=overwrite,
                 resume=resume,
                 fingerprint=json.dumps(spec.provenance, sort_keys=True),
+                url=destination,
             )
         )
         copied = _write_tiles(slide, tiles, writer, damaged, progress)

@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
+from wsisr.cli.copying import local_copy
 from wsisr.cli.grouping import GroupedCommand, input_option, output_option, run_option
 from wsisr.cli.options import (
     RENAMED,
+    cache_options,
     in_argument,
     json_option,
     on_tile_error_option,
@@ -61,19 +63,24 @@ from wsisr.cli.progress import progress_bar
     show_default=True,
     help="Number of threads that encode tiles.",
 )
+@cache_options
 @overwrite_option
 @resume_option
 @json_option
-def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:
+def convert(source: str | Path, output: str | Path, as_json: bool, **options: Any) -> None:
     """Converts the slide IN to the pyramid OUT without a model.
 
+    IN may be a URL, and so may OUT as .ome.zarr.
     The suffix of OUT picks the format: .ome.tif, .ome.tiff or .ome.zarr. An interrupted conversion
     goes on when the same command is given again.
     """
     import wsisr
 
-    with progress_bar("tile") as progress:
-        result = wsisr.convert(source, output, progress=progress, **options)
+    with (
+        local_copy(source, options["cache"], options["cache_gb"]) as local,
+        progress_bar("tile") as progress,
+    ):
+        result = wsisr.convert(local, output, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), default=str))
     else:

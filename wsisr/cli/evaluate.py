@@ -14,15 +14,15 @@ from wsisr.cli.grouping import (
     output_option,
     run_option,
 )
-from wsisr.cli.options import PATH, json_option
+from wsisr.cli.options import PATH, PLACE, cache_options, json_option
 
 
 @click.command(name="eval", cls=GroupedCommand)
-@click.argument("sr", type=PATH)
-@click.argument("hr", type=PATH, required=False)
+@click.argument("sr", type=PLACE)
+@click.argument("hr", type=PLACE, required=False)
 @input_option(
     "--lr",
-    type=PATH,
+    type=PLACE,
     metavar="PATH",
     help="Slide, or folder of tiles, that SR was made from; it adds a bicubic baseline.",
 )
@@ -108,11 +108,12 @@ from wsisr.cli.options import PATH, json_option
     show_default="one for each core",
     help="Number of tiles that are judged at once.",
 )
+@cache_options
 @json_option
 def evaluate(
-    sr: Path,
-    hr: Path | None,
-    lr: Path | None,
+    sr: str | Path,
+    hr: str | Path | None,
+    lr: str | Path | None,
     also: tuple[str, ...],
     count: int,
     as_json: bool,
@@ -120,7 +121,7 @@ def evaluate(
 ) -> None:
     """Judges the result SR against the real scan HR, or alone.
 
-    SR and HR are slides, or folders of tiles with --tiles.
+    SR and HR are slides as paths or URLs, or folders of tiles with --tiles.
     """
     import wsisr
     from wsisr.evaluation import parse_labels

@@ -7,18 +7,24 @@ from pathlib import Path
 
 import click
 
+from wsisr.cli.copying import local_copy
 from wsisr.cli.grouping import GroupedCommand
-from wsisr.cli.options import PATH, json_option
+from wsisr.cli.options import PLACE, cache_options, json_option
+from wsisr.urls import is_url, shown
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("file", type=PATH)
+@click.argument("file", type=PLACE)
+@cache_options
 @json_option
-def info(file: Path, as_json: bool) -> None:
+def info(file: str | Path, cache: Path | None, cache_gb: float | None, as_json: bool) -> None:
     """Shows size, levels, resolution and associated images of a slide."""
     from wsisr.slides import describe_slide
 
-    facts = describe_slide(file)
+    with local_copy(file, cache, cache_gb) as local:
+        facts = describe_slide(Path(local))
+    if is_url(file):
+        facts["file"] = shown(str(file))
     if as_json:
         click.echo(json.dumps(facts))
         return

@@ -9,12 +9,25 @@ import click
 
 from wsisr.cli.grouping import Decorator, input_option, output_option, run_option
 from wsisr.pyramid import COMPRESSIONS, LAYOUTS, SUBSAMPLINGS, ZARR_VERSIONS
+from wsisr.urls import is_url
 
 PATH = click.Path(path_type=Path)
 RENAMED = {"--magnification": "--input-mag", "--mpp": "--input-mpp"}
 
-in_argument = click.argument("source", metavar="IN", type=PATH)
-out_argument = click.argument("output", metavar="OUT", type=PATH)
+
+class PlaceType(click.ParamType):
+    """A path, or a URL; a URL stays the text that it is, for a path would lose a slash of it."""
+
+    name = "PATH_OR_URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Makes a path of the text, unless it is a URL."""
+        return value if is_url(value) else Path(value)
+
+
+PLACE = PlaceType()
+in_argument = click.argument("source", metavar="IN", type=PLACE)
+out_argument = click.argument("output", metavar="OUT", type=PLACE)
 overwrite_option = run_option(
     "--overwrite", is_flag=True, help="Replace an existing OUT and start anew."
 )
@@ -27,6 +40,29 @@ resume_option = run_option(
 json_option = run_option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout when done."
 )
+
+
+def cache_options(function: Any) -> Any:
+    """Adds where copies of remote slides are kept."""
+    options = (
+        run_option(
+            "--cache",
+            type=PATH,
+            metavar="DIR",
+            show_default="the user's folder of caches",
+            help="Folder of the copies of slides that are given as a URL.",
+        ),
+        run_option(
+            "--cache-gb",
+            type=float,
+            metavar="N",
+            show_default="50",
+            help="Bound of the copies in GB; those that were not used for the longest time go.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 class RegionType(click.ParamType):

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from wsisr.cli.copying import local_copy
 from wsisr.cli.grouping import (
     GroupedCommand,
     input_option,
@@ -20,6 +21,7 @@ from wsisr.cli.options import (
     PATH,
     RENAMED,
     RegionType,
+    cache_options,
     in_argument,
     json_option,
     on_tile_error_option,
@@ -228,20 +230,25 @@ class TileSideType(click.ParamType):
     show_default="no",
     help="Compile the networks first; it pays on long runs.",
 )
+@cache_options
 @overwrite_option
 @resume_option
 @run_option("--force", is_flag=True, help="Allow an output of more than 80x.")
 @json_option
-def upscale(source: Path, output: Path, as_json: bool, **options: Any) -> None:
+def upscale(source: str | Path, output: str | Path, as_json: bool, **options: Any) -> None:
     """Upscales the slide IN into the pyramid OUT.
 
+    IN may be a URL, and so may OUT as .ome.zarr.
     The suffix of OUT picks the format: .ome.tif, .ome.tiff or .ome.zarr. An interrupted run goes on
     when the same command is given again.
     """
     import wsisr
 
-    with progress_bar("window") as progress:
-        result = wsisr.upscale(source, output, progress=progress, **options)
+    with (
+        local_copy(source, options["cache"], options["cache_gb"]) as local,
+        progress_bar("window") as progress,
+    ):
+        result = wsisr.upscale(local, output, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result)))
         return

@@ -23,6 +23,8 @@ class Job:
     Attributes:
         source: the input slide.
         output: the output; its suffix (`.ome.tif`, `.ome.tiff`, `.ome.zarr`) picks the format.
+        destination: URL of object storage that takes an OME-Zarr in place of `output`, which then
+            names the journal's place.
         scale: output px for each input px; None leads to 40x.
         input_mag: magnification of the input to upscale, or what it is where none is recorded.
         input_mpp: the same in um/px.
@@ -58,6 +60,7 @@ class Job:
 
     source: Path
     output: Path
+    destination: str | None = None
     scale: float | None = None
     input_mag: float | None = None
     input_mpp: float | None = None
@@ -100,7 +103,7 @@ class Result:
     """What came of a run; `wsisr upscale --json` prints these fields.
 
     Attributes:
-        output: path of the output.
+        output: path of the output, or its URL without what is secret in it.
         width: columns of level 0.
         height: rows of level 0.
         mpp: um/px of level 0.

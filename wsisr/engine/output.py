@@ -170,6 +170,7 @@ def open_outputs(run: Run, stack: ExitStack, clock: Stopwatch) -> list[Output]:
         overwrite=job.overwrite,
         resume=job.resume,
         fingerprint=fingerprint(run.image),
+        url=job.destination,
     )
     _close_with(stack, image)
     outputs: list[Output] = [

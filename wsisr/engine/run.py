@@ -18,6 +18,7 @@ from wsisr.engine.resume import Missing, find_missing
 from wsisr.engine.stream import Prefetch, Stopwatch, peak_rss_mb
 from wsisr.engine.uncertainty import companion_path
 from wsisr.engine.windows import WindowReader, find_damage, read_windows
+from wsisr.urls import shown
 
 QUEUED_BATCHES = 2
 
@@ -108,7 +109,7 @@ def sum_up(
     settings = image.provenance.get("settings", {})
     maps = [output for output in outputs if isinstance(output, MapOutput)]
     return Result(
-        output=str(job.output),
+        output=str(job.output) if job.destination is None else shown(job.destination),
         width=image.width,
         height=image.height,
         mpp=image.mpp,

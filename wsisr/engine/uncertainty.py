@@ -53,6 +53,9 @@ def check_uncertainty(job: Job, stochastic: bool) -> None:
     """
     if job.uncertainty is None:
         return
+    if job.destination is not None:
+        rule = "the map is written beside OUT as a file; give OUT as a path"
+        raise OptionError("uncertainty", job.uncertainty, rule)
     if job.uncertainty < 2:
         raise OptionError("uncertainty", job.uncertainty, "a deviation needs at least 2 samples")
     if job.output_sample not in OUTPUT_SAMPLES:

@@ -26,6 +26,7 @@ from wsisr.evaluation.options import Options, available_cores
 from wsisr.evaluation.report import Evaluation
 from wsisr.evaluation.run import run_comparison
 from wsisr.evaluation.weights import why_missing
+from wsisr.urls import is_url
 
 RESERVED_LABELS = ("bicubic", "lr", "hr")
 """Names that tables and pictures give themselves."""
@@ -187,26 +188,26 @@ def _can_run(metric: Metric, given: set[Need], by_name: bool) -> bool:
     return not lacking and missing is None
 
 
-def parse_labels(texts: Iterable[str]) -> dict[str, Path]:
+def parse_labels(texts: Iterable[str]) -> dict[str, str | Path]:
     """Reads results to compare that are given as texts.
 
     Args:
         texts: LABEL=PATH each.
 
     Returns:
-        {label: path}.
+        {label: path}; a URL stays a text.
 
     Raises:
         OptionError: a text has another form, or a label comes twice.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str | Path] = {}
     for text in texts:
         name, _, path = text.partition("=")
         if not path:
             raise OptionError("also", text, "give LABEL=PATH")
         if name in found:
             raise OptionError("also", name, "this label is taken; choose another")
-        found[name] = Path(path)
+        found[name] = path if is_url(path) else Path(path)
     return found
 
 

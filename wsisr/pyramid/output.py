@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,28 +22,25 @@ from wsisr.pyramid.records import (
 from wsisr.pyramid.resume import restore, slot_bytes
 from wsisr.pyramid.sink import TileSink
 from wsisr.pyramid.spec import PyramidSpec
+from wsisr.pyramid.stores import FolderStore, ObjectStore
 from wsisr.pyramid.tiff import TiffSink
 from wsisr.pyramid.writer import PyramidWriter, StreamWriter
 from wsisr.pyramid.zarr import ZarrSink
+from wsisr.urls import shown
 
 TIFF_SUFFIXES = (".ome.tif", ".ome.tiff")
 ZARR_SUFFIXES = (".ome.zarr",)
 
-_SINKS: dict[str, Callable[..., TileSink]] = {
-    "tiff": TiffSink,
-    "zarr-0.4": ZarrSink,
-    "zarr-0.5": ZarrSink,
-}
-
 
 @dataclass(frozen=True)
 class _Target:
-    """What is written where, and by how many threads."""
+    """What is written where, and by how many threads; with a URL, the journal alone is at `out`."""
 
     out: Path
     spec: PyramidSpec
     kind: str
     threads: int
+    url: str | None
 
     @property
     def partial(self) -> Path:
@@ -58,7 +54,32 @@ class _Target:
             raise
 
     def sink(self, *, resume: bool) -> TileSink:
-        return _SINKS[self.kind](self.out, self.partial, self.spec, resume=resume)
+        if self.kind == "tiff":
+            return TiffSink(self.out, self.partial, self.spec, resume=resume)
+        store = FolderStore(self.out, self.partial) if self.url is None else ObjectStore(self.url)
+        return ZarrSink(self.out, store, self.spec, resume=resume)
+
+    def is_begun(self) -> bool:
+        """Tells whether there is what an interrupted run leaves."""
+        files = (journal_path(self.out), pieces_path(self.out))
+        there = all(file.is_file() for file in files)
+        return there and (self.url is not None or self.partial.exists())
+
+    def check_free(self, url: str) -> None:
+        """Makes sure that nothing behind the URL would be lost.
+
+        Raises:
+            UsageError: an output is there, or one that this machine has no journal of.
+            OutputError: the server cannot be asked.
+        """
+        store = ObjectStore(url)
+        if store.is_finished():
+            raise UsageError(f"{shown(url)} exists; give <overwrite> or another name")
+        if not self.is_begun() and not store.is_empty():
+            raise UsageError(
+                f"{shown(url)}: an unfinished run of another machine, or of another <cache>, is "
+                "there; go on there, or give <overwrite>"
+            )
 
     def remove_unfinished(self) -> None:
         for left in (self.partial, journal_path(self.out), pieces_path(self.out)):
@@ -73,6 +94,7 @@ def open_writer(
     overwrite: bool = False,
     resume: bool | None = None,
     fingerprint: str = "",
+    url: str | None = None,
 ) -> PyramidWriter:
     """Starts, or goes on with, writing a pyramid.
 
@@ -88,6 +110,8 @@ def open_writer(
             True.
         resume: None and True go on from an unfinished run if there is one; False discards it.
         fingerprint: what makes the pixels (input, model, settings, seed), as a short text.
+        url: object storage that takes an OME-Zarr in place of `path`, beside which only the
+            journal is then kept; an existing output is removed at the start, not at the end.
 
     Returns:
         The writer, to be used as a context manager.
@@ -98,13 +122,15 @@ def open_writer(
             its journal is damaged.
     """
     out = Path(path)
-    target = _Target(out, spec, _format(out, spec), threads)
+    target = _Target(out, spec, _format(out, spec), threads, url)
     if threads < 1:
         raise OptionError("threads", threads, "give 1 or more")
     if not out.parent.is_dir():
         raise OutputError(f"{out}: the folder {out.parent} does not exist; create it first")
     if (out.exists() or out.is_symlink()) and not overwrite:
         raise UsageError(f"{out} exists; give <overwrite> or another name")
+    if url is not None and not overwrite:
+        target.check_free(url)
     anew = resume is False or (overwrite and not resume)
     if fingerprint:
         return _open_resumable(target, fingerprint, anew=anew)
@@ -132,10 +158,7 @@ def _open_resumable(target: _Target, fingerprint: str, *, anew: bool) -> Pyramid
 
 
 def _read_unfinished(target: _Target) -> tuple[dict[str, Any], list[Record], int] | None:
-    journal = journal_path(target.out)
-    if not (target.partial.exists() and pieces_path(target.out).is_file() and journal.is_file()):
-        return None
-    return read_journal(journal)
+    return read_journal(journal_path(target.out)) if target.is_begun() else None
 
 
 def _start(target: _Target, header: dict[str, Any], lock: ExitStack) -> PyramidWriter:

@@ -14,8 +14,8 @@ from wsisr.pyramid.levels import TileAddress, TileIndex
 class TileSink(Protocol):
     """A partial output that takes encoded tiles and becomes the output when all are there.
 
-    `encode` runs in several threads at once; all else is called by one thread at a time. Where
-    the disk refuses, every method but `encode` ends in an OutputError.
+    `encode` and `read` run in several threads at once; all else is called by one thread at a time.
+    Where the disk refuses, every method but `encode` ends in an OutputError.
     """
 
     def encode(self, pixels: NDArray[np.uint8]) -> bytes:

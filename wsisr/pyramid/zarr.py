@@ -13,10 +13,8 @@ References:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import cv2
@@ -24,13 +22,13 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.errors import UsageError
-from wsisr.files import os_errors, remove, sync_file, sync_folder, write_part
+from wsisr.errors import OptionError, UsageError
 from wsisr.pyramid.encode import padded
 from wsisr.pyramid.levels import EMPTY, TileAddress, TileIndex
 from wsisr.pyramid.ngff import BLOSC_LEVEL, is_sharded, shard_tiles, write_metadata
 from wsisr.pyramid.records import checksum
 from wsisr.pyramid.spec import PyramidSpec
+from wsisr.pyramid.stores import ChunkStore
 
 _EMPTY_CHUNK = 2**64 - 1
 
@@ -38,25 +36,23 @@ _EMPTY_CHUNK = 2**64 - 1
 class ZarrSink:
     """An OME-Zarr under construction (a `TileSink`)."""
 
-    def __init__(self, path: Path, partial: Path, spec: PyramidSpec, *, resume: bool) -> None:
+    def __init__(self, path: Path, store: ChunkStore, spec: PyramidSpec, *, resume: bool) -> None:
         if spec.samples != 3:
             raise UsageError(f"{path}: a map of one channel is written as .ome.tif alone")
         if spec.associated:
             raise UsageError(f"{path}: OME-Zarr takes no label or macro; write an .ome.tif")
-        self._path = path
-        self._partial = partial
+        self._store = store
         self._spec = spec
         self._sharded = is_sharded(spec)
-        self._ends: dict[Path, int] = {}
-        self._touched: set[Path] = set()
-        self._touched_lock = Lock()
-        self._folders: set[Path] = set()
+        if self._sharded and not store.appends:
+            rule = "shards cannot be appended to in object storage; give 0.4, or a path"
+            raise OptionError("zarr_version", spec.zarr_version, rule)
+        self._ends: dict[str, int] = {}
         grey = len(set(spec.background)) == 1
         self._fill = spec.background[0] if grey else 0
         tile = np.full((spec.tile, spec.tile, 3), np.asarray(spec.background, np.uint8))
         self._blank = b"" if grey else self.encode(tile)
-        with os_errors(path):
-            partial.mkdir(exist_ok=resume)
+        store.begin(resume=resume)
 
     def encode(self, pixels: NDArray[np.uint8]) -> bytes:
         """Encodes a chunk: the tile's planes, grown to the tile size by repeating its edge."""
@@ -76,18 +72,11 @@ class ZarrSink:
 
     def append(self, address: TileAddress, data: bytes) -> tuple[int, int]:
         """Writes a chunk file, or appends to the shard."""
-        path = self._file(address)
-        folder = path.parent
-        offset = self._ends.get(path, 0) if self._sharded else 0
-        with os_errors(self._path):
-            if folder not in self._folders:
-                folder.mkdir(parents=True, exist_ok=True)
-                self._folders.add(folder)
-            write_part(path, offset, data, last=not self._sharded)
+        name = self._name(address)
+        offset = self._ends.get(name, 0) if self._sharded else 0
+        self._store.write(name, offset, data, last=not self._sharded)
         if self._sharded:
-            self._ends[path] = offset + len(data)
-        with self._touched_lock:
-            self._touched.add(path)
+            self._ends[name] = offset + len(data)
         return offset, len(data)
 
     def append_blank(self, address: TileAddress) -> tuple[int, int, int]:
@@ -98,83 +87,57 @@ class ZarrSink:
 
     def read(self, address: TileAddress, offset: int, length: int) -> bytes:
         """Reads the stored bytes of a chunk."""
-        if length == 0:
-            return b""
-        with os_errors(self._path), self._file(address).open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
+        return self._store.read(self._name(address), offset, length) if length else b""
 
     def restore(self, index: TileIndex) -> None:
         """Goes on behind the last kept chunk of each shard; removes all other chunk files."""
-        kept: dict[Path, int] = {}
+        kept: dict[str, int] = {}
         for address, offset, length in _stored(index):
-            path = self._file(address)
-            kept[path] = max(kept.get(path, 0), offset + length)
-        for path in sorted(self._partial.rglob("*")):
-            if not path.is_dir() and path not in kept:
-                remove(path)
+            name = self._name(address)
+            kept[name] = max(kept.get(name, 0), offset + length)
+        self._store.keep(kept)
         if self._sharded:
-            for path, end in kept.items():
-                with os_errors(self._path):
-                    os.truncate(path, end)
             self._ends = kept
 
     def sync(self) -> None:
-        """Has the disk hold the files written since the last call."""
-        with self._touched_lock:
-            touched, self._touched = self._touched, set()
-        for path in touched:
-            with os_errors(self._path):
-                sync_file(path)
+        """Has the store hold what was written since the last call."""
+        self._store.sync()
 
     def finish(self, index: TileIndex, provenance: Mapping[str, Any]) -> None:
-        """Writes shard indexes and metadata, then renames the folder to the output."""
+        """Writes shard indexes and metadata, and makes the output complete."""
         if self._sharded:
             self._write_shard_indexes(index)
-        with os_errors(self._path):
-            self._touched.update(write_metadata(self._partial, self._spec, self._fill, provenance))
-        self.sync()
-        with os_errors(self._path):
-            replaced = self._path.with_name(self._path.name + ".replaced")
-            if self._path.exists():
-                remove(replaced)
-                self._path.rename(replaced)
-            self._partial.rename(self._path)
-            sync_folder(self._path.parent)
-            remove(replaced)
+        self._store.finish(lambda root: write_metadata(root, self._spec, self._fill, provenance))
 
     def close(self) -> None:
-        """Has nothing to close: no file stays open between calls."""
+        """Closes the store."""
+        self._store.close()
 
     def discard(self) -> None:
-        """Removes the partial folder."""
-        remove(self._partial)
+        """Removes what was written."""
+        self._store.discard()
 
-    def _file(self, address: TileAddress) -> Path:
+    def _name(self, address: TileAddress) -> str:
         level, row, col = address
         if self._sharded:
             side = shard_tiles(self._spec, level)
-            return self._partial.joinpath(
-                str(level), "c", "0", "0", "0", str(row // side), str(col // side)
-            )
-        return self._partial.joinpath(str(level), "0", "0", "0", str(row), str(col))
+            return f"{level}/c/0/0/0/{row // side}/{col // side}"
+        return f"{level}/0/0/0/{row}/{col}"
 
     def _write_shard_indexes(self, index: TileIndex) -> None:
         import google_crc32c
 
-        tables: dict[Path, NDArray[np.uint64]] = {}
+        tables: dict[str, NDArray[np.uint64]] = {}
         for (level, row, col), offset, length in _stored(index):
             side = shard_tiles(self._spec, level)
             table = tables.setdefault(
-                self._file((level, row, col)), np.full((side, side, 2), _EMPTY_CHUNK, "<u8")
+                self._name((level, row, col)), np.full((side, side, 2), _EMPTY_CHUNK, "<u8")
             )
             table[row % side, col % side] = offset, length
-        for path, table in tables.items():
+        for name, table in tables.items():
             data = table.tobytes()
             data += int(google_crc32c.value(data)).to_bytes(4, "little")
-            with os_errors(self._path):
-                write_part(path, self._ends[path], data, last=True)
-            self._touched.add(path)
+            self._store.write(name, self._ends[name], data, last=True)
 
 
 def _stored(index: TileIndex) -> Iterator[tuple[TileAddress, int, int]]:
