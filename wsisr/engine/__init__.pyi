@@ -1,4 +1,9 @@
 from .array import upscale_image as upscale_image
+from .band import compute_band as compute_band
+from .band import part_path as part_path
+from .band import parts_folder as parts_folder
+from .band import remove_parts as remove_parts
+from .band import split_rows as split_rows
 from .blend import CellBlender as CellBlender
 from .executor import Executor as Executor
 from .executor import InProcess as InProcess

@@ -7,6 +7,7 @@ that a lost tile takes its pieces' owners with it, and is made again from them w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,23 @@ class Restored:
     slots: dict[TileAddress, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SoundTile:
+    """A tile that can be gone on from.
+
+    Attributes:
+        record: what the journal says of it.
+        data: its stored bytes.
+        waits: whether the tile above is still to be made, for which `piece` is kept.
+        piece: what it gives to the tile above; None for pure background.
+    """
+
+    record: Record
+    data: bytes
+    waits: bool = False
+    piece: NDArray[np.uint8] | None = None
+
+
 def restore(out: Path, spec: PyramidSpec, records: list[Record], sink: TileSink) -> Restored:
     """Judges the records of a journal against the stored bytes; reads the partial output once.
 
@@ -51,23 +69,54 @@ def restore(out: Path, spec: PyramidSpec, records: list[Record], sink: TileSink)
     Raises:
         OutputError: the kept pieces cannot be read.
     """
+    restored = Restored()
+    for tile in sound_tiles(out, spec, records, sink):
+        address = tile.record.address
+        restored.records[address] = tile.record
+        if tile.waits:
+            restored.pieces[address] = tile.piece
+            if tile.record.slot >= 0:
+                restored.slots[address] = tile.record.slot
+    return restored
+
+
+def sound_tiles(
+    out: Path, spec: PyramidSpec, records: list[Record], sink: TileSink
+) -> Iterator[SoundTile]:
+    """Walks over the tiles that can be gone on from, and reads each once.
+
+    Args:
+        out: the output.
+        spec: the pyramid.
+        records: the records of the journal, in their order.
+        sink: the partial output.
+
+    Yields:
+        The tiles from the top level down, in the journal's order within a level.
+
+    Raises:
+        OutputError: the kept pieces cannot be read.
+    """
     latest = {record.address: record for record in records if _plausible(spec, record)}
     top = len(spec.levels) - 1
-    restored = Restored()
-    with os_errors(out), pieces_path(out).open("rb") as kept:
+    sound: set[TileAddress] = set()
+    with os_errors(out):
+        kept = pieces_path(out).open("rb")
+    with kept:
         for address in sorted(latest, key=lambda address: -address[0]):
             record = latest[address]
-            if not _sound(sink, record):
+            data = _read_sound(sink, record)
+            if data is None:
                 continue
-            if address[0] < top and address_above(address) not in restored.records:
-                found, piece = _piece(spec, record, kept.fileno())
+            if waits := address[0] < top and address_above(address) not in sound:
+                with os_errors(out):
+                    found, piece = _piece(spec, record, kept.fileno())
                 if not found:
                     continue
-                restored.pieces[address] = piece
-                if record.slot >= 0:
-                    restored.slots[address] = record.slot
-            restored.records[address] = record
-    return restored
+                yield SoundTile(record, data, waits, piece)
+            else:
+                yield SoundTile(record, data)
+            sound.add(address)
 
 
 def _plausible(spec: PyramidSpec, record: Record) -> bool:
@@ -80,12 +129,14 @@ def _plausible(spec: PyramidSpec, record: Record) -> bool:
     return row < rows and col < cols and fits
 
 
-def _sound(sink: TileSink, record: Record) -> bool:
+def _read_sound(sink: TileSink, record: Record) -> bytes | None:
+    """Reads the stored bytes of a tile; None where they are not what was written."""
     try:
         data = sink.read(record.address, record.offset, record.length)
     except OutputError:
-        return False
-    return len(data) == record.length and checksum(data) == record.checksum
+        return None
+    is_sound = len(data) == record.length and checksum(data) == record.checksum
+    return data if is_sound else None
 
 
 def _piece(spec: PyramidSpec, record: Record, kept: int) -> tuple[bool, NDArray[np.uint8] | None]:
