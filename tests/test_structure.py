@@ -37,7 +37,15 @@ MAY_IMPORT = {
 OPEN_TO_ALL = ("closing", "errors", "version")
 OPEN_ROOMS = {"cli", "api", "doctor", "__init__", "__main__"}
 """These may import everything."""
-OPTIONAL = {"spandrel", "torchvision", "transformers", "instanseg", "triton", "torch_xla"}
+OPTIONAL = {
+    "spandrel",
+    "torchvision",
+    "transformers",
+    "instanseg",
+    "triton",
+    "torch_xla",
+    "distributed",
+}
 """Imported only where an extra, or the user's own installation, brings them."""
 PACKAGES = ("wsisr", "train", "bench", "kernels/wsisr_kernels")
 

@@ -22,6 +22,7 @@ from wsisr.engine.run import compute_missing, smallest_block
 from wsisr.engine.stream import Stopwatch
 from wsisr.errors import OptionError, UsageError
 from wsisr.files import remove
+from wsisr.plan import Plan, Rect
 
 
 def split_rows(run: Run, count: int) -> list[range]:
@@ -51,6 +52,20 @@ def part_path(output: Path, rows: range) -> Path:
 def parts_folder(output: Path) -> Path:
     """Names the folder of an output's parts, `<output>.parts`."""
     return output.with_name(output.name + ".parts")
+
+
+def find_parts(output: Path) -> list[Path]:
+    """Finds the parts of an output, whatever bands they are."""
+    ending = "".join(output.suffixes[-2:]) + ".journal"
+    journals = sorted(parts_folder(output).glob("*" + ending))
+    return [path.with_name(path.name.removesuffix(".journal")) for path in journals]
+
+
+def band_plan(run: Run, rows: range) -> Plan:
+    """Gives the windows of some rows of the output's tiles."""
+    region, tile = run.plan.region, run.image.tile
+    top, bottom = rows.start * tile, min(rows.stop * tile, region.height)
+    return replace(run.plan, region=Rect(region.x, region.y + top, region.width, bottom - top))
 
 
 def remove_parts(output: Path) -> None:
