@@ -82,7 +82,12 @@ class UpscaleOptions(ModelSettings, total=False):
 
 
 @overload
-def upscale(source: Job, *, progress: Callable[[int, int], None] | None = None) -> Result: ...
+def upscale(
+    source: Job,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    scheduler: str | None = None,
+) -> Result: ...
 
 
 @overload
@@ -91,6 +96,7 @@ def upscale(
     output: str | Path,
     *,
     progress: Callable[[int, int], None] | None = None,
+    scheduler: str | None = None,
     **options: Unpack[UpscaleOptions],
 ) -> Result: ...
 
@@ -100,6 +106,7 @@ def upscale(
     output: str | Path | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
+    scheduler: str | None = None,
     **options: Any,
 ) -> Result:
     """Upscales a slide into a pyramid, `.ome.tif`, `.ome.tiff` or `.ome.zarr`.
@@ -112,6 +119,8 @@ def upscale(
         source: the input slide, or a whole job.
         output: path of the result, whose suffix picks the format; left out beside a job.
         progress: called with windows done and windows in all, after each window.
+        scheduler: address of a Dask scheduler whose workers compute the slide in bands, as
+            `tcp://host:port`, or `local`; None computes it here.
         options: see `UpscaleOptions`; left out beside a job.
 
     Returns:
@@ -136,7 +145,7 @@ def upscale(
         raise SlideError(f"{job.source} does not exist; check the path")
     from wsisr.scaleout import upscale as run
 
-    return run(job, progress)
+    return run(job, progress, scheduler)
 
 
 def make_job(source: str | Path, output: str | Path, **options: Unpack[UpscaleOptions]) -> Job:

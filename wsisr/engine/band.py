@@ -80,7 +80,7 @@ def compute_band(
     progress: Progress | None = None,
     *,
     open_executor: OpenExecutor = open_executor,
-) -> int:
+) -> tuple[int, int]:
     """Computes some rows of the output's tiles into a part; goes on where one was begun.
 
     Args:
@@ -91,7 +91,7 @@ def compute_band(
         open_executor: starts what computes the windows.
 
     Returns:
-        How many windows were computed.
+        How many windows were gone through, and on how many of them the model was run.
 
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
@@ -109,7 +109,7 @@ def compute_band(
         writers = [output.writer for output in outputs]
         missing = find_missing(writers, run.plan, smallest_block(run)).within(rows)
         compute = partial(compute_missing, run, outputs, missing, open_executor, clock)
-        windows, _ = compute(view, progress)
+        windows: tuple[int, int] = compute(view, progress)
         for writer in writers:
             writer.leave()
     return windows

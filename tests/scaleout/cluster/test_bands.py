@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import pytest
 import tifffile
 
 from tests.engine.support import job, tissue_like
+from tests.processes import python
 from wsisr.engine import Job, parts_folder, upscale
 from wsisr.errors import OptionError, UsageError
 from wsisr.scaleout.cluster import connection, upscale_on
@@ -47,7 +49,8 @@ def test_two_workers_make_the_pixels_of_one_process(
     seen: list[tuple[int, int]] = []
     made = upscale_on(scheduler, wanted(source, "out" + suffix), lambda *state: seen.append(state))
     assert made.sha256_pixels == whole.sha256_pixels
-    assert seen[-1][0] == seen[-1][1] > whole.windows
+    assert seen[-1][0] == seen[-1][1] == made.windows > whole.windows
+    assert made.tissue_windows >= whole.tissue_windows
     assert sorted(p.name for p in source.parent.glob("out*")) == ["out" + suffix]
     Path(made.output).rename(source.with_name("done" + suffix))
 
@@ -61,10 +64,10 @@ def test_a_killed_worker_costs_nothing(scheduler: str, source: Path) -> None:
     def kill(done: int, total: int) -> None:
         if done and not killed:
             os.kill(victim, signal.SIGKILL)
-            killed.append(done)
+            killed.append(done / total)
 
     made = upscale_on(scheduler, wanted(source, "killed.ome.tif"), kill)
-    assert killed
+    assert killed[0] < 1
     assert made.sha256_pixels == whole.sha256_pixels
     assert not parts_folder(Path(made.output)).exists()
 
@@ -119,3 +122,24 @@ def test_what_contradicts_a_cluster_is_refused(source: Path) -> None:
     there.touch()
     with pytest.raises(UsageError, match="exists"):
         upscale_on("local", replace(wanted(source, there.name), overwrite=False))
+
+
+@pytest.mark.slow
+def test_the_command_starts_workers_of_its_own(source: Path) -> None:
+    whole = upscale(wanted(source, "whole.ome.tif"))
+    out = source.with_name("command.ome.tif")
+    options = "--scale 4 --input-mpp 1 --model bicubic --window 128 --overlap 32 --tile 64"
+    done = python(
+        "from wsisr.cli import run\nif __name__ == '__main__': run()",
+        "upscale",
+        source,
+        out,
+        *options.split(),
+        "--compression",
+        "deflate",
+        "--scheduler",
+        "local",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["sha256_pixels"] == whole.sha256_pixels

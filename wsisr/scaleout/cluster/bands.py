@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wsisr.engine import (
@@ -86,6 +88,7 @@ def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> R
         ClusterError: one task cost several workers their lives.
         WsisrError: what a task met.
     """
+    begun = time.monotonic()
     resources: dict[str, Any] = {"resources": cluster.resources, "pure": False}
     submit = cluster.client.submit
     run: Run = _result(submit(tasks.prepare_job, job, VERSION, **resources))
@@ -94,6 +97,7 @@ def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> R
     bands = split_rows(run, wanted)
     sizes = {rows.start: len(band_plan(run, rows)) for rows in bands}
     topic = f"{tasks.TOPIC}-{uuid.uuid4().hex}"
+    counts = [(0, 0)]
     with _reports(cluster, topic) as reports:
         futures = {
             submit(tasks.band, run, rows, VERSION, topic, retries=RETRIES, **resources): rows.start
@@ -102,7 +106,7 @@ def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> R
         try:
             for finished in _ends(cluster, list(futures)):
                 for future in finished:
-                    _result(future)
+                    counts.append(_result(future))
                     reports[futures[future]] = sizes[futures[future]]
                 if progress is not None:
                     done = sum(min(reports.get(name, 0), size) for name, size in sizes.items())
@@ -113,7 +117,13 @@ def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> R
     parts = find_parts(job.output)
     result: Result = _result(submit(tasks.join, job, parts, VERSION, retries=RETRIES, **resources))
     remove_parts(job.output)
-    return result
+    windows, tissue_windows = map(sum, zip(*counts, strict=True))
+    return replace(
+        result,
+        windows=result.windows + windows,
+        tissue_windows=result.tissue_windows + tissue_windows,
+        seconds=round(time.monotonic() - begun, 3),
+    )
 
 
 @contextmanager

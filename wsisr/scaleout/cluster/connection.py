@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -89,7 +90,12 @@ def open_cluster(
         address: Any = scheduler
         if scheduler == "local":
             address = stack.enter_context(
-                LocalCluster(n_workers=usable_cores(), threads_per_worker=1, dashboard_address=None)
+                LocalCluster(
+                    n_workers=usable_cores(),
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    silence_logs=logging.ERROR,
+                )
             )
         try:
             client = stack.enter_context(Client(address, timeout=reach_s, set_as_default=False))

@@ -42,7 +42,7 @@ def prepare_job(job: Job, version: str) -> Run:
     return prepare(job)
 
 
-def band(run: Run, rows: range, version: str, topic: str) -> int:
+def band(run: Run, rows: range, version: str, topic: str) -> tuple[int, int]:
     """Computes a band of a slide into its part, see `wsisr.engine.compute_band`."""
     _check_version(version)
     with _one_at_a_time:
