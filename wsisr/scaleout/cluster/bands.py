@@ -91,7 +91,7 @@ def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> R
     begun = time.monotonic()
     resources: dict[str, Any] = {"resources": cluster.resources, "pure": False}
     submit = cluster.client.submit
-    run: Run = _result(submit(tasks.prepare_job, job, VERSION, **resources))
+    run: Run = result_of(submit(tasks.prepare_job, job, VERSION, **resources))
     rows = run.image.grid(0)[0]
     wanted = min(cluster.places * BANDS_OF_A_PLACE, max(cluster.places, rows // ROWS_OF_A_BAND))
     bands = split_rows(run, wanted)
@@ -106,7 +106,7 @@ def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> R
         try:
             for finished in _ends(cluster, list(futures)):
                 for future in finished:
-                    counts.append(_result(future))
+                    counts.append(result_of(future))
                     reports[futures[future]] = sizes[futures[future]]
                 if progress is not None:
                     done = sum(min(reports.get(name, 0), size) for name, size in sizes.items())
@@ -115,7 +115,9 @@ def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> R
             cluster.client.cancel(list(futures), force=True)
             raise
     parts = find_parts(job.output)
-    result: Result = _result(submit(tasks.join, job, parts, VERSION, retries=RETRIES, **resources))
+    result: Result = result_of(
+        submit(tasks.join, job, parts, VERSION, retries=RETRIES, **resources)
+    )
     remove_parts(job.output)
     windows, tissue_windows = map(sum, zip(*counts, strict=True))
     return replace(
@@ -131,8 +133,8 @@ def _reports(cluster: Cluster, topic: str) -> Iterator[dict[int, int]]:
     """Gathers how many windows of each band are done, by the band's first row."""
     reports: dict[int, int] = {}
 
-    def note(event: tuple[float, tuple[int, int]]) -> None:
-        name, done = event[1]
+    def note(event: tuple[float, tuple[int, int, int]]) -> None:
+        name, done, _ = event[1]
         reports[name] = max(done, reports.get(name, 0))
 
     cluster.client.subscribe_topic(topic, note)
@@ -154,7 +156,13 @@ def _ends(cluster: Cluster, futures: list[Future[Any]]) -> Iterator[list[Future[
         yield ended
 
 
-def _result(future: Future[Any]) -> Any:
+def result_of(future: Future[Any]) -> Any:
+    """Waits for a task and gives its result.
+
+    Raises:
+        ClusterError: it cost several workers their lives, or the scheduler was lost.
+        WsisrError: what the task met.
+    """
     from distributed import CancelledError, KilledWorker
 
     try:

@@ -22,8 +22,9 @@ from wsisr.engine import (
     upscale,
     window_model,
 )
-from wsisr.errors import UsageError
+from wsisr.errors import UsageError, WsisrError
 from wsisr.plan import Plan
+from wsisr.scaleout.cohort import Outcome, SlideTask
 from wsisr.version import VERSION
 
 if TYPE_CHECKING:
@@ -57,6 +58,18 @@ def join(job: Job, parts: list[Path], version: str) -> Result:
         return upscale(job, parts=parts, open_executor=open_kept)
 
 
+def slide(task: SlideTask, version: str, topic: str) -> Outcome:
+    """Computes a slide; its failure is an outcome, too."""
+    begun = time.monotonic()
+    try:
+        _check_version(version)
+        with _one_at_a_time:
+            result = upscale(task.job, _reporter(topic, task.id), open_executor=open_kept)
+    except WsisrError as error:
+        return Outcome(None, str(error), seconds=time.monotonic() - begun)
+    return Outcome(result, seconds=result.seconds, peak_rss_mb=result.peak_rss_mb)
+
+
 def open_kept(run: Run, plan: Plan, clock: Stopwatch) -> InProcess:
     """Starts the executor of this process with the model of the last run if it is the same."""
     made_by = {k: v for k, v in run.image.provenance.items() if k not in ("input", "region")}
@@ -74,7 +87,7 @@ def _check_version(version: str) -> None:
         raise UsageError(f"a worker has wsisr {VERSION}, the client {version}; install the same")
 
 
-def _reporter(topic: str, name: int) -> Callable[[int, int], None]:
+def _reporter(topic: str, name: int | str) -> Callable[[int, int], None]:
     from distributed import get_worker
 
     worker, last = get_worker(), 0.0
@@ -85,6 +98,6 @@ def _reporter(topic: str, name: int) -> Callable[[int, int], None]:
             last = time.monotonic()
             # a report that is lost is made up for by the next
             with suppress(OSError):
-                worker.log_event(topic, (name, done))
+                worker.log_event(topic, (name, done, total))
 
     return report
