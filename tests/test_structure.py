@@ -46,6 +46,7 @@ OPTIONAL = {
     "triton",
     "torch_xla",
     "aiohttp",
+    "distributed",
 }
 """Imported only where an extra, or the user's own installation, brings them."""
 PACKAGES = ("wsisr", "train", "bench", "kernels/wsisr_kernels")

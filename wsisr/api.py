@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-from wsisr.errors import SlideError
+from wsisr.errors import OptionError, SlideError
 from wsisr.urls import is_url
 
 if TYPE_CHECKING:
@@ -84,7 +84,12 @@ class UpscaleOptions(ModelSettings, total=False):
 
 
 @overload
-def upscale(source: Job, *, progress: Callable[[int, int], None] | None = None) -> Result: ...
+def upscale(
+    source: Job,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    scheduler: str | None = None,
+) -> Result: ...
 
 
 @overload
@@ -95,6 +100,7 @@ def upscale(
     progress: Callable[[int, int], None] | None = None,
     cache: str | Path | None = None,
     cache_gb: float | None = None,
+    scheduler: str | None = None,
     **options: Unpack[UpscaleOptions],
 ) -> Result: ...
 
@@ -106,6 +112,7 @@ def upscale(
     progress: Callable[[int, int], None] | None = None,
     cache: str | Path | None = None,
     cache_gb: float | None = None,
+    scheduler: str | None = None,
     **options: Any,
 ) -> Result:
     """Upscales a slide into a pyramid, `.ome.tif`, `.ome.tiff` or `.ome.zarr`.
@@ -121,6 +128,8 @@ def upscale(
         progress: called with windows done and windows in all, after each window.
         cache: folder of the copies of remote slides; None is the user's folder of caches.
         cache_gb: how many GB the copies may take; None is 50.
+        scheduler: address of a Dask scheduler whose workers compute the slide in bands, as
+            `tcp://host:port`, or `local`; None computes it here.
         options: see `UpscaleOptions`; left out beside a job.
 
     Returns:
@@ -137,6 +146,9 @@ def upscale(
         if output is None:
             raise TypeError("upscale() needs the path of the output beside the source")
         if is_url(source) or is_url(output):
+            if scheduler is not None:
+                rule = "its workers take no URL; copy the slide to the file system that they share"
+                raise OptionError("scheduler", scheduler, rule)
             return _upscale_remote(source, output, cache, cache_gb, progress, options)
         job = make_job(source, output, **options)
     elif output is not None or options:
@@ -147,7 +159,7 @@ def upscale(
         raise SlideError(f"{job.source} does not exist; check the path")
     from wsisr.scaleout import upscale as run
 
-    return run(job, progress)
+    return run(job, progress, scheduler)
 
 
 def _upscale_remote(

@@ -212,6 +212,12 @@ class TileSideType(click.ParamType):
     help="Number of processes that share the windows, on the GPUs in turn or on the cores.",
 )
 @run_option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Dask scheduler whose workers share the slide, as tcp://host:port, or local to start "
+    "workers on this machine.",
+)
+@run_option(
     "--precision",
     type=click.Choice(PRECISION_NAMES),
     show_default="bf16 where it is fast, else fp32",

@@ -1,4 +1,11 @@
 from .array import upscale_image as upscale_image
+from .band import band_plan as band_plan
+from .band import compute_band as compute_band
+from .band import find_parts as find_parts
+from .band import part_path as part_path
+from .band import parts_folder as parts_folder
+from .band import remove_parts as remove_parts
+from .band import split_rows as split_rows
 from .blend import CellBlender as CellBlender
 from .executor import Executor as Executor
 from .executor import InProcess as InProcess

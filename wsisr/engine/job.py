@@ -119,7 +119,7 @@ class Result:
             `seconds`.
         peak_rss_mb: largest resident set of the process, in MB.
         sha256_pixels: digest of the level-0 pixels before coding, rows top to bottom; None for a
-            resumed run, whose first pixels are gone.
+            lossy output of a resumed run, whose first pixels are gone.
         resumed_rows: rows of tiles that were written whole before this run.
         resumed_tiles: tiles that were written before this run.
         damaged_source_tiles: damaged tiles of the input that were treated as background.

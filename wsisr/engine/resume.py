@@ -44,6 +44,19 @@ class Missing:
         return rows
 
     @property
+    def rows_left(self) -> range:
+        """Gives the rows of tiles from the first to the last that are not written whole.
+
+        They begin and end on blocks; at least one row is among them.
+        """
+        first = self.rows_done
+        missing = np.flatnonzero(~self.done.all(axis=1))
+        end = max(first, int(missing[-1]) if len(missing) else first) + 1
+        while end < len(self.done) and end * self.tile % self.block:
+            end += 1
+        return range(first, end)
+
+    @property
     def tiles_done(self) -> int:
         """Counts the tiles that are written."""
         return int(np.count_nonzero(self.done))
@@ -58,10 +71,17 @@ class Missing:
         return not self.done[rows, columns].all()
 
     def remaining(self, plan: Plan) -> Plan:
-        """Gives a plan without the rows of output pixels that are written whole."""
-        region, rows = plan.region, self.rows_done * self.tile
-        rest = Rect(region.x, region.y + rows, region.width, region.height - rows)
+        """Gives a plan without the rows of pixels that are written whole, above and below."""
+        region, rows = plan.region, self.rows_left
+        top, bottom = rows.start * self.tile, min(rows.stop * self.tile, region.height)
+        rest = Rect(region.x, region.y + top, region.width, bottom - top)
         return replace(plan, region=rest)
+
+    def within(self, rows: range) -> Missing:
+        """Gives what is missing in some rows of tiles."""
+        done = self.done.copy()
+        done[: rows.start] = done[rows.stop :] = True
+        return replace(self, done=done)
 
 
 def find_missing(writers: Sequence[PyramidWriter], plan: Plan, block: int) -> Missing:

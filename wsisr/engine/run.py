@@ -9,22 +9,31 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 
 from wsisr.engine.executor import OpenExecutor, open_executor
 from wsisr.engine.job import Job, Progress, Result
 from wsisr.engine.output import MapOutput, Output, open_outputs
-from wsisr.engine.preparation import DamagedTiles, Run, open_view, prepare
-from wsisr.engine.resume import Missing, find_missing
+from wsisr.engine.preparation import DamagedTiles, Run, is_lossless, open_view, prepare
+from wsisr.engine.readback import digest_of
+from wsisr.engine.resume import Missing, find_missing, fingerprint
 from wsisr.engine.stream import Prefetch, Stopwatch, peak_rss_mb
 from wsisr.engine.uncertainty import companion_path
 from wsisr.engine.windows import WindowReader, find_damage, read_windows
+from wsisr.pyramid import adopt_part
+from wsisr.slides import View
 from wsisr.urls import shown
 
 QUEUED_BATCHES = 2
 
 
 def upscale(
-    job: Job, progress: Progress | None = None, *, open_executor: OpenExecutor = open_executor
+    job: Job,
+    progress: Progress | None = None,
+    *,
+    open_executor: OpenExecutor = open_executor,
+    parts: Sequence[Path] = (),
 ) -> Result:
     """Upscales a slide into a pyramid.
 
@@ -36,6 +45,8 @@ def upscale(
         job: what is asked for.
         progress: called after each window.
         open_executor: starts what computes the windows; by default this process does.
+        parts: what `compute_band` wrote; their tiles are copied, and computed here where one is
+            missing or torn.
 
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
@@ -46,9 +57,44 @@ def upscale(
     with ExitStack() as stack:
         view = stack.enter_context(open_view(job, damaged))
         outputs = open_outputs(run, stack, clock)
+        adopt_parts(run, outputs, parts)
         write_mask(run)
         missing = find_missing([each.writer for each in outputs], run.plan, smallest_block(run))
-        plan = missing.remaining(run.plan)
+        compute = partial(compute_missing, run, outputs, missing, open_executor, clock)
+        windows, tissue_windows = compute(view, progress)
+        if damaged is not None:
+            find_damage(run.plan, WindowReader(run.plan, view, run.tissue), missing)
+        finish(outputs, damaged, clock)
+    return sum_up(run, outputs, missing, windows, tissue_windows, damaged, clock)
+
+
+def compute_missing(
+    run: Run,
+    outputs: Sequence[Output],
+    missing: Missing,
+    open_executor: OpenExecutor,
+    clock: Stopwatch,
+    view: View,
+    progress: Progress | None,
+) -> tuple[int, int]:
+    """Reads, computes, blends and writes what the outputs lack.
+
+    Args:
+        run: the run.
+        outputs: take the windows.
+        missing: what they lack; with nothing missing no model is loaded.
+        open_executor: starts what computes the windows.
+        clock: counts the time.
+        view: the resolution that is upscaled.
+        progress: called after each window.
+
+    Returns:
+        How many windows were gone through, and on how many of them the model was run.
+    """
+    if missing.done.all():
+        return 0, 0
+    plan, tissue_windows = missing.remaining(run.plan), 0
+    with ExitStack() as stack:
         executor = stack.enter_context(open_executor(run, plan, clock))
         for output in outputs:
             output.begin(plan, missing.rows_done, executor.device)
@@ -56,17 +102,23 @@ def upscale(
         depth = QUEUED_BATCHES * executor.batch
         windows = Prefetch(read_windows(plan, reader, missing, clock), depth, "read")
         images = Prefetch(executor.map(stack.enter_context(windows)), depth, "model")
-        tissue_windows = 0
         for done, (window, computed) in enumerate(stack.enter_context(images), 1):
             for output in outputs:
                 output.take(window, computed)
             tissue_windows += window.tissue is not None
             if progress is not None:
                 progress(done, len(plan))
-        if damaged is not None:
-            find_damage(run.plan, reader, missing)
-        finish(outputs, damaged, clock)
-    return sum_up(run, outputs, missing, len(plan), tissue_windows, damaged, clock)
+    return len(plan), tissue_windows
+
+
+def adopt_parts(run: Run, outputs: Sequence[Output], parts: Sequence[Path]) -> None:
+    """Copies the tiles of parts into the output of a run.
+
+    Raises:
+        UsageError: a part belongs to another run.
+    """
+    for part in parts:
+        adopt_part(outputs[0].writer, run.job.output, part, fingerprint(run.image))
 
 
 def smallest_block(run: Run) -> int:
@@ -106,6 +158,10 @@ def sum_up(
 ) -> Result:
     """Says what came of a run."""
     job, image = run.job, run.image
+    digest = None if missing.tiles_done else outputs[0].sha256()
+    if digest is None and is_lossless(job):
+        with clock("reading back"):
+            digest = digest_of(job.output)
     settings = image.provenance.get("settings", {})
     maps = [output for output in outputs if isinstance(output, MapOutput)]
     return Result(
@@ -123,7 +179,7 @@ def sum_up(
         seconds=round(time.monotonic() - clock.started, 3),
         seconds_by_stage={k: round(v, 3) for k, v in sorted(clock.seconds.items())},
         peak_rss_mb=peak_rss_mb(),
-        sha256_pixels=None if missing.tiles_done else outputs[0].sha256(),
+        sha256_pixels=digest,
         resumed_rows=missing.rows_done,
         resumed_tiles=missing.tiles_done,
         damaged_source_tiles=len(damaged or ()),

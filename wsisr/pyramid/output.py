@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Generator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from wsisr.pyramid.records import (
     pieces_path,
     read_journal,
 )
-from wsisr.pyramid.resume import restore, slot_bytes
+from wsisr.pyramid.resume import SoundTile, restore, slot_bytes, sound_tiles
 from wsisr.pyramid.sink import TileSink
 from wsisr.pyramid.spec import PyramidSpec
 from wsisr.pyramid.stores import FolderStore, ObjectStore
@@ -30,6 +32,8 @@ from wsisr.urls import shown
 
 TIFF_SUFFIXES = (".ome.tif", ".ome.tiff")
 ZARR_SUFFIXES = (".ome.zarr",)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,42 @@ def _go_on(
         writer.abort(keep=True)
         raise
     return writer
+
+
+def part_tiles(part: Path, spec: PyramidSpec, out: Path, fingerprint: str) -> Generator[SoundTile]:
+    """Walks over the sound tiles of a part, of which there are none where it is missing or torn.
+
+    Args:
+        part: the part's path.
+        spec: the pyramid that it is a part of.
+        out: the pyramid's path, for its format.
+        fingerprint: that of the pyramid.
+
+    Yields:
+        The tiles from the top level down.
+
+    Raises:
+        UsageError: the part belongs to another run.
+        OutputError: another run writes to the part, or it cannot be read.
+    """
+    if not part.parent.is_dir():
+        return
+    target = _Target(part, spec, _format(part, spec), threads=1, url=None)
+    with lock_output(part):
+        try:
+            found = _read_unfinished(target)
+        except OutputError as error:
+            _log.warning("%s: its tiles are computed again", error)
+            return
+        if found is None:
+            return
+        header, records, _ = found
+        check_match(part, header, describe_run(spec, _format(out, spec), fingerprint))
+        sink = target.sink(resume=True)
+        try:
+            yield from sound_tiles(part, spec, records, sink)
+        finally:
+            sink.close()
 
 
 def _format(out: Path, spec: PyramidSpec) -> str:

@@ -7,6 +7,7 @@ that a lost tile takes its pieces' owners with it, and is made again from them w
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +25,8 @@ from wsisr.pyramid.spec import PyramidSpec
 
 READS_AT_ONCE = 8
 """Object storage answers each read after tens of milliseconds, whatever its size."""
-READS_WAITING = 1024
+READS_WAITING = 64
+"""Tiles that may be held in memory at a time."""
 
 
 @dataclass
@@ -42,6 +44,23 @@ class Restored:
     slots: dict[TileAddress, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SoundTile:
+    """A tile that can be gone on from.
+
+    Attributes:
+        record: what the journal says of it.
+        data: its stored bytes.
+        waits: whether the tile above is still to be made, for which `piece` is kept.
+        piece: what it gives to the tile above; None for pure background.
+    """
+
+    record: Record
+    data: bytes
+    waits: bool = False
+    piece: NDArray[np.uint8] | None = None
+
+
 def restore(out: Path, spec: PyramidSpec, records: list[Record], sink: TileSink) -> Restored:
     """Judges the records of a journal against the stored bytes; reads the partial output once.
 
@@ -57,24 +76,54 @@ def restore(out: Path, spec: PyramidSpec, records: list[Record], sink: TileSink)
     Raises:
         OutputError: the kept pieces cannot be read.
     """
+    restored = Restored()
+    for tile in sound_tiles(out, spec, records, sink):
+        address = tile.record.address
+        restored.records[address] = tile.record
+        if tile.waits:
+            restored.pieces[address] = tile.piece
+            if tile.record.slot >= 0:
+                restored.slots[address] = tile.record.slot
+    return restored
+
+
+def sound_tiles(
+    out: Path, spec: PyramidSpec, records: list[Record], sink: TileSink
+) -> Iterator[SoundTile]:
+    """Walks over the tiles that can be gone on from, and reads each once.
+
+    Args:
+        out: the output.
+        spec: the pyramid.
+        records: the records of the journal, in their order.
+        sink: the partial output.
+
+    Yields:
+        The tiles from the top level down, in the journal's order within a level.
+
+    Raises:
+        OutputError: the kept pieces cannot be read.
+    """
     latest = {record.address: record for record in records if _plausible(spec, record)}
     top = len(spec.levels) - 1
-    restored = Restored()
-    sound = _sound_ones(sink, list(latest.values()))
-    with os_errors(out), pieces_path(out).open("rb") as kept:
-        for address in sorted(latest, key=lambda address: -address[0]):
-            record = latest[address]
-            if address not in sound:
+    ordered = sorted(latest.values(), key=lambda record: -record.address[0])
+    sound: set[TileAddress] = set()
+    with os_errors(out):
+        kept = pieces_path(out).open("rb")
+    with kept:
+        for record, data in _read_sound(sink, ordered):
+            address = record.address
+            if data is None:
                 continue
-            if address[0] < top and address_above(address) not in restored.records:
-                found, piece = _piece(spec, record, kept.fileno())
+            if waits := address[0] < top and address_above(address) not in sound:
+                with os_errors(out):
+                    found, piece = _piece(spec, record, kept.fileno())
                 if not found:
                     continue
-                restored.pieces[address] = piece
-                if record.slot >= 0:
-                    restored.slots[address] = record.slot
-            restored.records[address] = record
-    return restored
+                yield SoundTile(record, data, waits, piece)
+            else:
+                yield SoundTile(record, data)
+            sound.add(address)
 
 
 def _plausible(spec: PyramidSpec, record: Record) -> bool:
@@ -87,23 +136,21 @@ def _plausible(spec: PyramidSpec, record: Record) -> bool:
     return row < rows and col < cols and fits
 
 
-def _sound_ones(sink: TileSink, records: list[Record]) -> set[TileAddress]:
-    """Gives the tiles whose stored bytes are as they were; several are read at a time."""
+def _read_sound(sink: TileSink, records: Sequence[Record]) -> Iterator[tuple[Record, bytes | None]]:
+    """Reads stored tiles, several at a time; None stands for bytes that are not as written."""
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        sound: set[TileAddress] = set()
         for start in range(0, len(records), READS_WAITING):
             some = records[start : start + READS_WAITING]
-            found = pool.map(partial(_sound, sink), some)
-            sound.update(record.address for record, is_so in zip(some, found, strict=True) if is_so)
-        return sound
+            yield from zip(some, pool.map(partial(_sound_bytes, sink), some), strict=True)
 
 
-def _sound(sink: TileSink, record: Record) -> bool:
+def _sound_bytes(sink: TileSink, record: Record) -> bytes | None:
     try:
         data = sink.read(record.address, record.offset, record.length)
     except OutputError:
-        return False
-    return len(data) == record.length and checksum(data) == record.checksum
+        return None
+    is_sound = len(data) == record.length and checksum(data) == record.checksum
+    return data if is_sound else None
 
 
 def _piece(spec: PyramidSpec, record: Record, kept: int) -> tuple[bool, NDArray[np.uint8] | None]:

@@ -30,7 +30,7 @@ from wsisr.pyramid.levels import (
     assemble,
 )
 from wsisr.pyramid.records import Record, checksum
-from wsisr.pyramid.resume import Restored
+from wsisr.pyramid.resume import Restored, SoundTile
 from wsisr.pyramid.sink import TileSink
 from wsisr.pyramid.spec import PyramidSpec
 from wsisr.pyramid.workers import TileWork, Workers
@@ -98,6 +98,17 @@ class PyramidWriter(Protocol):
         """
         ...
 
+    def adopt(self, tile: SoundTile) -> None:
+        """Takes a tile of any level as a part has stored it; one that is there already is left.
+
+        Args:
+            tile: the tile; whatever the part has of the levels above it was adopted before.
+
+        Raises:
+            OutputError: it could not be stored.
+        """
+        ...
+
     def done(self, row: int, col: int) -> bool:
         """Tells whether a tile was given, now or before the interruption that is gone on from.
 
@@ -117,6 +128,14 @@ class PyramidWriter(Protocol):
 
         Raises:
             OutputError: a tile is missing, or the disk refused.
+        """
+        ...
+
+    def leave(self) -> None:
+        """Stops with what was written kept, for a later run to go on from.
+
+        Raises:
+            OutputError: a tile could not be stored.
         """
         ...
 
@@ -183,6 +202,24 @@ class StreamWriter:
                 above = address_above(address)
                 self._climb(above, assemble(self.spec, above, pieces), used=list(pieces))
 
+    def adopt(self, tile: SoundTile) -> None:
+        """Takes a tile as a part has stored it: neither decoded nor encoded."""
+        address = tile.record.address
+        above = address_above(address)
+        with self._lock:
+            if self._index.has(address):
+                return
+            record = self._store(address, None if tile.record.state == BLANK else tile.data)
+            if address[0] == 0:
+                self._given[address[1:]] = True
+            if not tile.waits or self._index.has(above):
+                self._log.commit([record], None, [])
+                return
+            self._log.commit([record], (address, tile.piece), [])
+            pieces = self._pieces.add(address, tile.piece)
+        if pieces is not None:
+            self._climb(above, assemble(self.spec, above, pieces), used=list(pieces))
+
     def write_tile(self, row: int, col: int, pixels: NDArray[np.uint8]) -> None:
         """Takes a tile; waits while the queue is full."""
         self._give(row, col, pixels, None)
@@ -228,6 +265,13 @@ class StreamWriter:
             raise
         self._open = False
         self._log.discard()
+
+    def leave(self) -> None:
+        """Stops with what was written kept."""
+        self._check_open()
+        self._pool.join()
+        self._raise_failure()
+        self.abort(keep=True)
 
     def abort(self, keep: bool) -> None:
         """Stops the workers and keeps or removes what was written."""

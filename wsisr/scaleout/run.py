@@ -23,16 +23,21 @@ from wsisr.scaleout.devices import choose_devices, usable_cores
 from wsisr.scaleout.pool import PATIENCE_S, WorkerPool
 
 
-def upscale(job: Job, progress: Progress | None = None) -> Result:
+def upscale(job: Job, progress: Progress | None = None, scheduler: str | None = None) -> Result:
     """Upscales a slide on the devices that the job asks for.
 
     Args:
         job: what is asked for; with `gpus` or `workers` its windows are shared.
         progress: called after each window.
+        scheduler: of a Dask cluster that computes the slide in bands; None computes it here.
 
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
     """
+    if scheduler is not None:
+        from wsisr.scaleout.cluster import upscale_on
+
+        return upscale_on(scheduler, job, progress)
     if job.gpus is None and job.workers in (None, 1):
         return upscale_here(job, progress)
     devices = choose_devices(job.gpus, job.workers, job.device)
