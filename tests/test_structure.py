@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "errors": "",
     "version": "",
     "files": "",
+    "progress": "",
     "resolution": "",
     "formats": "",
     "resize": "wsisr_kernels",
@@ -27,10 +28,10 @@ MAY_IMPORT = {
     "models": "resize files wsisr_kernels",
     "pyramid": "plan formats resize files",
     "tissue": "slides resize",
-    "transcode": "pyramid slides formats resolution files",
-    "engine": "models pyramid slides tissue plan resize resolution files wsisr_kernels",
+    "transcode": "pyramid slides formats resolution progress files",
+    "engine": "models pyramid slides tissue plan resize resolution progress files wsisr_kernels",
     "evaluation": "slides tissue models.files resize resolution files formats",
-    "scaleout": "engine evaluation pyramid slides plan files",
+    "scaleout": "engine evaluation pyramid slides plan progress files",
     "viewer": "scaleout evaluation engine pyramid slides tissue plan files",
 }
 """Room of wsisr -> the rooms it may import, beside those that are open to all."""

@@ -11,19 +11,27 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from wsisr.engine.executor import OpenExecutor, open_executor
-from wsisr.engine.job import Job, Progress, Result
+from wsisr.engine.foresight import Announce, foresee_run
+from wsisr.engine.job import Job, Result
+from wsisr.engine.meter import Meter
 from wsisr.engine.output import MapOutput, Output, open_outputs
 from wsisr.engine.preparation import DamagedTiles, Run, open_view, prepare
 from wsisr.engine.resume import Missing, find_missing
+from wsisr.engine.size import check_room
 from wsisr.engine.stream import Prefetch, Stopwatch, peak_rss_mb
 from wsisr.engine.uncertainty import companion_path
 from wsisr.engine.windows import WindowReader, find_damage, read_windows
+from wsisr.progress import Progress
 
 QUEUED_BATCHES = 2
 
 
 def upscale(
-    job: Job, progress: Progress | None = None, *, open_executor: OpenExecutor = open_executor
+    job: Job,
+    progress: Progress | None = None,
+    *,
+    open_executor: OpenExecutor = open_executor,
+    announce: Announce | None = None,
 ) -> Result:
     """Upscales a slide into a pyramid.
 
@@ -35,12 +43,14 @@ def upscale(
         job: what is asked for.
         progress: called after each window.
         open_executor: starts what computes the windows; by default this process does.
+        announce: called with what the run will be, before the first window.
 
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
     """
     clock = Stopwatch()
     run = prepare(job)
+    check_room(run)
     damaged = None if run.damaged is None else set(run.damaged)
     with ExitStack() as stack:
         view = stack.enter_context(open_view(job, damaged))
@@ -48,24 +58,24 @@ def upscale(
         write_mask(run)
         missing = find_missing([each.writer for each in outputs], run.plan, smallest_block(run))
         plan = missing.remaining(run.plan)
+        if announce is not None:
+            announce(foresee_run(run))
         executor = stack.enter_context(open_executor(run, plan, clock))
         for output in outputs:
             output.begin(plan, missing.rows_done, executor.device)
+        meter = Meter(plan, run.tissue, missing, clock, progress)
         reader = WindowReader(plan, view, run.tissue)
         depth = QUEUED_BATCHES * executor.batch
         windows = Prefetch(read_windows(plan, reader, missing, clock), depth, "read")
         images = Prefetch(executor.map(stack.enter_context(windows)), depth, "model")
-        tissue_windows = 0
-        for done, (window, computed) in enumerate(stack.enter_context(images), 1):
+        for window, computed in stack.enter_context(images):
             for output in outputs:
                 output.take(window, computed)
-            tissue_windows += window.tissue is not None
-            if progress is not None:
-                progress(done, len(plan))
+            meter.add(window, outputs[0].pixels_done)
         if damaged is not None:
             find_damage(run.plan, reader, missing)
         finish(outputs, damaged, clock)
-    return sum_up(run, outputs, missing, len(plan), tissue_windows, damaged, clock)
+    return sum_up(run, outputs, missing, len(plan), meter.tissue_done, damaged, clock)
 
 
 def smallest_block(run: Run) -> int:

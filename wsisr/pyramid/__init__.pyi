@@ -2,6 +2,7 @@ from .encode import TileCodec as TileCodec
 from .encode import tiff_codec as tiff_codec
 from .levels import z_order as z_order
 from .output import open_writer as open_writer
+from .output import tile_encoder as tile_encoder
 from .spec import COMPRESSIONS as COMPRESSIONS
 from .spec import LAYOUTS as LAYOUTS
 from .spec import SUBSAMPLINGS as SUBSAMPLINGS

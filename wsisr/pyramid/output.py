@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsisr.errors import OptionError, OutputError, UsageError
 from wsisr.files import remove
+from wsisr.pyramid.encode import tiff_codec
 from wsisr.pyramid.journal import Journal, NoJournal, lock_output
 from wsisr.pyramid.records import (
     Record,
@@ -25,7 +29,7 @@ from wsisr.pyramid.sink import TileSink
 from wsisr.pyramid.spec import PyramidSpec
 from wsisr.pyramid.tiff import TiffSink
 from wsisr.pyramid.writer import PyramidWriter, StreamWriter
-from wsisr.pyramid.zarr import ZarrSink
+from wsisr.pyramid.zarr import ZarrSink, encode_chunk
 
 TIFF_SUFFIXES = (".ome.tif", ".ome.tiff")
 ZARR_SUFFIXES = (".ome.zarr",)
@@ -114,6 +118,15 @@ def open_writer(
             raise UsageError(f"{out}: an unfinished run is there; resume it, or give <overwrite>")
         target.remove_unfinished()
     return StreamWriter(spec, target.new_sink(), NoJournal(), threads=threads, keep=False)
+
+
+def tile_encoder(path: Path, spec: PyramidSpec) -> Callable[[NDArray[np.uint8]], bytes]:
+    """Gives what encodes the tiles of an output: uint8 (rows, columns, samples) to bytes.
+
+    Raises:
+        UsageError: the suffix is unknown.
+    """
+    return tiff_codec(spec).encode if _format(path, spec) == "tiff" else encode_chunk
 
 
 def _open_resumable(target: _Target, fingerprint: str, *, anew: bool) -> PyramidWriter:
