@@ -5,7 +5,7 @@ Everything heavy is imported when a function is called, and a missing file is to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from wsisr.engine import Job, Result
+    from wsisr.engine import Announce, Foresight, Job, Result
     from wsisr.models import Upscaler
     from wsisr.plan import Rect
+    from wsisr.progress import Progress
     from wsisr.pyramid import Compression, Layout, Subsampling, ZarrVersion
 
 
@@ -82,7 +83,12 @@ class UpscaleOptions(ModelSettings, total=False):
 
 
 @overload
-def upscale(source: Job, *, progress: Callable[[int, int], None] | None = None) -> Result: ...
+def upscale(
+    source: Job,
+    *,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
+) -> Result: ...
 
 
 @overload
@@ -90,7 +96,8 @@ def upscale(
     source: str | Path,
     output: str | Path,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
     **options: Unpack[UpscaleOptions],
 ) -> Result: ...
 
@@ -99,7 +106,8 @@ def upscale(
     source: Job | str | Path,
     output: str | Path | None = None,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
     **options: Any,
 ) -> Result:
     """Upscales a slide into a pyramid, `.ome.tif`, `.ome.tiff` or `.ome.zarr`.
@@ -111,7 +119,8 @@ def upscale(
     Args:
         source: the input slide, or a whole job.
         output: path of the result, whose suffix picks the format; left out beside a job.
-        progress: called with windows done and windows in all, after each window.
+        progress: called after each window with a `State`: windows and pixels done, time to go.
+        announce: called with a `Foresight` when the first window is about to be computed.
         options: see `UpscaleOptions`; left out beside a job.
 
     Returns:
@@ -136,7 +145,29 @@ def upscale(
         raise SlideError(f"{job.source} does not exist; check the path")
     from wsisr.scaleout import upscale as run
 
-    return run(job, progress)
+    return run(job, progress, announce=announce)
+
+
+def foresee(job: Job) -> Foresight:
+    """Says what a run will be: size, windows, disk, memory, and time from a short calibration.
+
+    A few windows of the slide are computed in the system's temporary folder; elsewhere nothing is
+    written.
+
+    Args:
+        job: what is asked for.
+
+    Returns:
+        What the run will be.
+
+    Raises:
+        WsisrError: what is wrong with which file or option, and what to do.
+    """
+    if not job.source.exists():
+        raise SlideError(f"{job.source} does not exist; check the path")
+    from wsisr.scaleout import estimate
+
+    return estimate(job)
 
 
 def make_job(source: str | Path, output: str | Path, **options: Unpack[UpscaleOptions]) -> Job:
