@@ -236,6 +236,7 @@ def _part(run: Run, block: Rect, folder: Path) -> Run:
         job=part,
         plan=replace(plan, region=block),
         image=replace(run.image, width=block.width, height=block.height),
+        map=None,  # what is measured is the image
     )
 
 
