@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from wsisr.engine import (
@@ -36,7 +35,7 @@ from wsisr.scaleout.run import opener
 
 CALIBRATION_S = 10.0
 """How long the windows of a calibration may take, beside the first."""
-MOST_WINDOWS = 5
+MOST_WINDOWS = 6
 """Side of the largest block of windows that a calibration computes."""
 GLASS_STREAM = 0.5
 """What reading, blending and coding glass takes of the time that they take for tissue."""
@@ -48,39 +47,21 @@ class Pace:
 
     Attributes:
         start: seconds until the first window.
-        model: seconds that a window with tissue takes of the devices, all of them together.
-        model_cpu: CPU seconds of the same; 0 on GPUs.
-        reading: seconds that reading a window with tissue takes.
-        blending: the same for blending it.
-        encoding: the same for halving and coding it.
+        tissue: seconds that each window with tissue takes, all stages and devices at work.
+        glass: the same for a window of glass.
         size: bytes that were written for each byte that was foreseen.
         peak_rss_mb: largest resident set of the process, in MB.
     """
 
     start: float
-    model: float
-    model_cpu: float
-    reading: float
-    blending: float
-    encoding: float
+    tissue: float
+    glass: float
     size: float
     peak_rss_mb: float
 
     def seconds(self, tissue: int, glass: int) -> float:
-        """Estimates the duration of a run.
-
-        The stages run beside each other: it is as long as the longest, or as long as the cores
-        take for all of them.
-        """
-        windows = tissue + GLASS_STREAM * glass
-        stages = [
-            tissue * self.model,
-            windows * self.reading,
-            windows * self.blending,
-            windows * self.encoding / ENCODING_THREADS,
-        ]
-        stream = windows * (self.reading + self.blending + self.encoding)
-        return self.start + max(*stages, (tissue * self.model_cpu + stream) / usable_cores())
+        """Estimates the duration of a run of so many windows."""
+        return self.start + self.tissue * tissue + self.glass * glass
 
 
 def foresee(job: Job) -> Foresight:
@@ -137,7 +118,7 @@ def calibrate(run: Run) -> Pace:
     """
     tissue = find_tissue_windows(run.plan, run.tissue)
     first = _measure(run, tissue, 1)
-    side = math.isqrt(int(CALIBRATION_S / max(first.model, 1e-9)))
+    side = math.isqrt(int(CALIBRATION_S / max(first.tissue, 1e-9)))
     side = min(side, MOST_WINDOWS, *tissue.shape)
     return _measure(run, tissue, side) if side > 1 else first
 
@@ -154,36 +135,37 @@ def _measure(run: Run, tissue: NDArray[np.bool_], side: int) -> Pace:
             open_executor=opener(part.job),
             progress=lambda state: ends.append(time.monotonic() - started),
         )
+        seconds = time.monotonic() - started
         # tiles that are filled up would count too much
         is_whole = block.width >= run.image.tile and block.height >= run.image.tile
         foreseen = foresee_run(part).output_bytes
         size = _written(Path(result.output)) / max(1, foreseen) if is_whole else 1.0
-    return _pace(result, ends[0], size, _threads(run))
+    return _pace(result, ends[0], seconds, size)
 
 
-def _pace(result: Result, first: float, size: float, threads: int) -> Pace:
+def _pace(result: Result, first: float, seconds: float, size: float) -> Pace:
+    """Works out the pace of a run.
+
+    Args:
+        result: of the run.
+        first: seconds until its first window was finished.
+        seconds: its duration.
+        size: bytes that it has written for each byte that was foreseen.
+    """
     stages: Mapping[str, float] = result.seconds_by_stage
     windows, tissue = result.windows, max(1, result.tissue_windows)
     model = stages.get("model", 0.0) / tissue
+    stream = [stages.get(name, 0.0) / windows for name in ("reading", "blending", "encoding")]
+    # what is finished together with the first window is known by the model's time alone
+    rest = (seconds - first) / (tissue - 1) if tissue > 1 else model + sum(stream)
+    glass = GLASS_STREAM * max(*stream[:2], stream[2] / ENCODING_THREADS)
     return Pace(
         start=max(0.0, first - model),
-        model=model,
-        model_cpu=model * threads,
-        reading=stages.get("reading", 0.0) / windows,
-        blending=stages.get("blending", 0.0) / windows,
-        encoding=stages.get("encoding", 0.0) / windows,
+        tissue=max(rest, model),
+        glass=max(glass, GLASS_STREAM * sum(stream) / usable_cores()),
         size=size,
         peak_rss_mb=result.peak_rss_mb,
     )
-
-
-def _threads(run: Run) -> int:
-    """Counts the CPU threads that compute windows; none where GPUs do."""
-    job = run.job
-    if job.gpus is not None or run.model.device.type != "cpu":
-        return 0
-    cores = usable_cores()
-    return min(cores, torch.get_num_threads() if job.workers is None else cores)
 
 
 def _block(run: Run, tissue: NDArray[np.bool_], side: int) -> Rect:
