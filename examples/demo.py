@@ -39,9 +39,9 @@ def main() -> None:
     print("Its pixels are computer-generated and not for primary diagnosis.")
 
 
-def show_progress(done: int, total: int) -> None:
+def show_progress(state: wsisr.State) -> None:
     """Counts the windows on one line of the terminal."""
-    print(f"\r{done} of {total} windows", end="", file=sys.stderr, flush=True)
+    print(f"\r{state.done} of {state.total} windows", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

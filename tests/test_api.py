@@ -71,9 +71,9 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(
 def test_names_of_the_face() -> None:
     wanted = {
         *("upscale", "upscale_image", "convert", "evaluate", "measure", "open_slide", "load_model"),
-        "staged",
+        *("foresee", "staged"),
         *("Job", "Rect", "Result", "WsisrError", "UsageError", "OptionError", "SlideError"),
-        *("ModelError", "OutputError", "__version__"),
+        *("ModelError", "OutputError", "State", "__version__"),
     }
     assert set(wsisr.__all__) == wanted
     assert wanted - {"__version__"} <= set(dir(wsisr))
@@ -103,12 +103,17 @@ def test_names_of_choices_are_those_that_are_registered() -> None:
 
 def test_a_job_and_keywords_make_the_same_pixels(picture: Path) -> None:
     first, second = (picture.with_name(f"{name}.ome.tif") for name in ("first", "second"))
-    seen: list[tuple[int, int]] = []
+    seen: list[wsisr.State] = []
     job = wsisr.Job(
         picture, first, scale=4, input_mag=10, model="bicubic", tile=256, settings={"seed": 3}
     )
-    by_job = wsisr.upscale(job, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (by_job.windows, by_job.windows)
+    by_job = wsisr.upscale(job, progress=seen.append)
+    last = seen[-1]
+    assert (last.done, last.total) == (by_job.windows, by_job.windows)
+    assert last.tissue_done == last.tissue_total == by_job.tissue_windows
+    assert last.pixels_done == by_job.width * by_job.height
+    assert 0 <= last.busy_share <= 1
+    assert last.seconds_to_go == 0
     by_keywords = wsisr.upscale(
         str(picture),
         str(second),
@@ -129,8 +134,8 @@ def test_an_unfinished_run_is_not_taken_over_by_one_with_other_tiles(picture: Pa
     out = picture.with_name("out.ome.tif")
 
     def run(tile: int, after: int, **options: bool) -> wsisr.Result:
-        def stop(done: int, total: int) -> None:
-            if done == after:
+        def stop(state: wsisr.State) -> None:
+            if state.done == after:
                 raise KeyboardInterrupt
 
         return wsisr.upscale(

@@ -37,8 +37,8 @@ def run(name, suffix, progress=None, **options):
     facts[name] = [result.width, result.height, result.resumed_tiles]
     assert result.peak_rss_mb > 1
 
-def stop(done, total):
-    if done == 10:
+def stop(state):
+    if state.done == 10:
         raise KeyboardInterrupt
 
 try:

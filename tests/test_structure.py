@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "urls": "",
     "version": "",
     "files": "",
+    "progress": "",
     "resolution": "",
     "formats": "",
     "resize": "wsisr_kernels",
@@ -28,10 +29,11 @@ MAY_IMPORT = {
     "models": "resize files wsisr_kernels",
     "pyramid": "plan formats resize files urls",
     "tissue": "slides resize",
-    "transcode": "pyramid slides formats resolution files",
-    "engine": "models pyramid slides tissue plan resize resolution files urls wsisr_kernels",
+    "transcode": "pyramid slides formats resolution progress files",
+    "engine": "models pyramid slides tissue plan resize resolution progress files urls "
+    "wsisr_kernels",
     "evaluation": "slides tissue models.files resize resolution files formats urls",
-    "scaleout": "engine evaluation pyramid slides plan files urls",
+    "scaleout": "engine evaluation pyramid slides plan progress files urls",
     "viewer": "scaleout evaluation engine pyramid slides tissue plan files",
 }
 """Room of wsisr -> the rooms it may import, beside those that are open to all."""

@@ -17,6 +17,7 @@ from wsisr import transcode as module
 from wsisr.cli import cli
 from wsisr.errors import SlideError, UsageError
 from wsisr.formats import Photometric
+from wsisr.progress import State
 from wsisr.pyramid import PyramidSpec
 from wsisr.slides import open_slide
 from wsisr.transcode import convert
@@ -103,8 +104,8 @@ def test_damage_is_listed_whole_after_an_interruption(tmp_path: Path) -> None:
     data[offset : offset + length] = bytes(length)
     path.write_bytes(data)
 
-    def interrupt(done: int, tiles: int) -> None:
-        if done == 40:
+    def interrupt(state: State) -> None:
+        if state.done == 40:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -199,8 +200,8 @@ def test_an_unreadable_slide_leaves_nothing(data_dir: Path, tmp_path: Path) -> N
 def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
     path, out = source(tmp_path), tmp_path / "out.ome.tif"
 
-    def interrupt(done: int, tiles: int) -> None:
-        if done == 40:
+    def interrupt(state: State) -> None:
+        if state.done == 40:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

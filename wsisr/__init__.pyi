@@ -1,3 +1,4 @@
+from .api import foresee as foresee
 from .api import load_model as load_model
 from .api import upscale as upscale
 from .api import upscale_image as upscale_image
@@ -14,6 +15,7 @@ from .errors import UsageError as UsageError
 from .errors import WsisrError as WsisrError
 from .evaluation import measure as measure
 from .plan import Rect as Rect
+from .progress import State as State
 from .slides import open_slide as open_slide
 
 __version__: str

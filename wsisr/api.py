@@ -5,20 +5,22 @@ Everything heavy is imported when a function is called, and a missing file is to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-from wsisr.errors import OptionError, SlideError
+from wsisr.api_remote import staged
+from wsisr.errors import SlideError
 from wsisr.urls import is_url
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from wsisr.engine import Job, Result
+    from wsisr.engine import Announce, Foresight, Job, Result
     from wsisr.models import Upscaler
     from wsisr.plan import Rect
+    from wsisr.progress import Progress
     from wsisr.pyramid import Compression, Layout, Subsampling, ZarrVersion
 
 
@@ -87,7 +89,8 @@ class UpscaleOptions(ModelSettings, total=False):
 def upscale(
     source: Job,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
     scheduler: str | None = None,
 ) -> Result: ...
 
@@ -97,10 +100,11 @@ def upscale(
     source: str | Path,
     output: str | Path,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
+    scheduler: str | None = None,
     cache: str | Path | None = None,
     cache_gb: float | None = None,
-    scheduler: str | None = None,
     **options: Unpack[UpscaleOptions],
 ) -> Result: ...
 
@@ -109,10 +113,11 @@ def upscale(
     source: Job | str | Path,
     output: str | Path | None = None,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
+    scheduler: str | None = None,
     cache: str | Path | None = None,
     cache_gb: float | None = None,
-    scheduler: str | None = None,
     **options: Any,
 ) -> Result:
     """Upscales a slide into a pyramid, `.ome.tif`, `.ome.tiff` or `.ome.zarr`.
@@ -125,11 +130,12 @@ def upscale(
         source: the input slide as a path or a URL, or a whole job.
         output: path of the result, whose suffix picks the format; an OME-Zarr may be a URL of
             object storage. It is left out beside a job.
-        progress: called with windows done and windows in all, after each window.
-        cache: folder of the copies of remote slides; None is the user's folder of caches.
-        cache_gb: how many GB the copies may take; None is 50.
+        progress: called after each window with a `State`: windows and pixels done, time to go.
+        announce: called with a `Foresight` when the first window is about to be computed.
         scheduler: address of a Dask scheduler whose workers compute the slide in bands, as
             `tcp://host:port`, or `local`; None computes it here.
+        cache: folder of the copies of remote slides; None is the user's folder of caches.
+        cache_gb: how many GB the copies may take; None is 50.
         options: see `UpscaleOptions`; left out beside a job.
 
     Returns:
@@ -145,12 +151,11 @@ def upscale(
     if isinstance(source, str | Path):
         if output is None:
             raise TypeError("upscale() needs the path of the output beside the source")
-        if is_url(source) or is_url(output):
-            if scheduler is not None:
-                rule = "its workers take no URL; copy the slide to the file system that they share"
-                raise OptionError("scheduler", scheduler, rule)
-            return _upscale_remote(source, output, cache, cache_gb, progress, options)
-        job = make_job(source, output, **options)
+        if is_url(source):
+            with staged(source, cache=cache, cache_gb=cache_gb) as local:
+                job = make_job(local, output, cache, cache_gb, **options)
+                return upscale(job, progress=progress, announce=announce, scheduler=scheduler)
+        job = make_job(source, output, cache, cache_gb, **options)
     elif output is not None or options:
         raise TypeError("upscale() takes the output and all options from the job")
     else:
@@ -159,37 +164,62 @@ def upscale(
         raise SlideError(f"{job.source} does not exist; check the path")
     from wsisr.scaleout import upscale as run
 
-    return run(job, progress, scheduler)
+    return run(job, progress, scheduler=scheduler, announce=announce)
 
 
-def _upscale_remote(
-    source: str | Path,
-    output: str | Path,
-    folder: str | Path | None,
-    gb: float | None,
-    progress: Callable[[int, int], None] | None,
-    options: Any,
-) -> Result:
-    from wsisr.scaleout.remote import find_destination, open_cache, staged
+def foresee(job: Job) -> Foresight:
+    """Says what a run will be: size, windows, disk, memory, and time from a short calibration.
 
-    cache = open_cache(folder, gb)
-    place = find_destination(output, cache)
-    with staged(source, cache) as local:
-        job = make_job(local, place.path, destination=place.url, **options)
-        return upscale(job, progress=progress)
+    A few windows of the slide are computed in the system's temporary folder; elsewhere nothing is
+    written.
 
+    Args:
+        job: what is asked for.
 
-def make_job(source: str | Path, output: str | Path, **options: Unpack[UpscaleOptions]) -> Job:
-    """Makes a job of keywords: settings of the model among them, paths as text or `Path`.
+    Returns:
+        What the run will be.
 
     Raises:
+        WsisrError: what is wrong with which file or option, and what to do.
+    """
+    if not job.source.exists():
+        raise SlideError(f"{job.source} does not exist; check the path")
+    from wsisr.scaleout import estimate
+
+    return estimate(job)
+
+
+def make_job(
+    source: str | Path,
+    output: str | Path,
+    cache: str | Path | None = None,
+    cache_gb: float | None = None,
+    **options: Unpack[UpscaleOptions],
+) -> Job:
+    """Makes a job of keywords: settings of the model among them, paths as text or `Path`.
+
+    Args:
+        source: the input slide, on this machine.
+        output: path of the result, or a URL of object storage.
+        cache: folder of the journal of an output behind a URL, see `upscale`.
+        cache_gb: see `upscale`.
+        options: see `UpscaleOptions`.
+
+    Raises:
+        UsageError: nothing can be written to the URL.
         TypeError: an option that does not exist.
     """
     from wsisr.engine import Job
 
     fields: dict[str, Any] = dict(options)
     settings = {name: fields.pop(name, None) for name in ModelSettings.__annotations__}
-    return Job(Path(source), Path(output), settings=_given(settings), **fields)
+    path = Path(output)
+    if is_url(output):
+        from wsisr.scaleout.remote import find_destination, open_cache
+
+        place = find_destination(output, open_cache(cache, cache_gb))
+        path, fields["destination"] = place.path, place.url
+    return Job(Path(source), path, settings=_given(settings), **fields)
 
 
 def upscale_image(

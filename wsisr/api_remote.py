@@ -12,6 +12,7 @@ from wsisr.urls import is_url, shown
 
 if TYPE_CHECKING:
     from wsisr.evaluation import Evaluation
+    from wsisr.progress import Progress
     from wsisr.pyramid import Compression, Layout, Subsampling, ZarrVersion
     from wsisr.transcode import ConvertResult
 
@@ -33,7 +34,7 @@ class ConvertOptions(TypedDict, total=False):
     threads: int
     overwrite: bool
     resume: bool | None
-    progress: Callable[[int, int], None]
+    progress: Progress
 
 
 class EvaluateOptions(TypedDict, total=False):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from wsisr.formats import (
     PlanarConfiguration,
     jpeg_header,
 )
+from wsisr.progress import Progress, State
 from wsisr.pyramid import (
     Compression,
     Layout,
@@ -132,7 +132,7 @@ def convert(
     overwrite: bool = False,
     resume: bool | None = None,
     destination: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, tiles: None,
+    progress: Progress = lambda state: None,
 ) -> ConvertResult:
     """Converts a slide to OME-TIFF or OME-Zarr without a model.
 
@@ -163,7 +163,7 @@ def convert(
         resume: None and True go on from an unfinished run if there is one; False discards it.
         destination: URL of object storage that takes an OME-Zarr in place of `output`, which then
             names the journal's place.
-        progress: called with the tiles done and all tiles of level 0.
+        progress: called after each tile of level 0, with how many are done.
 
     Returns:
         What was written.
@@ -237,12 +237,13 @@ def _write_tiles(
     tiles: JpegTiles | None,
     writer: PyramidWriter,
     damaged: DamagedTiles | None,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> int:
     """Gives every tile that is not there yet; counts those of them that are copies."""
     spec = writer.spec
     rows, cols = spec.grid(0)
-    copied = 0
+    copied = pixels_done = 0
+    start = time.monotonic()
     with ExitStack() as stack:
         file = stack.enter_context(slide.path.open("rb")) if tiles else None
         for number, (row, col) in enumerate(z_order(rows, cols), start=1):
@@ -260,7 +261,9 @@ def _write_tiles(
                 else:
                     writer.write_encoded(row, col, data, pixels)
                     copied += 1
-            progress(number, rows * cols)
+            pixels_done += math.prod(spec.tile_shape(0, row, col))
+            seconds = time.monotonic() - start
+            progress(State(number, rows * cols, 0, pixels_done, 0.0, seconds))
     return copied
 
 

@@ -1,25 +1,76 @@
-"""The bar that shows how far a run is."""
+"""How far a run is, for people: a bar on a terminal, and else a line now and then."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from wsisr.engine import Foresight
+    from wsisr.progress import Progress, State
+
+LINE_S = 60.0
+"""How often a line is written where there is no terminal."""
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}s [{elapsed}{postfix}]"
 
 
 @contextmanager
-def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar on stderr if that is a terminal, and yields what moves it: `(done, total)`.
+def progress_bar(unit: str) -> Iterator[Progress]:
+    """Shows on stderr how far a run is, and yields what it is told by.
 
     Args:
         unit: what is counted.
     """
+    if not sys.stderr.isatty():
+        yield lines(unit)
+        return
     from tqdm import tqdm
 
-    with tqdm(unit=unit, disable=None, file=sys.stderr) as bar:
+    with tqdm(unit=unit, file=sys.stderr, bar_format=BAR) as bar:
 
-        def move(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+        def move(state: State) -> None:
+            bar.total = state.total
+            bar.set_postfix_str(describe(state), refresh=False)
+            bar.update(state.done - bar.n)
 
         yield move
+
+
+def lines(unit: str) -> Progress:
+    """Gives what writes a line on stderr once a minute.
+
+    Args:
+        unit: what is counted.
+    """
+    written = time.monotonic()
+
+    def tell(state: State) -> None:
+        nonlocal written
+        now = time.monotonic()
+        if now - written >= LINE_S:
+            written = now
+            click.echo(f"{state.done} of {state.total} {unit}s, {describe(state)}", err=True)
+
+    return tell
+
+
+def describe(state: State) -> str:
+    """Says how fast a run is and how long the rest takes."""
+    from wsisr.progress import as_duration
+
+    parts = [f"{state.mpix_per_s:.3g} MPix/s"]
+    if state.tissue_total:
+        parts.append(f"devices busy {100 * state.busy_share:.0f} %")
+    if state.seconds_to_go is not None:
+        parts.append(f"{as_duration(state.seconds_to_go)} to go")
+    return ", ".join(parts)
+
+
+def show_foresight(foresight: Foresight) -> None:
+    """Says on stderr what a run will be, when it starts."""
+    click.echo(str(foresight), err=True)

@@ -30,7 +30,8 @@ from wsisr.cli.options import (
     pyramid_options,
     resume_option,
 )
-from wsisr.cli.progress import progress_bar
+from wsisr.cli.running import run_and_tell, show_plan
+from wsisr.errors import SlideError
 from wsisr.models import COLOR_FIX_NAMES, CONSISTENCY_NAMES, PRECISION_NAMES
 
 OWN = "the model's own"
@@ -239,22 +240,48 @@ class TileSideType(click.ParamType):
 @cache_options
 @overwrite_option
 @resume_option
-@run_option("--force", is_flag=True, help="Allow an output of more than 80x.")
+@run_option(
+    "--force",
+    is_flag=True,
+    help="Allow an output of more than 80x, or one that the disk seems too small for.",
+)
+@run_option(
+    "--dry-run",
+    is_flag=True,
+    help="Print plan, size on disk, memory and time, and write no OUT.",
+)
+@run_option(
+    "--log-json",
+    type=PATH,
+    metavar="FILE",
+    help="Append events to FILE while the run goes on: one JSON object a line.",
+)
 @json_option
-def upscale(source: str | Path, output: str | Path, as_json: bool, **options: Any) -> None:
+def upscale(
+    source: str | Path,
+    output: str | Path,
+    as_json: bool,
+    dry_run: bool,
+    log_json: Path | None,
+    scheduler: str | None,
+    **options: Any,
+) -> None:
     """Upscales the slide IN into the pyramid OUT.
 
     IN may be a URL, and so may OUT as .ome.zarr.
     The suffix of OUT picks the format: .ome.tif, .ome.tiff or .ome.zarr. An interrupted run goes on
     when the same command is given again.
     """
-    import wsisr
+    if not is_url(source) and not Path(source).exists():
+        raise SlideError(f"{source} does not exist; check the path")
+    from wsisr.api import make_job
 
-    with (
-        local_copy(source, options["cache"], options["cache_gb"]) as local,
-        progress_bar("window") as progress,
-    ):
-        result = wsisr.upscale(local, output, progress=progress, **options)
+    with local_copy(source, options["cache"], options["cache_gb"]) as local:
+        job = make_job(local, output, **options)
+        if dry_run:
+            show_plan(job, as_json)
+            return
+        result = run_and_tell(job, log_json, scheduler)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result)))
         return

@@ -10,10 +10,17 @@ from .blend import CellBlender as CellBlender
 from .executor import Executor as Executor
 from .executor import InProcess as InProcess
 from .executor import OpenExecutor as OpenExecutor
+from .executor import open_executor as open_executor
 from .executor import window_model as window_model
+from .foresight import Announce as Announce
+from .foresight import Foresight as Foresight
+from .foresight import foresee_run as foresee_run
+from .foresight import stream_bytes as stream_bytes
 from .job import Job as Job
-from .job import Progress as Progress
 from .job import Result as Result
+from .meter import Progress as Progress
+from .meter import State as State
+from .output import ENCODING_THREADS as ENCODING_THREADS
 from .preparation import NOTICE as NOTICE
 from .preparation import ModelChoice as ModelChoice
 from .preparation import Run as Run
@@ -30,4 +37,5 @@ from .stream import Stopwatch as Stopwatch
 from .windows import ReadWindow as ReadWindow
 from .windows import WindowGeometry as WindowGeometry
 from .windows import WindowReader as WindowReader
+from .windows import find_tissue_windows as find_tissue_windows
 from .windows import resize_glass as resize_glass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +10,6 @@ from typing import Any, Literal
 from wsisr.plan import Rect
 from wsisr.pyramid import Compression, Layout, Subsampling, ZarrVersion
 
-Progress = Callable[[int, int], None]
-"""Called with (windows done, windows in all) after each window."""
 TileErrors = Literal["fail", "blank"]
 Sample = Literal["first", "mean"]
 
@@ -55,7 +53,7 @@ class Job:
         associated: whether label, macro and thumbnail are carried; they may hold patient data.
         overwrite: whether an existing output is replaced and an unfinished run discarded.
         resume: whether an unfinished run of the same job goes on; None does so if there is one.
-        force: whether more than 80x is allowed.
+        force: whether more than 80x, or an output that the disk seems too small for, is allowed.
     """
 
     source: Path

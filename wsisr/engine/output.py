@@ -39,6 +39,9 @@ class Output(ABC):
     Args:
         writer: takes the tiles; those that it has already are left out.
         clock: counts the time as `blending` and as `waiting to encode`.
+
+    Attributes:
+        pixels_done: pixels that this run has finished.
     """
 
     def __init__(self, writer: PyramidWriter, clock: Stopwatch) -> None:
@@ -46,6 +49,7 @@ class Output(ABC):
         self._blender: CellBlender
         self._cutter: TileCutter
         self._rows_done = 0
+        self.pixels_done = 0
 
     def begin(self, plan: Plan, rows_done: int, device: torch.device) -> None:
         """Makes ready for the windows of a plan.
@@ -68,6 +72,8 @@ class Output(ABC):
             if cell is None:
                 return
             self.finish_cell(item, cell)
+            if item.lr is not None:
+                self.pixels_done += cell.pixels.shape[0] * cell.pixels.shape[1]
             finished = np.ascontiguousarray(cell.pixels[..., : self.writer.spec.samples])
             tiles = list(self._cutter.put(cell.x, cell.y, finished))
         with self._clock("waiting to encode"):

@@ -38,11 +38,13 @@ class Resolution:
         scale: output px for each input px.
         mpp: um/px of the output.
         magnification: nominal magnification of the output.
+        downsample: level-0 px of the input for each px that is upscaled.
     """
 
     scale: float
     mpp: float
     magnification: float
+    downsample: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def find_resolution(job: Job, view: View) -> Resolution:
             f"leads to {magnification:g}x ({mpp:.3g} um/px), past what a light microscope "
             f"resolves; at most {LARGEST_MAGNIFICATION:g}x without <force>",
         )
-    return Resolution(scale, mpp, magnification)
+    return Resolution(scale, mpp, magnification, view.downsample)
 
 
 def plan_run(job: Job, view: View, scale: float) -> Plan:

@@ -13,14 +13,18 @@ from functools import partial
 from pathlib import Path
 
 from wsisr.engine.executor import OpenExecutor, open_executor
-from wsisr.engine.job import Job, Progress, Result
+from wsisr.engine.foresight import Announce, foresee_run
+from wsisr.engine.job import Job, Result
+from wsisr.engine.meter import Meter
 from wsisr.engine.output import MapOutput, Output, open_outputs
 from wsisr.engine.preparation import DamagedTiles, Run, is_lossless, open_view, prepare
 from wsisr.engine.readback import digest_of
 from wsisr.engine.resume import Missing, find_missing, fingerprint
+from wsisr.engine.size import check_room
 from wsisr.engine.stream import Prefetch, Stopwatch, peak_rss_mb
 from wsisr.engine.uncertainty import companion_path
 from wsisr.engine.windows import WindowReader, find_damage, read_windows
+from wsisr.progress import Progress
 from wsisr.pyramid import adopt_part
 from wsisr.slides import View
 from wsisr.urls import shown
@@ -34,6 +38,7 @@ def upscale(
     *,
     open_executor: OpenExecutor = open_executor,
     parts: Sequence[Path] = (),
+    announce: Announce | None = None,
 ) -> Result:
     """Upscales a slide into a pyramid.
 
@@ -47,12 +52,14 @@ def upscale(
         open_executor: starts what computes the windows; by default this process does.
         parts: what `compute_band` wrote; their tiles are copied, and computed here where one is
             missing or torn.
+        announce: called with what the run will be, before the first window.
 
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
     """
     clock = Stopwatch()
     run = prepare(job)
+    check_room(run)
     damaged = None if run.damaged is None else set(run.damaged)
     with ExitStack() as stack:
         view = stack.enter_context(open_view(job, damaged))
@@ -98,6 +105,7 @@ def compute_missing(
         executor = stack.enter_context(open_executor(run, plan, clock))
         for output in outputs:
             output.begin(plan, missing.rows_done, executor.device)
+        meter = Meter(plan, run.tissue, missing, clock, progress)
         reader = WindowReader(plan, view, run.tissue)
         depth = QUEUED_BATCHES * executor.batch
         windows = Prefetch(read_windows(plan, reader, missing, clock), depth, "read")

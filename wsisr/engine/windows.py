@@ -18,7 +18,7 @@ from wsisr.engine.resume import Missing
 from wsisr.engine.stream import Stopwatch
 from wsisr.models import Sampling, WindowInput
 from wsisr.plan import Axis, Plan, Window
-from wsisr.resize import AxisWeights, axis_weights
+from wsisr.resize import AxisWeights, axis_weights, cubic_span
 from wsisr.tissue import TissueMask
 
 Pixels = NDArray[np.uint8]
@@ -125,6 +125,36 @@ class WindowReader:
             return ReadWindow(window, pixels, left, top, resize_glass(pixels, rows, columns), None)
         tissue = self._geometry.model_input(window, pixels)
         return ReadWindow(window, pixels, left, top, None, tissue)
+
+
+def find_tissue_windows(
+    plan: Plan, tissue: TissueMask | None, missing: Missing | None = None
+) -> NDArray[np.bool_]:
+    """Tells which windows of a plan the model is run on, without reading a pixel.
+
+    Args:
+        plan: the windows.
+        tissue: where the model runs; None is everywhere.
+        missing: what of the output is not written yet; None is all of it.
+
+    Returns:
+        bool (rows, columns) of the plan's windows.
+    """
+
+    def spans(axis: Axis, indices: range) -> list[tuple[int, int]]:
+        return [
+            cubic_span(index * axis.stride, axis.window, axis.size, plan.scale, axis.view_size)
+            for index in indices
+        ]
+
+    rows, columns = plan.window_rows, plan.window_columns
+    found = np.ones((len(rows), len(columns)), bool)
+    if tissue is not None:
+        found &= tissue.overlaps_grid(spans(plan.columns, columns), spans(plan.rows, rows))
+    if missing is not None and missing.tiles_done:
+        needed = [missing.needs(window, plan.window) for window in plan.windows()]
+        found &= np.reshape(needed, found.shape)
+    return found
 
 
 def as_sampling(weights: AxisWeights) -> Sampling:

@@ -4,6 +4,7 @@ from .levels import z_order as z_order
 from .output import TIFF_SUFFIXES as TIFF_SUFFIXES
 from .output import ZARR_SUFFIXES as ZARR_SUFFIXES
 from .output import open_writer as open_writer
+from .output import tile_encoder as tile_encoder
 from .parts import adopt_part as adopt_part
 from .spec import COMPRESSIONS as COMPRESSIONS
 from .spec import LAYOUTS as LAYOUTS

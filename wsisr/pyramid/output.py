@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsisr.errors import OptionError, OutputError, UsageError
 from wsisr.files import remove
+from wsisr.pyramid.encode import tiff_codec
 from wsisr.pyramid.journal import Journal, NoJournal, lock_output
 from wsisr.pyramid.records import (
     Record,
@@ -27,7 +31,7 @@ from wsisr.pyramid.spec import PyramidSpec
 from wsisr.pyramid.stores import FolderStore, ObjectStore
 from wsisr.pyramid.tiff import TiffSink
 from wsisr.pyramid.writer import PyramidWriter, StreamWriter
-from wsisr.pyramid.zarr import ZarrSink
+from wsisr.pyramid.zarr import ZarrSink, encode_chunk
 from wsisr.urls import shown
 
 TIFF_SUFFIXES = (".ome.tif", ".ome.tiff")
@@ -144,6 +148,15 @@ def open_writer(
             raise UsageError(f"{out}: an unfinished run is there; resume it, or give <overwrite>")
         target.remove_unfinished()
     return StreamWriter(spec, target.new_sink(), NoJournal(), threads=threads, keep=False)
+
+
+def tile_encoder(path: Path, spec: PyramidSpec) -> Callable[[NDArray[np.uint8]], bytes]:
+    """Gives what encodes the tiles of an output: uint8 (rows, columns, samples) to bytes.
+
+    Raises:
+        UsageError: the suffix is unknown.
+    """
+    return tiff_codec(spec).encode if _format(path, spec) == "tiff" else encode_chunk
 
 
 def _open_resumable(target: _Target, fingerprint: str, *, anew: bool) -> PyramidWriter:

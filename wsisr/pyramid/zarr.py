@@ -33,6 +33,22 @@ from wsisr.pyramid.stores import ChunkStore
 _EMPTY_CHUNK = 2**64 - 1
 
 
+def encode_chunk(pixels: NDArray[np.uint8]) -> bytes:
+    """Encodes uint8 (rows, columns, 3) as a chunk, plane by plane."""
+    planes = np.empty((3, *pixels.shape[:2]), np.uint8)
+    cv2.split(pixels, list(planes))
+    codec: Any = imagecodecs
+    data: bytes = codec.blosc_encode(
+        planes,
+        level=BLOSC_LEVEL,
+        compressor="zstd",
+        shuffle="bitshuffle",
+        typesize=1,
+        numthreads=1,
+    )
+    return data
+
+
 class ZarrSink:
     """An OME-Zarr under construction (a `TileSink`)."""
 
@@ -56,19 +72,7 @@ class ZarrSink:
 
     def encode(self, pixels: NDArray[np.uint8]) -> bytes:
         """Encodes a chunk: the tile's planes, grown to the tile size by repeating its edge."""
-        tile = self._spec.tile
-        planes = np.empty((3, tile, tile), np.uint8)
-        cv2.split(padded(pixels, tile), list(planes))
-        codec: Any = imagecodecs
-        data: bytes = codec.blosc_encode(
-            planes,
-            level=BLOSC_LEVEL,
-            compressor="zstd",
-            shuffle="bitshuffle",
-            typesize=1,
-            numthreads=1,
-        )
-        return data
+        return encode_chunk(padded(pixels, self._spec.tile))
 
     def append(self, address: TileAddress, data: bytes) -> tuple[int, int]:
         """Writes a chunk file, or appends to the shard."""

@@ -1,5 +1,12 @@
 from .devices import choose_devices as choose_devices
 from .devices import usable_cores as usable_cores
+from .events import EventLog as EventLog
+from .events import open_events as open_events
+from .foresight import Pace as Pace
+from .foresight import calibrate as calibrate
+from .foresight import cost_of as cost_of
+from .foresight import estimate as estimate
+from .foresight import foresee as foresee
 from .pool import WorkerPool as WorkerPool
 from .run import pool_opener as pool_opener
 from .run import upscale as upscale

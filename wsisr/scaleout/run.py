@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from wsisr.engine import (
+    Announce,
     Executor,
     Job,
     OpenExecutor,
@@ -16,6 +17,7 @@ from wsisr.engine import (
     Run,
     Stopwatch,
     default_batch,
+    open_executor,
 )
 from wsisr.engine import upscale as upscale_here
 from wsisr.plan import Plan
@@ -23,13 +25,20 @@ from wsisr.scaleout.devices import choose_devices, usable_cores
 from wsisr.scaleout.pool import PATIENCE_S, WorkerPool
 
 
-def upscale(job: Job, progress: Progress | None = None, scheduler: str | None = None) -> Result:
+def upscale(
+    job: Job,
+    progress: Progress | None = None,
+    *,
+    scheduler: str | None = None,
+    announce: Announce | None = None,
+) -> Result:
     """Upscales a slide on the devices that the job asks for.
 
     Args:
         job: what is asked for; with `gpus` or `workers` its windows are shared.
         progress: called after each window.
         scheduler: of a Dask cluster that computes the slide in bands; None computes it here.
+        announce: called with what the run will be, before the first window.
 
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
@@ -38,10 +47,18 @@ def upscale(job: Job, progress: Progress | None = None, scheduler: str | None = 
         from wsisr.scaleout.cluster import upscale_on
 
         return upscale_on(scheduler, job, progress)
+    return upscale_here(job, progress, open_executor=opener(job), announce=announce)
+
+
+def opener(job: Job) -> OpenExecutor:
+    """Gives what opens the devices that a job asks for: this process, or a pool.
+
+    Raises:
+        OptionError: no such device, or too many workers.
+    """
     if job.gpus is None and job.workers in (None, 1):
-        return upscale_here(job, progress)
-    devices = choose_devices(job.gpus, job.workers, job.device)
-    return upscale_here(job, progress, open_executor=pool_opener(devices))
+        return open_executor
+    return pool_opener(choose_devices(job.gpus, job.workers, job.device))
 
 
 def pool_opener(devices: Sequence[torch.device], patience_s: float = PATIENCE_S) -> OpenExecutor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wsisr.errors import OutputError
 
 Mask = NDArray[np.bool_]
+Spans = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,32 @@ class TissueMask:
         right = math.ceil((x + width) / self.downsample) + 1
         bottom = math.ceil((y + height) / self.downsample) + 1
         return bool(self.mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)].any())
+
+    def overlaps_grid(self, columns: Spans, rows: Spans) -> Mask:
+        """Tells for each rectangle of a grid what `overlaps` tells of one.
+
+        Args:
+            columns: first view px and the one behind the last, of each column of the grid.
+            rows: the same of each row.
+
+        Returns:
+            bool (rows, columns).
+        """
+        height, width = self.mask.shape
+        sums = np.zeros((height + 1, width + 1), np.int64)
+        self.mask.cumsum(0, np.int64).cumsum(1, out=sums[1:, 1:])
+        top, bottom = self._mask_px(rows, height)
+        left, right = self._mask_px(columns, width)
+        lower, upper = sums[bottom], sums[top]
+        counts = lower[:, right] - lower[:, left] - upper[:, right] + upper[:, left]
+        return np.asarray(counts > 0)
+
+    def _mask_px(self, spans: Spans, size: int) -> NDArray[np.int64]:
+        """Gives the mask px that lie within one px of spans of view px, (2, n)."""
+        first, behind = np.asarray(spans, np.float64).T
+        edges = np.floor(first / self.downsample) - 1, np.ceil(behind / self.downsample) + 1
+        px: NDArray[np.int64] = np.clip(np.stack(edges), 0, size).astype(np.int64)
+        return px
 
     def share(self, x: int, y: int, width: int, height: int) -> float:
         """Gives the part of a rectangle of view px that is tissue, 0 to 1.

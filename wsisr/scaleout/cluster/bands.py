@@ -19,9 +19,10 @@ from wsisr.engine import (
     remove_parts,
     split_rows,
 )
-from wsisr.errors import UsageError, WsisrError
+from wsisr.errors import OptionError, UsageError, WsisrError
 from wsisr.scaleout.cluster import tasks
 from wsisr.scaleout.cluster.connection import Cluster, absolute, check_workers, open_cluster
+from wsisr.progress import State
 from wsisr.version import VERSION
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def upscale_on(scheduler: str, job: Job, progress: Progress | None = None) -> Re
     Args:
         scheduler: address as `tcp://host:port`, or `local`.
         job: what is asked for; all its files are on a file system that the workers share.
-        progress: called with windows done and windows in all.
+        progress: told how far the windows of all bands are.
 
     Raises:
         WsisrError: what is wrong with the cluster, or with which file or option.
@@ -57,6 +58,9 @@ def upscale_on(scheduler: str, job: Job, progress: Progress | None = None) -> Re
             raise UsageError(
                 f"<{option}> contradicts <scheduler>; each worker of the cluster has one device"
             )
+    if job.destination is not None:
+        rule = "its workers write to the file system that they share; give a path as the output"
+        raise OptionError("scheduler", scheduler, rule)
     job = absolute(job)
     check_output(job)
     with open_cluster(scheduler) as cluster:
@@ -82,7 +86,7 @@ def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> R
     Args:
         cluster: its workers were checked.
         job: with absolute paths.
-        progress: called with windows done and windows in all.
+        progress: told how far the windows of all bands are.
 
     Raises:
         ClusterError: one task cost several workers their lives.
@@ -110,7 +114,7 @@ def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> R
                     reports[futures[future]] = sizes[futures[future]]
                 if progress is not None:
                     done = sum(min(reports.get(name, 0), size) for name, size in sizes.items())
-                    progress(done, sum(sizes.values()))
+                    progress(State(done, sum(sizes.values()), seconds=time.monotonic() - begun))
         except BaseException:
             cluster.client.cancel(list(futures), force=True)
             raise

@@ -15,6 +15,7 @@ from wsisr.scaleout.cluster import tasks
 from wsisr.scaleout.cluster.bands import ClusterError, check_output, result_of, run_bands
 from wsisr.scaleout.cluster.connection import Cluster, absolute, check_workers
 from wsisr.scaleout.cohort import Ended, Outcome, SlideTask, Update
+from wsisr.progress import State
 from wsisr.version import VERSION
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class DaskCrew(Closing):
         self._cluster.client.cancel(list(self._futures.values()), force=True)
 
     def _compute_bands(self, task: SlideTask) -> None:
-        def tell(done: int, total: int) -> None:
-            self._events.put(Update(task.id, done, total))
+        def tell(state: State) -> None:
+            self._events.put(Update(task.id, state.done, state.total))
 
         try:
             check_workers(self._cluster, task.job)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -24,6 +23,7 @@ from wsisr.engine import (
 )
 from wsisr.errors import UsageError, WsisrError
 from wsisr.plan import Plan
+from wsisr.progress import Progress, State
 from wsisr.scaleout.cohort import Outcome, SlideTask
 from wsisr.version import VERSION
 
@@ -87,17 +87,17 @@ def _check_version(version: str) -> None:
         raise UsageError(f"a worker has wsisr {VERSION}, the client {version}; install the same")
 
 
-def _reporter(topic: str, name: int | str) -> Callable[[int, int], None]:
+def _reporter(topic: str, name: int | str) -> Progress:
     from distributed import get_worker
 
     worker, last = get_worker(), 0.0
 
-    def report(done: int, total: int) -> None:
+    def report(state: State) -> None:
         nonlocal last
         if time.monotonic() - last > REPORT_S:
             last = time.monotonic()
             # a report that is lost is made up for by the next
             with suppress(OSError):
-                worker.log_event(topic, (name, done, total))
+                worker.log_event(topic, (name, state.done, state.total))
 
     return report

@@ -1,0 +1,151 @@
+"""A run told to other programs: one JSON object a line, appended as things happen.
+
+Each line has `event`, `time` (UTC, ISO 8601) and `slide`. `started` has the plan and the settings,
+`progress` the fields of `State`, `warning` a message, and the last line is `finished`, with the
+fields of `Result`, or `failed`, with the reason. Lines are written whole, so that after a crash
+all but perhaps the last can be parsed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from wsisr.engine import Foresight, Job, Result
+from wsisr.errors import OptionError
+from wsisr.files import os_errors
+from wsisr.progress import State
+
+PROGRESS_S = 5.0
+
+
+class EventLog:
+    """Appends what happens in a run to a file.
+
+    Args:
+        path: the file; what it holds already is kept.
+        job: what is run.
+    """
+
+    def __init__(self, path: Path, job: Job) -> None:
+        self._path, self._job = path, job
+        self._lock = Lock()
+        self._told = -PROGRESS_S
+        with os_errors(path):
+            self._file = path.open("ab+", buffering=0)
+            # a killed run may have left half a line
+            if self._file.tell():
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read(1) != b"\n":
+                    self._file.write(b"\n")
+
+    def announce(self, foresight: Foresight) -> None:
+        """Notes that the run starts."""
+        settings = plain(dataclasses.asdict(self._job))
+        self._write("started", plan=plain(dataclasses.asdict(foresight)), settings=settings)
+
+    def progress(self, state: State) -> None:
+        """Notes how far the run is, every few seconds and at the end."""
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_S or state.done == state.total:
+            self._told = now
+            self._write(
+                "progress",
+                **dataclasses.asdict(state),
+                mpix_per_s=state.mpix_per_s,
+                seconds_to_go=state.seconds_to_go,
+            )
+
+    def warning(self, message: str) -> None:
+        """Notes a warning."""
+        self._write("warning", message=message)
+
+    def finished(self, result: Result) -> None:
+        """Notes that the output is complete."""
+        fields = dataclasses.asdict(result)
+        self._write("finished", **plain({**fields, "output": Path(result.output)}))
+
+    def failed(self, error: BaseException) -> None:
+        """Notes that the run has ended without an output."""
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        self._write("failed", reason=reason or type(error).__name__, error=type(error).__name__)
+
+    def _write(self, event: str, **fields: Any) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        entry = {"event": event, "time": now, "slide": self._job.source.name, **fields}
+        with self._lock, os_errors(self._path):
+            self._file.write(json.dumps(entry, default=str).encode() + b"\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class _Warnings(logging.Handler):
+    """Passes warnings of the program's loggers on to the events."""
+
+    def __init__(self, events: EventLog) -> None:
+        super().__init__(logging.WARNING)
+        self._events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._events.warning(record.getMessage())
+
+
+@contextmanager
+def open_events(path: Path, job: Job) -> Iterator[EventLog]:
+    """Opens the file of events of a run, and notes there how the block ends if it fails.
+
+    Args:
+        path: the file.
+        job: what is run.
+
+    Yields:
+        What the run is told to.
+
+    Raises:
+        OptionError: the file is the slide, the output or the mask.
+        OutputError: the file cannot be written.
+    """
+    for other in (job.source, job.output, job.tissue_out):
+        if other is not None and _is_same(path, other):
+            raise OptionError("log_json", path, f"is {other} already; choose another name")
+    events = EventLog(path, job)
+    handler = _Warnings(events)
+    logger = logging.getLogger("wsisr")
+    logger.addHandler(handler)
+    try:
+        yield events
+    except BaseException as error:
+        events.failed(error)
+        raise
+    finally:
+        logger.removeHandler(handler)
+        events.close()
+
+
+def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives fields as JSON holds them; of a path only its name, for folders are private."""
+    return {name: _without_folder(value) for name, value in fields.items()}
+
+
+def _without_folder(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return plain(value)
+    is_path = isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute())
+    return Path(value).name if is_path else value
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve() or (
+        path.exists() and other.exists() and path.samefile(other)
+    )
