@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "transcode": "pyramid slides formats resolution files",
     "engine": "models pyramid slides tissue plan resize resolution files wsisr_kernels",
     "evaluation": "slides tissue models.files resize resolution files formats",
-    "scaleout": "engine evaluation pyramid slides plan files",
+    "scaleout": "engine evaluation models pyramid slides plan files",
     "viewer": "scaleout evaluation engine pyramid slides tissue plan files",
 }
 """Room of wsisr -> the rooms it may import, beside those that are open to all."""

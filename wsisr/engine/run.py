@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from wsisr.engine.executor import OpenExecutor, open_executor
+from wsisr.engine.executor import Executor, OpenExecutor, open_executor
 from wsisr.engine.job import Job, Progress, Result
 from wsisr.engine.output import MapOutput, Output, open_outputs
 from wsisr.engine.preparation import DamagedTiles, Run, open_view, prepare
@@ -49,14 +49,17 @@ def upscale(
         missing = find_missing([each.writer for each in outputs], run.plan, smallest_block(run))
         plan = missing.remaining(run.plan)
         executor = stack.enter_context(open_executor(run, plan, clock))
+        began = time.monotonic()
         for output in outputs:
             output.begin(plan, missing.rows_done, executor.device)
         reader = WindowReader(plan, view, run.tissue)
         depth = QUEUED_BATCHES * executor.batch
         windows = Prefetch(read_windows(plan, reader, missing, clock), depth, "read")
         images = Prefetch(executor.map(stack.enter_context(windows)), depth, "model")
+        stack.enter_context(images)
+        stack.callback(executor.stop)
         tissue_windows = 0
-        for done, (window, computed) in enumerate(stack.enter_context(images), 1):
+        for done, (window, computed) in enumerate(images, 1):
             for output in outputs:
                 output.take(window, computed)
             tissue_windows += window.tissue is not None
@@ -64,8 +67,14 @@ def upscale(
                 progress(done, len(plan))
         if damaged is not None:
             find_damage(run.plan, reader, missing)
+        busy_share = share_of_time(executor, time.monotonic() - began)
         finish(outputs, damaged, clock)
-    return sum_up(run, outputs, missing, len(plan), tissue_windows, damaged, clock)
+    return sum_up(run, outputs, missing, len(plan), tissue_windows, damaged, clock, busy_share)
+
+
+def share_of_time(executor: Executor, seconds: float) -> float:
+    """Gives the share of a time that an executor's devices computed, on average."""
+    return round(executor.busy_seconds / (executor.devices * seconds), 4)
 
 
 def smallest_block(run: Run) -> int:
@@ -102,6 +111,7 @@ def sum_up(
     tissue_windows: int,
     damaged: DamagedTiles | None,
     clock: Stopwatch,
+    busy_share: float,
 ) -> Result:
     """Says what came of a run."""
     job, image = run.job, run.image
@@ -126,6 +136,7 @@ def sum_up(
         resumed_rows=missing.rows_done,
         resumed_tiles=missing.tiles_done,
         damaged_source_tiles=len(damaged or ()),
+        device_busy_share=busy_share,
         uncertainty={
             "output": str(companion_path(job.output)),
             "samples": job.uncertainty,
