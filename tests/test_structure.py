@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "engine": "models pyramid slides tissue plan resize resolution progress files urls "
     "wsisr_kernels",
     "evaluation": "slides tissue models.files resize resolution files formats urls",
-    "scaleout": "engine evaluation pyramid slides plan progress files urls",
+    "scaleout": "engine evaluation models pyramid slides plan progress files urls",
     "viewer": "scaleout evaluation engine pyramid slides tissue plan files",
 }
 """Room of wsisr -> the rooms it may import, beside those that are open to all."""

@@ -15,6 +15,7 @@ from tests.engine.support import job, tissue_like
 from wsisr.engine import Job, compute_band, part_path, prepare, remove_parts, split_rows, upscale
 from wsisr.engine.executor import InProcess
 from wsisr.errors import OptionError, UsageError
+from wsisr.progress import State
 from wsisr.pyramid.records import journal_path, pieces_path
 
 FORMATS: list[dict[str, Any]] = [
@@ -116,8 +117,8 @@ def test_a_band_goes_on_from_where_it_was_interrupted(source: Path) -> None:
     rows = split_rows(run, 2)[1]
     part = part_path(split.output, rows)
 
-    def stop(done: int, total: int) -> None:
-        if done > total // 2:
+    def stop(state: State) -> None:
+        if state.done > state.total // 2:
             raise Killed
 
     all_windows, _ = compute_band(run, rows, part.with_name("other.ome.tif"))

@@ -15,6 +15,7 @@ from wsisr.engine.exact import aligned_overlap, check_exact
 from wsisr.engine.run import upscale
 from wsisr.errors import UsageError
 from wsisr.plan import Rect
+from wsisr.progress import State
 from wsisr_kernels.blocks.reference import block_means
 
 EXACT = {"consistency": "exact"}
@@ -73,8 +74,8 @@ def test_an_interrupted_run_goes_on_between_input_pixels(
     wanted = job(slide, scale=3, settings=EXACT, tissue="off", input_mpp=0.75)
     whole = upscale(replace(wanted, output=slide.with_name("whole.ome.tif")))
 
-    def stop(done: int, total: int) -> None:
-        if done > 0.8 * total:
+    def stop(state: State) -> None:
+        if state.done > 0.8 * state.total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

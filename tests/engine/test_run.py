@@ -25,6 +25,7 @@ from wsisr.engine.run import upscale
 from wsisr.errors import ModelError, OutputError, SlideError, UsageError
 from wsisr.models import Upscaler, load_upscaler
 from wsisr.plan import Plan, Rect, Window
+from wsisr.progress import State
 
 
 def bicubic(image: np.ndarray, scale: int) -> np.ndarray:
@@ -304,8 +305,8 @@ class StoppedError(Exception):
 def interrupted(run: Job, after: int) -> None:
     """Start a job and fail once `after` windows are done."""
 
-    def stop(done: int, total: int) -> None:
-        if done == after:
+    def stop(state: State) -> None:
+        if state.done == after:
             raise StoppedError
 
     with pytest.raises(StoppedError):

@@ -13,6 +13,7 @@ from wsisr.engine.job import Job
 from wsisr.engine.run import upscale
 from wsisr.engine.uncertainty import COUNTS_PER_LEVEL, companion_path
 from wsisr.errors import UsageError
+from wsisr.progress import State
 
 SETTINGS = {"fidelity": 0.0, "precision": "fp32"}
 
@@ -89,8 +90,8 @@ def test_an_interrupted_run_goes_on_in_both(wanted: Job, tmp_path: Path) -> None
     whole = replace(wanted, output=tmp_path / "whole.ome.tif")
     upscale(whole)
 
-    def stop(done: int, total: int) -> None:
-        if done > 0.7 * total:
+    def stop(state: State) -> None:
+        if state.done > 0.7 * state.total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

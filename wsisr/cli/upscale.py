@@ -33,6 +33,7 @@ from wsisr.cli.options import (
 from wsisr.cli.running import run_and_tell, show_plan
 from wsisr.errors import SlideError
 from wsisr.models import COLOR_FIX_NAMES, CONSISTENCY_NAMES, PRECISION_NAMES
+from wsisr.urls import is_url
 
 OWN = "the model's own"
 

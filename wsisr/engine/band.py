@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from wsisr.engine.executor import OpenExecutor, open_executor
-from wsisr.engine.job import Job, Progress
+from wsisr.engine.job import Job
 from wsisr.engine.output import open_outputs
 from wsisr.engine.preparation import Run, open_view
 from wsisr.engine.resume import find_missing
-from wsisr.engine.run import compute_missing, smallest_block
+from wsisr.engine.run import Stream, smallest_block
 from wsisr.engine.stream import Stopwatch
 from wsisr.errors import OptionError, UsageError
 from wsisr.files import remove
 from wsisr.plan import Plan, Rect
+from wsisr.progress import Progress
 
 
 def split_rows(run: Run, count: int) -> list[range]:
@@ -109,11 +109,10 @@ def compute_band(
         outputs = open_outputs(run, stack, clock)
         writers = [output.writer for output in outputs]
         missing = find_missing(writers, run.plan, smallest_block(run)).within(rows)
-        compute = partial(compute_missing, run, outputs, missing, open_executor, clock)
-        windows: tuple[int, int] = compute(view, progress)
+        computed = Stream(run, outputs, missing, clock).compute(view, open_executor, progress)
         for writer in writers:
             writer.leave()
-    return windows
+    return computed.windows, computed.tissue_windows
 
 
 def _row_step(run: Run) -> int:

@@ -31,8 +31,22 @@ class Executor(Protocol):
         """Gives how many windows are computed at once, for the length of queues."""
         ...
 
+    @property
+    def devices(self) -> int:
+        """Gives how many devices compute."""
+        ...
+
+    @property
+    def busy_seconds(self) -> float:
+        """Gives the seconds that the devices have computed so far, all together."""
+        ...
+
     def map(self, windows: Iterable[ReadWindow]) -> Iterator[tuple[ReadWindow, Computed]]:
         """Yields every window with its image, in the order they came."""
+        ...
+
+    def stop(self) -> None:
+        """Lets a `map` that waits in another thread end soon, without the rest of its windows."""
         ...
 
 
@@ -64,6 +78,16 @@ class InProcess(Closing):
         """See `Executor`."""
         return self._runner.batch
 
+    @property
+    def devices(self) -> int:
+        """See `Executor`."""
+        return 1
+
+    @property
+    def busy_seconds(self) -> float:
+        """See `Executor`."""
+        return self._runner.busy_seconds
+
     def map(self, windows: Iterable[ReadWindow]) -> Iterator[tuple[ReadWindow, Computed]]:
         """See `Executor`; glass has its image already and is passed on as it is."""
         waiting: list[ReadWindow] = []
@@ -88,6 +112,9 @@ class InProcess(Closing):
                 images = iter(self._runner(gathered))
         for item in waiting:
             yield item, next(images) if item.glass is None else Computed(item.glass)
+
+    def stop(self) -> None:
+        """See `Executor`; it waits for nothing but the windows that it computes."""
 
     def close(self) -> None:
         """Ends the threads that compute."""

@@ -121,6 +121,8 @@ class Result:
         resumed_rows: rows of tiles that were written whole before this run.
         resumed_tiles: tiles that were written before this run.
         damaged_source_tiles: damaged tiles of the input that were treated as background.
+        device_busy_share: share of the time in which there were windows that the devices computed,
+            on average; the rest they waited, or loaded the model in a process of their own.
         uncertainty: path and figures of the uncertainty map; None without one.
     """
 
@@ -142,4 +144,5 @@ class Result:
     resumed_rows: int = 0
     resumed_tiles: int = 0
     damaged_source_tiles: int = 0
+    device_busy_share: float = 0.0
     uncertainty: Mapping[str, Any] | None = None

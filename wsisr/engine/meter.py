@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from wsisr.engine.executor import Executor
 from wsisr.engine.resume import Missing
-from wsisr.engine.stream import Stopwatch
 from wsisr.engine.windows import ReadWindow, find_tissue_windows
 from wsisr.plan import Plan
 from wsisr.progress import Progress, State
@@ -21,7 +21,7 @@ class Meter:
         plan: the windows that come.
         tissue: where the model runs; None is everywhere.
         missing: what of the output is not written yet.
-        clock: says how long the devices were computing.
+        executor: says how long its devices have computed.
         progress: called after each window; None is nobody.
     """
 
@@ -30,10 +30,10 @@ class Meter:
         plan: Plan,
         tissue: TissueMask | None,
         missing: Missing,
-        clock: Stopwatch,
+        executor: Executor,
         progress: Progress | None,
     ) -> None:
-        self._total, self._clock, self._progress = len(plan), clock, progress
+        self._total, self._executor, self._progress = len(plan), executor, progress
         self._tissue_total = int(find_tissue_windows(plan, tissue, missing).sum())
         self._done = self._pixels = 0
         self.tissue_done = 0
@@ -52,16 +52,20 @@ class Meter:
         if self._progress is not None:
             self._progress(self.state())
 
+    @property
+    def busy_share(self) -> float:
+        """Gives the share of the time so far that the devices computed, on average."""
+        seconds = time.monotonic() - self._started
+        return min(1.0, self._executor.busy_seconds / (self._executor.devices * seconds))
+
     def state(self) -> State:
         """Gives what a `progress` callback is told."""
-        seconds = time.monotonic() - self._started
-        busy = self._clock.seconds.get("model", 0.0)
         return State(
             done=self._done,
             total=self._total,
             tissue_done=self.tissue_done,
             pixels_done=self._pixels,
-            busy_share=min(1.0, busy / seconds) if seconds > 0 else 0.0,
-            seconds=seconds,
+            busy_share=self.busy_share,
+            seconds=time.monotonic() - self._started,
             tissue_total=self._tissue_total,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from wsisr.engine.executor import OpenExecutor, open_executor
@@ -67,56 +67,77 @@ def upscale(
         adopt_parts(run, outputs, parts)
         write_mask(run)
         missing = find_missing([each.writer for each in outputs], run.plan, smallest_block(run))
-        compute = partial(compute_missing, run, outputs, missing, open_executor, clock)
-        windows, tissue_windows = compute(view, progress)
+        if announce is not None:
+            announce(foresee_run(run))
+        stream = Stream(run, outputs, missing, clock)
+        computed = stream.compute(view, open_executor, progress)
         if damaged is not None:
             find_damage(run.plan, WindowReader(run.plan, view, run.tissue), missing)
         finish(outputs, damaged, clock)
-    return sum_up(run, outputs, missing, windows, tissue_windows, damaged, clock)
+    return sum_up(stream, computed, damaged)
 
 
-def compute_missing(
-    run: Run,
-    outputs: Sequence[Output],
-    missing: Missing,
-    open_executor: OpenExecutor,
-    clock: Stopwatch,
-    view: View,
-    progress: Progress | None,
-) -> tuple[int, int]:
-    """Reads, computes, blends and writes what the outputs lack.
+@dataclass(frozen=True)
+class StreamCounts:
+    """What was computed of a run.
 
-    Args:
+    Attributes:
+        windows: windows that were gone through.
+        tissue_windows: those of them that the model was run on.
+        device_busy_share: share of the time that the devices computed, on average.
+    """
+
+    windows: int
+    tissue_windows: int
+    device_busy_share: float
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The way from the slide to the outputs of a run, which are lacking some of their tiles.
+
+    Attributes:
         run: the run.
         outputs: take the windows.
-        missing: what they lack; with nothing missing no model is loaded.
-        open_executor: starts what computes the windows.
+        missing: what they lack.
         clock: counts the time.
-        view: the resolution that is upscaled.
-        progress: called after each window.
-
-    Returns:
-        How many windows were gone through, and on how many of them the model was run.
     """
-    if missing.done.all():
-        return 0, 0
-    plan, tissue_windows = missing.remaining(run.plan), 0
-    with ExitStack() as stack:
-        executor = stack.enter_context(open_executor(run, plan, clock))
-        for output in outputs:
-            output.begin(plan, missing.rows_done, executor.device)
-        meter = Meter(plan, run.tissue, missing, clock, progress)
-        reader = WindowReader(plan, view, run.tissue)
-        depth = QUEUED_BATCHES * executor.batch
-        windows = Prefetch(read_windows(plan, reader, missing, clock), depth, "read")
-        images = Prefetch(executor.map(stack.enter_context(windows)), depth, "model")
-        for done, (window, computed) in enumerate(stack.enter_context(images), 1):
-            for output in outputs:
-                output.take(window, computed)
-            tissue_windows += window.tissue is not None
-            if progress is not None:
-                progress(done, len(plan))
-    return len(plan), tissue_windows
+
+    run: Run
+    outputs: Sequence[Output]
+    missing: Missing
+    clock: Stopwatch
+
+    def compute(
+        self, view: View, open_executor: OpenExecutor, progress: Progress | None
+    ) -> StreamCounts:
+        """Reads, computes, blends and writes what the outputs lack.
+
+        Args:
+            view: the resolution that is upscaled.
+            open_executor: starts what computes the windows; not called with nothing missing.
+            progress: called after each window.
+        """
+        run, missing, clock = self.run, self.missing, self.clock
+        if missing.done.all():
+            return StreamCounts(0, 0, 0.0)
+        plan = missing.remaining(run.plan)
+        with ExitStack() as stack:
+            executor = stack.enter_context(open_executor(run, plan, clock))
+            for output in self.outputs:
+                output.begin(plan, missing.rows_done, executor.device)
+            meter = Meter(plan, run.tissue, missing, executor, progress)
+            reader = WindowReader(plan, view, run.tissue)
+            depth = QUEUED_BATCHES * executor.batch
+            windows = Prefetch(read_windows(plan, reader, missing, clock), depth, "read")
+            images = Prefetch(executor.map(stack.enter_context(windows)), depth, "model")
+            stack.enter_context(images)
+            stack.callback(executor.stop)
+            for window, computed in images:
+                for output in self.outputs:
+                    output.take(window, computed)
+                meter.add(window, self.outputs[0].pixels_done)
+            return StreamCounts(len(plan), meter.tissue_done, meter.busy_share)
 
 
 def adopt_parts(run: Run, outputs: Sequence[Output], parts: Sequence[Path]) -> None:
@@ -155,16 +176,9 @@ def finish(outputs: Sequence[Output], damaged: DamagedTiles | None, clock: Stopw
     clock.seconds["encoding"] = sum(output.writer.busy_seconds for output in outputs)
 
 
-def sum_up(
-    run: Run,
-    outputs: Sequence[Output],
-    missing: Missing,
-    windows: int,
-    tissue_windows: int,
-    damaged: DamagedTiles | None,
-    clock: Stopwatch,
-) -> Result:
+def sum_up(stream: Stream, computed: StreamCounts, damaged: DamagedTiles | None) -> Result:
     """Says what came of a run."""
+    run, outputs, missing, clock = stream.run, stream.outputs, stream.missing, stream.clock
     job, image = run.job, run.image
     digest = None if missing.tiles_done else outputs[0].sha256()
     if digest is None and is_lossless(job):
@@ -179,8 +193,8 @@ def sum_up(
         mpp=image.mpp,
         magnification=image.magnification,
         levels=len(image.levels),
-        windows=windows,
-        tissue_windows=tissue_windows,
+        windows=computed.windows,
+        tissue_windows=computed.tissue_windows,
         model=job.model,
         steps=settings.get("steps"),
         seed=settings.get("seed"),
@@ -191,6 +205,7 @@ def sum_up(
         resumed_rows=missing.rows_done,
         resumed_tiles=missing.tiles_done,
         damaged_source_tiles=len(damaged or ()),
+        device_busy_share=round(computed.device_busy_share, 4),
         uncertainty={
             "output": str(companion_path(job.output)),
             "samples": job.uncertainty,

@@ -10,8 +10,11 @@ shape, the last filled up by repetition.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +51,55 @@ class Computed:
     deviation: NDArray[np.float32] | None = None
 
 
+class BusyTime:
+    """Seconds that a device computes.
+
+    On a GPU they are those between events that it reaches itself, so nothing waits for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._device = device
+        self._seconds = 0.0
+        self._under_way: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Counts what the block computes."""
+        if self._on_gpu:
+            stream = torch.cuda.current_stream(self._device)
+            first, last = (_new_event() for _ in range(2))
+            first.record(stream)
+            try:
+                yield
+            finally:
+                last.record(stream)
+                self._under_way.append((first, last))
+            return
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds += time.perf_counter() - start
+
+    @property
+    def seconds(self) -> float:
+        """Gives the seconds of what is finished; asked for by one thread at a time."""
+        while self._under_way and self._under_way[0][1].query():  # type: ignore[no-untyped-call]
+            first, last = self._under_way.popleft()
+            self._seconds += first.elapsed_time(last) / 1000
+        return self._seconds
+
+
+def _new_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
 class Runner(Closing):
     """Computes windows, at most `batch` at once; that number is halved when memory runs out.
+
+    Unlike accelerate's `find_executable_batch_size`, which begins again with everything, it keeps
+    the windows that are computed already.
 
     On a CPU the pixels stay the same then. On a GPU another batch can round differently in the
     last bit, which the warning says.
@@ -65,6 +115,7 @@ class Runner(Closing):
     def __init__(self, model: WindowModel, device: torch.device, batch: int) -> None:
         self._model, self._device = model, device
         self.batch = batch
+        self._busy = BusyTime(device)
         self._threads: ThreadPoolExecutor | None = None
         if device.type == "cpu":
             self._threads = ThreadPoolExecutor(
@@ -81,12 +132,18 @@ class Runner(Closing):
         while len(done) < len(windows):
             part = windows[len(done) : len(done) + self.batch]
             try:
-                done += self._compute(part)
+                with self._busy():
+                    done += self._compute(part)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 self._halve()
         return done
+
+    @property
+    def busy_seconds(self) -> float:
+        """Gives the seconds that the device has computed."""
+        return self._busy.seconds
 
     def _compute(self, windows: Sequence[WindowInput]) -> list[Computed]:
         if self._threads is not None:

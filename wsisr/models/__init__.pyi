@@ -23,6 +23,7 @@ from .pipeline import NoiseField as NoiseField
 from .pipeline import SecondStage as SecondStage
 from .pipeline import repeat as repeat
 from .pipeline import run_stages as run_stages
+from .placement import Placement as Placement
 from .sampling import SAMPLERS as SAMPLERS
 from .sampling import Schedule as Schedule
 from .sampling import ddim as ddim

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wsisr.errors import OptionError
 from wsisr.models.compilation import compile_blocks
 from wsisr.models.consistency import project, project_limited
 from wsisr.models.networks import channels_last, latent_factor
 from wsisr.models.pipeline import Agreement, NoiseField, SecondStage, run_stages
+from wsisr.models.placement import Placement, choose_placement, place
 from wsisr.models.settings import PRECISIONS, Settings
 from wsisr.models.windows import WindowInput
 
@@ -29,7 +31,11 @@ class DualStage(nn.Module):
         second: stage 2, or None for a model (or a fidelity) without it.
         settings: how to run it.
         identity: name and weight hashes, for the provenance.
-        device: where the parts are.
+        device: where it computes.
+        placement: where its weights are kept; None decides by the memory of the device.
+
+    Raises:
+        OptionError: it is to be compiled, and its weights do not fit the device.
     """
 
     def __init__(
@@ -39,14 +45,19 @@ class DualStage(nn.Module):
         settings: Settings,
         identity: Mapping[str, Any],
         device: torch.device,
+        placement: Placement | None = None,
     ) -> None:
         super().__init__()
         self.restoration, self.second = restoration, second
         self.settings, self.identity, self.device = settings, identity, device
         if second is not None:
             self.parts = nn.ModuleList((second.vae, second.diffusion))
-        self.eval().requires_grad_(False).to(device)
-        channels_last(self)
+        channels_last(self.eval().requires_grad_(False))
+        self.placement = placement or choose_placement(self, settings.precision, device)
+        if self.placement == "offload" and settings.compile:
+            rule = f"the model does not fit the memory of {device}; leave <compile> out"
+            raise OptionError("compile", None, rule)
+        place(self, self.placement, device)
         if settings.compile:
             compile_blocks(self)
 

@@ -25,6 +25,7 @@ from wsisr.models.files import (
     read_card,
 )
 from wsisr.models.pipeline import SecondStage
+from wsisr.models.placement import Placement
 from wsisr.models.sampling import make_schedule
 from wsisr.models.settings import Settings, usual_precision
 from wsisr.models.windows import Bicubic, Upscaler
@@ -38,6 +39,7 @@ def load_upscaler(
     base: str | None = None,
     scale: float | None = None,
     meant_for: str | torch.device | None = None,
+    placement: Placement | None = None,
 ) -> Upscaler:
     """Loads what the option `model` names.
 
@@ -51,6 +53,7 @@ def load_upscaler(
             weights, too (`wsisr.models.networks.lora`).
         meant_for: device whose usual precision counts where a model is only asked what it is; None
             is `device`.
+        placement: where the weights are kept; None decides by the memory of the device.
 
     Returns:
         The model on its device.
@@ -80,6 +83,7 @@ def load_upscaler(
         base=base,
         scale=scale,
         meant_for=meant_for,
+        placement=placement,
     )
 
 
@@ -91,6 +95,7 @@ def from_pretrained(
     base: str | None = None,
     scale: float | None = None,
     meant_for: str | torch.device | None = None,
+    placement: Placement | None = None,
 ) -> DualStage:
     """Loads a model folder.
 
@@ -101,6 +106,7 @@ def from_pretrained(
         base: see `load_upscaler`.
         scale: see `load_upscaler`.
         meant_for: see `load_upscaler`.
+        placement: see `load_upscaler`.
 
     Returns:
         The model on its device.
@@ -121,7 +127,7 @@ def from_pretrained(
         second, used = _load_second_stage(source, base)
         if used is not None:
             identity["base"] = used
-    return DualStage(restoration, second, chosen, identity, torch.device(device))
+    return DualStage(restoration, second, chosen, identity, torch.device(device), placement)
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -142,10 +148,15 @@ def pick_device(device: str | None) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        if chosen.type != "cuda":
+            torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         line = str(error).splitlines()[0]
         raise OptionError("device", device, f"not usable on this machine ({line})") from error
+    # counted, for a tensor there would take the GPU's memory in a process that computes nothing
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise OptionError("device", device, f"not usable on this machine ({count} CUDA devices)")
     return chosen
 
 

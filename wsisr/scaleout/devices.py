@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import psutil
 import torch
 
 from wsisr.errors import OptionError
+from wsisr.models import pick_device
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CGROUP_MEMORY = Path("/sys/fs/cgroup")
 SLURM_CPUS = "SLURM_CPUS_PER_TASK"
 
 
@@ -34,6 +37,21 @@ def usable_cores() -> int:
     return max(1, min(limits))
 
 
+def usable_memory() -> int:
+    """Gives the bytes of memory that are free for this process: the machine's, its group's."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        most = int((CGROUP_MEMORY / "memory.max").read_text())
+        used = int((CGROUP_MEMORY / "memory.current").read_text())
+        reclaimed = re.search(
+            r"^inactive_file (\d+)", (CGROUP_MEMORY / "memory.stat").read_text(), re.M
+        )
+    except (OSError, ValueError):
+        return free  # no control group, or no limit in it
+    cached = int(reclaimed[1]) if reclaimed else 0
+    return max(0, min(free, most - used + cached))
+
+
 def choose_devices(
     gpus: str | None, workers: int | None, device: str | None
 ) -> tuple[torch.device, ...]:
@@ -42,10 +60,10 @@ def choose_devices(
     Args:
         gpus: numbers of GPUs as `0,1`, or `all`; None leaves the choice to `device`.
         workers: how many workers share the devices; None is one each.
-        device: torch device without `gpus`; None is the first GPU, and else the CPU.
+        device: torch device without `gpus`; None as `pick_device` has it.
 
     Raises:
-        OptionError: a GPU that is not there, options that contradict each other, or more workers
+        OptionError: a device that is not there, options that contradict each other, or more workers
             on the CPU than cores.
     """
     if workers is not None and workers < 1:
@@ -54,11 +72,8 @@ def choose_devices(
         if device is not None:
             raise OptionError("gpus", gpus, f"contradicts <device> {device}; give one of them")
         chosen = tuple(torch.device("cuda", number) for number in _gpu_numbers(gpus))
-    elif device is None:
-        is_there = torch.cuda.device_count() > 0
-        chosen = (torch.device("cuda", 0) if is_there else torch.device("cpu"),)
     else:
-        chosen = (torch.device(device),)
+        chosen = (pick_device(device),)
     count = len(chosen) if workers is None else workers
     if chosen[0].type == "cpu" and count > usable_cores():
         rule = f"this process may use {usable_cores()} CPU cores; give at most as many"

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import psutil
 import torch
 
 from wsisr.closing import Closing
@@ -23,11 +27,24 @@ from wsisr.engine import Computed, ReadWindow, Run, Stopwatch
 from wsisr.errors import ModelError
 from wsisr.plan import Plan
 from wsisr.scaleout.slots import SlotLayout, Slots
-from wsisr.scaleout.worker import Done, Failed, Ready, Task, WorkerSetup, work
+from wsisr.scaleout.worker import (
+    Broken,
+    Done,
+    Failed,
+    Message,
+    Ready,
+    Task,
+    WorkerSetup,
+    work,
+)
 
 PATIENCE_S = 600.0
 """How long a worker may be silent over windows that it was given, or over loading its model."""
-POLL_S = 1.0
+WORK_SHARE = 0.1
+"""Share of that time that a silent worker on a CPU must have computed to be taken for alive."""
+POLL_S = 0.2
+END_S = 10.0
+"""How long a killed worker may take to end; the driver of a lost GPU can hold it for ever."""
 BATCHES_AHEAD = 2
 """Batches a worker is given at once, so that it never waits for the next."""
 SLOTS_A_BATCH = 4
@@ -49,6 +66,7 @@ class _Worker:
         batch: windows it computes at once; 0 until it is ready.
         tasks: what it was given and has not returned.
         heard: when it last said something, or was given something while idle.
+        cpu_seconds: what the process had computed when it was last looked at.
         is_replacement: whether it took a dead one's place.
     """
 
@@ -58,6 +76,7 @@ class _Worker:
     batch: int = 0
     tasks: deque[Task] = field(default_factory=deque)
     heard: float = field(default_factory=time.monotonic)
+    cpu_seconds: float = 0.0
     is_replacement: bool = False
 
     @property
@@ -69,6 +88,18 @@ class _Worker:
     def is_expected(self) -> bool:
         """Tells whether it owes an answer."""
         return self.batch == 0 or bool(self.tasks)
+
+    def is_silent(self, patience_s: float) -> bool:
+        """Tells whether it is silent for too long; a window may take a CPU longer than that."""
+        now = time.monotonic()
+        if not self.is_expected or now - self.heard <= patience_s:
+            return False
+        before, self.cpu_seconds = self.cpu_seconds, _cpu_seconds(self.process.pid)
+        is_at_work = self.cpu_seconds - before > WORK_SHARE * patience_s
+        if self.setup.device.type != "cpu" or not is_at_work:
+            return True
+        self.heard = now
+        return False
 
 
 @dataclass
@@ -99,6 +130,10 @@ class WorkerPool(Closing):
         threads: CPU threads of each worker.
         batch: windows that each worker may compute at once, for the number of slots.
         patience_s: how long a worker may be silent.
+        target: what the workers run.
+
+    Raises:
+        OptionError: there is not enough memory to share.
     """
 
     def __init__(
@@ -111,11 +146,15 @@ class WorkerPool(Closing):
         threads: int = 1,
         batch: int = 1,
         patience_s: float = PATIENCE_S,
+        target: Callable[[WorkerSetup, Connection], None] = work,
     ) -> None:
         self.device = torch.device("cpu")
         self.batch = batch * len(devices)
-        self._clock, self._patience_s = clock, patience_s
-        layout = SlotLayout.of_plan(plan)
+        self.devices = len(devices)
+        self.busy_seconds = 0.0
+        self._clock, self._patience_s, self._target = clock, patience_s, target
+        self._stopped = threading.Event()
+        layout = SlotLayout.of_plan(plan, has_maps=run.job.uncertainty is not None)
         self._slots = Slots(layout, SLOTS_A_BATCH * self.batch)
         self._free = deque(range(self._slots.count))
         self._order: deque[_Entry] = deque()
@@ -124,9 +163,8 @@ class WorkerPool(Closing):
         self._workers: list[_Worker] = []
         try:
             for device in devices:
-                setup = WorkerSetup(
-                    run, plan, device, threads, layout, self._slots.count, self._slots.name
-                )
+                level = logging.getLogger().getEffectiveLevel()
+                setup = WorkerSetup(run, plan, device, threads, self._slots, level)
                 self._workers.append(self._start(setup))
         except BaseException:
             self.close()
@@ -140,7 +178,7 @@ class WorkerPool(Closing):
         """
         source = iter(windows)
         more = True
-        while more or self._order:
+        while (more or self._order) and not self._stopped.is_set():
             while more and self._has_room():
                 item = next(source, None)
                 if item is None:
@@ -154,6 +192,19 @@ class WorkerPool(Closing):
             if self._order and not (more and self._has_room()):
                 with self._clock("model"):
                     self._listen()
+
+    def wait_until_ready(self) -> None:
+        """Waits until every worker has its model.
+
+        Raises:
+            ModelError: see `map`.
+        """
+        while not all(worker.batch for worker in self._workers):
+            self._listen()
+
+    def stop(self) -> None:
+        """See `Executor`."""
+        self._stopped.set()
 
     def _has_room(self) -> bool:
         return bool(self._free) and len(self._order) < self._slots.count + GLASS_AHEAD
@@ -213,19 +264,29 @@ class WorkerPool(Closing):
                 self._hear(worker, worker.connection.recv())
             except (EOFError, OSError):
                 self._bury(worker, f"ended with exit code {_exit_code(worker)}")
-        now = time.monotonic()
         for worker in list(self._workers):
-            if worker.is_expected and now - worker.heard > self._patience_s:
+            if worker.is_silent(self._patience_s):
                 self._bury(worker, f"said nothing for {self._patience_s:g} s")
         self._hand_out()
 
-    def _hear(self, worker: _Worker, message: Ready | Done | Failed) -> None:
+    def _hear(self, worker: _Worker, message: Message) -> None:
+        if isinstance(message, logging.LogRecord):
+            logging.getLogger(message.name).handle(message)
+            return
         worker.heard = time.monotonic()
         if isinstance(message, Failed):
             raise message.error
-        if isinstance(message, Ready):
+        if isinstance(message, Broken):
+            self._bury(worker, message.reason)
+        elif isinstance(message, Ready):
             worker.batch = message.batch
-            return
+            pid = worker.process.pid
+            log.info("worker %d: %s, %d windows at once", pid, message.device, message.batch)
+        else:
+            self._take(worker, message)
+
+    def _take(self, worker: _Worker, message: Done) -> None:
+        self.busy_seconds += message.busy_seconds
         for slot in message.slots:
             worker.tasks.popleft()
             deviation = self._slots.deviation(slot) if message.has_deviation else None
@@ -235,9 +296,7 @@ class WorkerPool(Closing):
         """Ends a worker, gives its windows back, and starts another in its place, once."""
         device, pid = worker.setup.device, worker.process.pid
         self._workers.remove(worker)
-        worker.process.kill()
-        worker.process.join()
-        worker.connection.close()
+        _end(worker)
         self._waiting.extendleft(reversed(worker.tasks))
         if worker.is_replacement:
             log.warning("worker %d on %s %s; it is not replaced again", pid, device, reason)
@@ -255,27 +314,58 @@ class WorkerPool(Closing):
     def _start(self, setup: WorkerSetup) -> _Worker:
         own, other = _CONTEXT.Pipe()
         process = _CONTEXT.Process(
-            target=work, args=(setup, other), name=f"wsisr-worker-{setup.device}", daemon=True
+            target=self._target,
+            args=(setup, other),
+            name=f"wsisr-worker-{setup.device}",
+            daemon=True,
         )
-        process.start()
+        with _interrupt_blocked():
+            process.start()
         other.close()  # so that the end of the worker is seen here
         return _Worker(setup, process, own)
 
     def close(self) -> None:
-        """Ends the workers and removes the shared memory."""
+        """Ends the workers and lets go of the shared memory."""
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
-            worker.process.join()
-            worker.connection.close()
+            _end(worker)
         self._workers.clear()
-        # arrays on the memory must be gone before it is closed
         self._order.clear()
         self._by_slot.clear()
         self._slots.close()
 
 
+def _end(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.join(END_S)
+    if worker.process.exitcode is None:
+        log.warning("worker %d on %s does not end", worker.process.pid, worker.setup.device)
+    worker.connection.close()
+
+
 def _exit_code(worker: _Worker) -> int | None:
-    worker.process.join(POLL_S)
+    worker.process.join(END_S)
     code: int | None = worker.process.exitcode
     return code
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:  # it has ended
+        return 0.0
+    return float(times.user + times.system)
+
+
+@contextmanager
+def _interrupt_blocked() -> Iterator[None]:
+    """Keeps Ctrl-C from a process that is started meanwhile, which has no handler for it yet."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

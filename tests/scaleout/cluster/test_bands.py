@@ -16,6 +16,7 @@ from tests.engine.support import job, tissue_like
 from tests.processes import python
 from wsisr.engine import Job, parts_folder, upscale
 from wsisr.errors import OptionError, UsageError
+from wsisr.progress import State
 from wsisr.scaleout.cluster import connection, upscale_on
 
 distributed = pytest.importorskip("distributed")
@@ -61,10 +62,10 @@ def test_a_killed_worker_costs_nothing(scheduler: str, source: Path) -> None:
         victim = next(iter(client.run(os.getpid).values()))
     killed = []
 
-    def kill(done: int, total: int) -> None:
-        if done and not killed:
+    def kill(state: State) -> None:
+        if state.done and not killed:
             os.kill(victim, signal.SIGKILL)
-            killed.append(done / total)
+            killed.append(state.done / state.total)
 
     made = upscale_on(scheduler, wanted(source, "killed.ome.tif"), kill)
     assert killed[0] < 1

@@ -20,9 +20,9 @@ from wsisr.engine import (
     split_rows,
 )
 from wsisr.errors import OptionError, UsageError, WsisrError
+from wsisr.progress import State
 from wsisr.scaleout.cluster import tasks
 from wsisr.scaleout.cluster.connection import Cluster, absolute, check_workers, open_cluster
-from wsisr.progress import State
 from wsisr.version import VERSION
 
 if TYPE_CHECKING:

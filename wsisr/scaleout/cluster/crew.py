@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from wsisr.closing import Closing
 from wsisr.errors import WsisrError
+from wsisr.progress import State
 from wsisr.scaleout.cluster import tasks
 from wsisr.scaleout.cluster.bands import ClusterError, check_output, result_of, run_bands
 from wsisr.scaleout.cluster.connection import Cluster, absolute, check_workers
 from wsisr.scaleout.cohort import Ended, Outcome, SlideTask, Update
-from wsisr.progress import State
 from wsisr.version import VERSION
 
 if TYPE_CHECKING:
