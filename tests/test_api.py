@@ -71,7 +71,7 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(
 def test_names_of_the_face() -> None:
     wanted = {
         *("upscale", "upscale_image", "convert", "evaluate", "measure", "open_slide", "load_model"),
-        *("foresee", "staged"),
+        *("batch", "foresee", "staged"),
         *("Job", "Rect", "Result", "WsisrError", "UsageError", "OptionError", "SlideError"),
         *("ModelError", "OutputError", "State", "__version__"),
     }

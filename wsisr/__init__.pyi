@@ -1,3 +1,4 @@
+from .api import batch as batch
 from .api import foresee as foresee
 from .api import load_model as load_model
 from .api import upscale as upscale

@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from wsisr.cli.batch import batch
 from wsisr.cli.convert import convert
 from wsisr.cli.doctor import doctor
 from wsisr.cli.evaluate import evaluate
@@ -30,6 +31,7 @@ SPELLINGS = {
 """Arguments of the API that are no option of the same name here."""
 SMALLER = {
     "upscale": "a smaller --batch or --window",
+    "batch": "fewer --workers, or a smaller --batch or --window",
     "convert": "fewer --threads",
     "eval": "fewer --workers",
 }
@@ -45,7 +47,7 @@ def cli(debug: bool) -> None:
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
 
 
-for _command in (upscale, convert, evaluate, info, models, doctor):
+for _command in (upscale, batch, convert, evaluate, info, models, doctor):
     cli.add_command(_command)
 
 

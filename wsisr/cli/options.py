@@ -65,6 +65,14 @@ def cache_options(function: Any) -> Any:
     return function
 
 
+scheduler_option = run_option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Dask scheduler whose workers compute, as tcp://host:port, or local to start workers on "
+    "this machine.",
+)
+
+
 class RegionType(click.ParamType):
     """Four whole numbers X,Y,W,H."""
 

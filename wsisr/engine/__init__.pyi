@@ -25,9 +25,11 @@ from .preparation import NOTICE as NOTICE
 from .preparation import ModelChoice as ModelChoice
 from .preparation import Run as Run
 from .preparation import find_resolution as find_resolution
+from .preparation import find_tissue as find_tissue
 from .preparation import open_view as open_view
 from .preparation import plan_run as plan_run
 from .preparation import prepare as prepare
+from .resume import fingerprint as fingerprint
 from .run import upscale as upscale
 from .runner import Computed as Computed
 from .runner import Runner as Runner

@@ -6,6 +6,7 @@ from .output import ZARR_SUFFIXES as ZARR_SUFFIXES
 from .output import open_writer as open_writer
 from .output import tile_encoder as tile_encoder
 from .parts import adopt_part as adopt_part
+from .provenance import read_provenance as read_provenance
 from .spec import COMPRESSIONS as COMPRESSIONS
 from .spec import LAYOUTS as LAYOUTS
 from .spec import SUBSAMPLINGS as SUBSAMPLINGS

@@ -164,7 +164,7 @@ def work(setup: WorkerSetup, connection: Connection) -> None:
     """Computes the windows that a connection asks for, until it says None or is closed."""
     # Ctrl-C reaches the whole group of processes; the parent decides what to do about it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     torch.set_num_threads(setup.threads)
     parent = Parent(connection)
@@ -181,7 +181,7 @@ def work(setup: WorkerSetup, connection: Connection) -> None:
         parent.send(Broken(f"failed ({type(error).__name__}: {text})"))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends this process as soon as its parent is gone, whatever it is doing."""
     parent = multiprocessing.parent_process()
     if parent is not None:

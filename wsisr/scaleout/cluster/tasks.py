@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
 from pathlib import Path
+from socket import gethostname
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from wsisr.engine import (
-    InProcess,
     Job,
     Result,
     Run,
-    Stopwatch,
     compute_band,
     part_path,
     prepare,
     upscale,
-    window_model,
 )
-from wsisr.errors import UsageError, WsisrError
-from wsisr.plan import Plan
+from wsisr.errors import UsageError
 from wsisr.progress import Progress, State
-from wsisr.scaleout.cohort import Outcome, SlideTask
+from wsisr.scaleout.cohort import Outcome, SlideTask, compute_slide
+from wsisr.scaleout.kept import open_kept
 from wsisr.version import VERSION
-
-if TYPE_CHECKING:
-    from wsisr.models import Upscaler
 
 TOPIC = "wsisr-progress"
 REPORT_S = 0.5
 
 _one_at_a_time = Lock()
-_loaded: dict[str, Upscaler] = {}
 
 
 def prepare_job(job: Job, version: str) -> Run:
@@ -60,25 +52,16 @@ def join(job: Job, parts: list[Path], version: str) -> Result:
 
 def slide(task: SlideTask, version: str, topic: str) -> Outcome:
     """Computes a slide; its failure is an outcome, too."""
-    begun = time.monotonic()
     try:
         _check_version(version)
-        with _one_at_a_time:
-            result = upscale(task.job, _reporter(topic, task.id), open_executor=open_kept)
-    except WsisrError as error:
-        return Outcome(None, str(error), seconds=time.monotonic() - begun)
-    return Outcome(result, seconds=result.seconds, peak_rss_mb=result.peak_rss_mb)
+    except UsageError as error:
+        return Outcome(None, str(error))
 
+    def compute(job: Job, progress: Progress) -> Result:
+        return upscale(job, progress, open_executor=open_kept)
 
-def open_kept(run: Run, plan: Plan, clock: Stopwatch) -> InProcess:
-    """Starts the executor of this process with the model of the last run if it is the same."""
-    made_by = {k: v for k, v in run.image.provenance.items() if k not in ("input", "region")}
-    key = f"{run.model.device} {json.dumps(made_by, sort_keys=True)}"
-    if key not in _loaded:
-        _loaded.clear()
-        _loaded[key] = run.model.load()
-    model = _loaded[key]
-    return InProcess(window_model(run, model), model.device, run.job.batch, clock)
+    with _one_at_a_time:
+        return compute_slide(task, _reporter(topic, task.id), compute, f"worker {gethostname()}")
 
 
 def _check_version(version: str) -> None:
