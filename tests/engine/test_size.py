@@ -13,7 +13,6 @@ from wsisr.engine.preparation import open_view, prepare
 from wsisr.engine.resume import Missing
 from wsisr.engine.run import upscale
 from wsisr.engine.size import check_room, estimate_size, journal_bytes
-from wsisr.engine.stream import Stopwatch
 from wsisr.engine.windows import WindowReader, find_tissue_windows
 from wsisr.errors import OutputError
 from wsisr.progress import State
@@ -128,12 +127,16 @@ def test_what_an_unfinished_run_has_written_counts(
     assert states[-1].tissue_done == states[-1].tissue_total == result.tissue_windows
 
 
+class Idle:
+    devices, busy_seconds = 1, 0.0
+
+
 def test_windows_that_nothing_is_made_of_are_not_counted(patch: Path) -> None:
     run = prepare(job(patch))
     rows, columns = run.image.grid(0)
     done = np.ones((rows, columns), bool)
     done[-1, -1] = False
     missing = Missing(run.plan.region, run.image.tile, done)
-    state = Meter(run.plan, run.tissue, missing, Stopwatch(), None).state()
+    state = Meter(run.plan, run.tissue, missing, Idle(), None).state()
     needed = find_tissue_windows(run.plan, run.tissue, missing)
     assert state.tissue_total == needed.sum() < find_tissue_windows(run.plan, run.tissue).sum()

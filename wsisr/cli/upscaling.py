@@ -61,8 +61,8 @@ def upscaling_options(function: Any) -> Any:
             default="tiny",
             show_default=True,
             metavar="NAME_OR_PATH",
-            help="Model to run: a name of `wsisr models list`, restore (stage 1 of tiny), bicubic, a "
-            "model folder or a weight file.",
+            help="Model to run: a name of `wsisr models list`, restore (stage 1 of tiny), "
+            "bicubic, a model folder or a weight file.",
         ),
         model_option(
             "--base",

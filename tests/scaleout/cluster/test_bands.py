@@ -47,10 +47,10 @@ def test_two_workers_make_the_pixels_of_one_process(
     scheduler: str, source: Path, suffix: str
 ) -> None:
     whole = upscale(wanted(source, "whole" + suffix))
-    seen: list[tuple[int, int]] = []
-    made = upscale_on(scheduler, wanted(source, "out" + suffix), lambda *state: seen.append(state))
+    seen: list[State] = []
+    made = upscale_on(scheduler, wanted(source, "out" + suffix), seen.append)
     assert made.sha256_pixels == whole.sha256_pixels
-    assert seen[-1][0] == seen[-1][1] == made.windows > whole.windows
+    assert seen[-1].done == seen[-1].total == made.windows > whole.windows
     assert made.tissue_windows >= whole.tissue_windows
     assert sorted(p.name for p in source.parent.glob("out*")) == ["out" + suffix]
     Path(made.output).rename(source.with_name("done" + suffix))

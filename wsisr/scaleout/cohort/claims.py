@@ -162,11 +162,10 @@ class Claims(Closing):
         if owner is not None and owner.is_dead:
             return True
         now = time.monotonic()
-        seen, since = self._seen.get(name, (b"", now))
+        seen, since = self._seen.get(name, (None, now))
         if seen != content:
             self._seen[name] = content, now
-            return False
-        return now - since > self._stale_s
+        return seen == content and now - since > self._stale_s
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
