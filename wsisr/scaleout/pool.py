@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -26,6 +24,7 @@ from wsisr.closing import Closing
 from wsisr.engine import Computed, ReadWindow, Run, Stopwatch
 from wsisr.errors import ModelError
 from wsisr.plan import Plan
+from wsisr.scaleout.signals import signals_held_back
 from wsisr.scaleout.slots import SlotLayout, Slots
 from wsisr.scaleout.worker import (
     Broken,
@@ -319,7 +318,7 @@ class WorkerPool(Closing):
             name=f"wsisr-worker-{setup.device}",
             daemon=True,
         )
-        with _interrupt_blocked():
+        with signals_held_back():
             process.start()
         other.close()  # so that the end of the worker is seen here
         return _Worker(setup, process, own)
@@ -356,16 +355,3 @@ def _cpu_seconds(pid: int) -> float:
     except psutil.Error:  # it has ended
         return 0.0
     return float(times.user + times.system)
-
-
-@contextmanager
-def _interrupt_blocked() -> Iterator[None]:
-    """Keeps Ctrl-C from a process that is started meanwhile, which has no handler for it yet."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -22,6 +22,7 @@ from wsisr.engine import Run, Runner, WindowGeometry, default_batch, window_mode
 from wsisr.errors import ModelError, WsisrError
 from wsisr.models import Upscaler
 from wsisr.plan import Plan, Window
+from wsisr.scaleout.signals import receive_signals
 from wsisr.scaleout.slots import Slots
 
 LAUNCHER_VARIABLES = (
@@ -164,6 +165,7 @@ def work(setup: WorkerSetup, connection: Connection) -> None:
     """Computes the windows that a connection asks for, until it says None or is closed."""
     # Ctrl-C reaches the whole group of processes; the parent decides what to do about it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    receive_signals()
     threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     torch.set_num_threads(setup.threads)

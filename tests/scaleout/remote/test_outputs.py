@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -93,9 +94,9 @@ def test_what_another_machine_began_is_refused(slide: Path, bucket: str, tmp_pat
 
 def test_a_writer_killed_in_mid_upload_goes_on(bucket: str, tmp_path: Path) -> None:
     url, journal = f"s3://{bucket}/out.ome.zarr", tmp_path / "out.ome.zarr"
-    process = CONTEXT.Process(target=_write_slowly, args=(journal, url))
+    process = CONTEXT.Process(target=_write_slowly, args=(journal, url, dict(os.environ)))
     process.start()
-    end = time.monotonic() + 240
+    end = time.monotonic() + 60
     while len(names(bucket)) < 4:
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -117,7 +118,9 @@ def test_a_writer_killed_in_mid_upload_goes_on(bucket: str, tmp_path: Path) -> N
 SPEC = PyramidSpec(256, 128, 0.25, 40, tile=64)
 
 
-def _write_slowly(journal: Path, url: str) -> None:
+def _write_slowly(journal: Path, url: str, environment: dict[str, str]) -> None:
+    # the server that this process is a fork of may be older than the fixture
+    os.environ.update(environment)
     with open_writer(journal, SPEC, fingerprint="f", url=url) as writer:
         _write(writer, 0.2)
 
@@ -137,7 +140,7 @@ def test_a_run_killed_in_mid_upload_goes_on(slide: Path, bucket: str, tmp_path: 
     url, cache = f"s3://{bucket}/out.ome.zarr", tmp_path / "cache"
     command = ("upscale", slide, url, *FLAGS, "--tile", 128, "--cache", cache)
     run = Run(*command)
-    end = time.monotonic() + 240
+    end = time.monotonic() + 60
     while len(names(bucket)) < 20:
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -30,6 +30,7 @@ from wsisr.scaleout.cohort.tasks import Ended, Outcome, SlideTask, Update
 from wsisr.scaleout.devices import usable_cores
 from wsisr.scaleout.kept import open_kept
 from wsisr.scaleout.run import pool_opener
+from wsisr.scaleout.signals import receive_signals, signals_held_back
 from wsisr.scaleout.worker import end_with_parent
 
 SLIDES_A_PROCESS = 50
@@ -171,23 +172,26 @@ class LocalCrew(Closing):
     def _open(self, place: _Place) -> None:
         own, other = _CONTEXT.Pipe()
         # no daemon, for it may have workers of its own; it ends with its parent nevertheless
-        place.process = _CONTEXT.Process(target=work, args=(other,), name="wsisr-slides")
-        place.process.start()
+        process = _CONTEXT.Process(target=work, args=(other,), name="wsisr-slides")
+        with signals_held_back():
+            process.start()
+            place.process, place.connection = process, own
         other.close()
-        place.connection, place.slides, place.first_rss = own, 0, 0
+        place.slides = place.first_rss = 0
 
     def _retire(self, place: _Place) -> None:
         """Lets a process go; it ends by itself when it is idle, and else is ended."""
         if place.process is None:
             return
         assert place.connection is not None
-        place.connection.close()
-        place.process.join(ENDING_S)
-        if place.process.is_alive():
-            place.process.kill()
-            place.process.join()
-        place.process.close()
+        process, connection = place.process, place.connection
         place.process = place.connection = None
+        connection.close()
+        process.join(ENDING_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        process.close()
 
     def close(self) -> None:
         """See `Crew`."""
@@ -204,6 +208,7 @@ def work(connection: Connection) -> None:
     # Ctrl-C reaches the whole group of processes; the parent decides what to do about it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
+    receive_signals()
     threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
