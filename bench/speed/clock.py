@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 Task = Callable[[], object]
@@ -45,6 +46,19 @@ def take_turns(tasks: Mapping[str, Task], rounds: int) -> dict[str, list[float]]
 def median_seconds(tasks: Mapping[str, Task], rounds: int) -> dict[str, float]:
     """Returns the median of `take_turns` for each task."""
     return {name: statistics.median(t) for name, t in take_turns(tasks, rounds).items()}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Lets torch compute in one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def peak_rss_mb() -> float:

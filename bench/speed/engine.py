@@ -19,12 +19,11 @@ from typing import cast
 
 import numpy as np
 import tifffile
-import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from bench.command import add_json, add_model, make_parser, report, run_module
-from bench.speed.clock import seconds, wait_for_device
+from bench.speed.clock import one_thread, seconds, wait_for_device
 from bench.speed.kernels import measure as measure_kernels
 from wsisr.engine import (
     Job,
@@ -125,17 +124,6 @@ def shares(model: Upscaler, inputs: list[WindowInput]) -> dict[str, float]:
         total = sum(seconds(partial(model, [window])) for window in inputs)
     spent["rest"] = total - sum(spent.values())
     return {f"share {name}": part / total for name, part in spent.items()}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Lets torch compute in one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager

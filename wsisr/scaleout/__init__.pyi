@@ -10,3 +10,7 @@ from .foresight import foresee as foresee
 from .pool import WorkerPool as WorkerPool
 from .run import pool_opener as pool_opener
 from .run import upscale as upscale
+from .worker import Done as Done
+from .worker import Ready as Ready
+from .worker import WorkerSetup as WorkerSetup
+from .worker import work as work

@@ -189,6 +189,7 @@ class WorkerPool(Closing):
                 entry = self._order.popleft()
                 yield entry.item, self._taken(entry)
             if self._order and not (more and self._has_room()):
+                self._hand_out(waits=True, ends=not more)
                 with self._clock("model"):
                     self._listen()
 
@@ -237,10 +238,23 @@ class WorkerPool(Closing):
         self._free.append(entry.task.slot)
         return copied
 
-    def _hand_out(self) -> None:
-        """Gives waiting windows to workers with room, the least busy first."""
+    def _hand_out(self, *, waits: bool = False, ends: bool = False) -> None:
+        """Gives waiting windows to workers with room, the least busy first.
+
+        They come in full batches, because a GPU takes as long over a part of one.
+
+        Args:
+            waits: no more can be read before a worker answers, so the idle are given what there is.
+            ends: no more is to be read at all, so every worker is.
+        """
         while self._waiting:
-            ready = [worker for worker in self._workers if worker.has_room]
+            count = len(self._waiting)
+            ready = [
+                worker
+                for worker in self._workers
+                if worker.has_room
+                and (count >= worker.batch or ends or (waits and not worker.tasks))
+            ]
             if not ready:
                 return
             worker = min(ready, key=lambda each: len(each.tasks) / each.batch)
@@ -266,7 +280,6 @@ class WorkerPool(Closing):
         for worker in list(self._workers):
             if worker.is_silent(self._patience_s):
                 self._bury(worker, f"said nothing for {self._patience_s:g} s")
-        self._hand_out()
 
     def _hear(self, worker: _Worker, message: Message) -> None:
         if isinstance(message, logging.LogRecord):
