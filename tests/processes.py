@@ -13,8 +13,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
+
+import psutil
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -23,6 +27,7 @@ CONTEXT.set_forkserver_preload(
         "wsisr.engine.run",
         "wsisr.models.dualstage",
         "wsisr.models.networks.controlnet",
+        "wsisr.scaleout.cohort.crew",
         "wsisr.scaleout.worker",
     ]
 )
@@ -36,13 +41,22 @@ class Done:
 
 
 class Run:
-    """A running `wsisr ARGUMENTS`; the interface of `subprocess.Popen`, as far as it is used."""
+    """A running `wsisr ARGUMENTS`; the interface of `subprocess.Popen`, as far as it is used.
 
-    def __init__(self, *arguments: object, cwd: Path | None = None, **environment: str) -> None:
+    With `forks` its worker processes, too, are forks of the server, and so its children.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        cwd: Path | None = None,
+        forks: bool = False,
+        **environment: str,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._streams = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
         words = list(map(str, arguments))
-        settings = (words, cwd or Path.cwd(), self._streams, {**os.environ, **environment})
+        settings = (words, cwd or Path.cwd(), self._streams, {**os.environ, **environment}, forks)
         self._process = CONTEXT.Process(target=_main, args=settings)
         self._process.start()
 
@@ -68,6 +82,15 @@ class Run:
         return Done(code, *texts)
 
 
+def workers() -> list[psutil.Process]:
+    """Lists the forks that run: commands, and the workers of those that fork theirs."""
+    with suppress(psutil.NoSuchProcess):
+        server = psutil.Process(forkserver._forkserver._forkserver_pid)
+        # the server also starts the tracker of the standard library
+        return [each for each in server.children() if each.cmdline() == server.cmdline()]
+    return []
+
+
 def wsisr(*arguments: object, cwd: Path | None = None) -> Done:
     """Run the command to its end."""
     return Run(*arguments, cwd=cwd).wait()
@@ -86,7 +109,11 @@ def python(code: str, *arguments: object, cwd: Path | None = None) -> Done:
 
 
 def _main(
-    arguments: list[str], cwd: Path, streams: list[Path], environment: dict[str, str]
+    arguments: list[str],
+    cwd: Path,
+    streams: list[Path],
+    environment: dict[str, str],
+    forks: bool,
 ) -> None:
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -97,4 +124,11 @@ def _main(
     sys.argv = ["wsisr", *arguments]
     from wsisr.cli import run
 
+    if forks:
+        from wsisr.scaleout import pool
+        from wsisr.scaleout.cohort import crew
+
+        # the server that this is a fork of, for a second one would take seconds to start
+        forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+        pool._CONTEXT = crew._CONTEXT = CONTEXT
     run()

@@ -38,7 +38,7 @@ MAY_IMPORT = {
 }
 """Room of wsisr -> the rooms it may import, beside those that are open to all."""
 OPEN_TO_ALL = ("closing", "errors", "version")
-OPEN_ROOMS = {"cli", "api", "api_remote", "doctor", "__init__", "__main__"}
+OPEN_ROOMS = {"cli", "api", "api_cohort", "api_remote", "doctor", "__init__", "__main__"}
 """These may import everything."""
 OPTIONAL = {
     "spandrel",

@@ -1,8 +1,9 @@
-from .api import batch as batch
 from .api import foresee as foresee
 from .api import load_model as load_model
 from .api import upscale as upscale
 from .api import upscale_image as upscale_image
+from .api_cohort import batch as batch
+from .api_cohort import foresee_batch as foresee_batch
 from .api_remote import convert as convert
 from .api_remote import evaluate as evaluate
 from .api_remote import staged as staged

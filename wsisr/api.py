@@ -5,7 +5,7 @@ Everything heavy is imported when a function is called, and a missing file is to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from wsisr.plan import Rect
     from wsisr.progress import Progress
     from wsisr.pyramid import Compression, Layout, Subsampling, ZarrVersion
-    from wsisr.scaleout.cohort import CohortResult, Watch
 
 
 class ModelSettings(TypedDict, total=False):
@@ -168,74 +167,6 @@ def upscale(
     return run(job, progress, scheduler=scheduler, announce=announce)
 
 
-def batch(
-    inputs: Sequence[str | Path],
-    out: str | Path,
-    *,
-    suffix: str = ".ome.tif",
-    gpus: str | None = None,
-    workers: int | None = None,
-    device: str | None = None,
-    scheduler: str | None = None,
-    shard: str | None = None,
-    retries: int = 1,
-    overwrite: bool = False,
-    cache: str | Path | None = None,
-    cache_gb: float | None = None,
-    watch: Watch | None = None,
-    **options: Any,
-) -> CohortResult:
-    """Upscales many slides into a folder; what is finished there is left out.
-
-    One slide that fails stops no other. Several calls, of several machines too, may share the
-    folder: each slide is computed once. An interrupted call goes on when it is made again. Workers
-    are fresh processes, so a script that calls this needs `if __name__ == "__main__":`.
-
-    Args:
-        inputs: slides, folders, patterns and URLs, or one CSV manifest.
-        out: folder of the results, of the report, and of the logs.
-        suffix: of results that a manifest does not name.
-        gpus: numbers of the GPUs that each compute a slide, as `0,1`, or `all`.
-        workers: how many slides are computed at once; None is one for each GPU, and else one.
-        device: torch device without `gpus`; None is the first GPU, and else the CPU.
-        scheduler: of a Dask cluster whose workers compute the slides; None computes them here.
-        shard: share of the slides, as `1/8`; None asks the environment of an array of jobs.
-        retries: how often a slide is tried again where that can help.
-        overwrite: whether results of other settings are replaced.
-        cache: folder of the copies of remote slides; None is the user's folder of caches.
-        cache_gb: how many GB the copies may take; None is 50.
-        watch: told how far the cohort is.
-        options: see `UpscaleOptions`; a manifest overrides them slide by slide.
-
-    Returns:
-        What became of each slide, and where the report is.
-
-    Raises:
-        WsisrError: what is wrong with which input or option.
-
-    Example:
-        >>> wsisr.batch(["slides/"], "results", input_mag=10, gpus="0,1")
-    """
-    from wsisr.scaleout.cohort import run_batch
-
-    return run_batch(
-        inputs,
-        Path(out),
-        _given(options),
-        suffix=suffix,
-        gpus=gpus,
-        workers=workers,
-        device=device,
-        scheduler=scheduler,
-        shard=shard,
-        retries=retries,
-        overwrite=overwrite,
-        cache=cache,
-        cache_gb=cache_gb,
-        watch=watch or (lambda state: None),
-    )
-
-
 def foresee(job: Job) -> Foresight:
     """Says what a run will be: size, windows, disk, memory, and time from a short calibration.
 
@@ -288,7 +219,7 @@ def make_job(
 
         place = find_destination(output, open_cache(cache, cache_gb))
         path, fields["destination"] = place.path, place.url
-    return Job(Path(source), path, settings=_given(settings), **fields)
+    return Job(Path(source), path, settings=given(settings), **fields)
 
 
 def upscale_image(
@@ -327,7 +258,7 @@ def upscale_image(
         device=device,
         window=window,
         overlap=overlap,
-        **_given(settings),
+        **given(settings),
     )
 
 
@@ -358,10 +289,10 @@ def load_model(
     from wsisr.models import load_upscaler, pick_device
 
     return load_upscaler(
-        name, device=pick_device(device), settings=_given(settings), base=base, scale=scale
+        name, device=pick_device(device), settings=given(settings), base=base, scale=scale
     )
 
 
-def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+def given(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Leaves out the settings that are left to the model."""
     return {name: value for name, value in settings.items() if value is not None}

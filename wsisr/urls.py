@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -60,9 +60,11 @@ def scheme_of(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
-def shown(url: str) -> str:
-    """Gives a URL without user, password, query and fragment: how messages name it."""
-    parts = urlsplit(url)
+def shown(place: str) -> str:
+    """Gives a URL without user, password, query and fragment, and a path as it is."""
+    if not is_url(place):
+        return place
+    parts = urlsplit(place)
     host = parts.netloc
     if parts.scheme.lower() not in ACCOUNT_SCHEMES:
         host = host.rpartition("@")[2]
@@ -76,11 +78,18 @@ def name_of(url: str) -> str:
     Raises:
         UsageError: it ends in none.
     """
-    path = urlsplit(url).path
-    name = PurePosixPath(unquote(path) if EXTRAS.get(scheme_of(url)) == "http" else path).name
+    name = last_part(url)
     if name in ("", ".", "..") or any(sign in name for sign in "\\\0"):
         raise UsageError(f"{shown(url)}: names no file; give the URL of a slide")
     return name
+
+
+def last_part(place: str) -> str:
+    """Gives the last part of a URL or path; empty for a URL that has a host alone."""
+    if not is_url(place):
+        return Path(place).name or Path(place).resolve().name
+    path = urlsplit(place).path
+    return PurePosixPath(unquote(path) if EXTRAS.get(scheme_of(place)) == "http" else path).name
 
 
 def file_system(url: str) -> tuple[Any, str]:

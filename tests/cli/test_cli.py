@@ -131,10 +131,13 @@ def test_an_interrupted_run_goes_on_where_it_stopped(picture: Path, stop: signal
 
 
 def test_the_way_on_after_an_interruption() -> None:
-    assert way_on(["wsisr", "upscale"]) == "the same command"
-    assert way_on(["wsisr", "upscale", "--overwrite", "--resume"]) == "the same command"
+    same = "the same command goes on where this one stopped"
+    assert way_on(["wsisr", "upscale"]) == same
+    assert way_on(["wsisr", "batch", "--overwrite"]) == same
+    assert way_on(["wsisr", "upscale", "--overwrite", "--resume"]) == same
     for option in ("--overwrite", "--no-resume"):
-        assert way_on(["wsisr", "upscale", option]) == "the same command with --resume"
+        assert "with --resume goes on" in way_on(["wsisr", "upscale", option])
+    assert way_on(["wsisr", "eval"]) == "the same command starts anew"
 
 
 def test_memory_that_ran_out_has_a_remedy_for_each_command() -> None:

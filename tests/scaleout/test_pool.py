@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,18 @@ import psutil
 import pytest
 import torch
 
-from tests.engine.support import job
+from tests.engine.support import job, level0
+from tests.processes import Run as Command
+from tests.processes import wsisr
 from wsisr.engine.executor import open_executor
 from wsisr.engine.preparation import Run, open_view, prepare
 from wsisr.engine.stream import Stopwatch
 from wsisr.engine.windows import ReadWindow, WindowReader
 from wsisr.errors import ModelError, OptionError, UsageError
 from wsisr.progress import State
-from wsisr.scaleout import WorkerPool, choose_devices, upscale, usable_cores
+from wsisr.scaleout import WorkerPool, choose_devices, slots, upscale, usable_cores
 from wsisr.scaleout.slots import NAME
+from wsisr.scaleout.worker import Broken, Done, Ready, WorkerSetup, work
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("forked")
@@ -35,7 +40,7 @@ def run(slide: Path, model_folder: Path) -> Run:
 
 
 @contextmanager
-def pool_of(run: Run, workers: int, **options: float) -> Iterator[WorkerPool]:
+def pool_of(run: Run, workers: int, **options: object) -> Iterator[WorkerPool]:
     memory = shared_memory()
     with WorkerPool(run, run.plan, [CPU] * workers, Stopwatch(), **options) as pool:  # type: ignore[arg-type]
         started = {worker.process.pid for worker in pool._workers}
@@ -244,3 +249,81 @@ def test_an_interrupted_run_leaves_no_process(slide: Path, model_folder: Path) -
     assert not [t for t in threading.enumerate() if t.name in ("read", "model")]
     alone = upscale(replace(wanted, workers=None))
     assert alone.width == 600
+
+
+def breaks_once(flag: Path, setup: WorkerSetup, connection: Connection) -> None:
+    """A worker whose driver fails for the first process that comes to it."""
+    try:
+        flag.touch(exist_ok=False)
+    except FileExistsError:
+        work(setup, connection)
+    else:
+        connection.send(Broken("failed (RuntimeError: device lost)"))
+
+
+def test_a_broken_worker_is_replaced(
+    run: Run, expected: list[np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pool_of(run, 2, target=partial(breaks_once, tmp_path / "flag")) as pool:
+        assert equal(images_of(pool, run), expected)
+        assert sum(worker.is_replacement for worker in pool._workers) == 1
+    assert "device lost" in caplog.text
+
+
+def shrinks(setup: WorkerSetup, connection: Connection) -> None:
+    """A worker that runs short of memory over its first windows, and does one at a time then."""
+    connection.send(Ready(4, "roomy"))
+    batch = 4
+    while tasks := connection.recv():
+        assert len(tasks) <= 4
+        if batch == 4:
+            batch = 1
+            connection.send(Ready(batch, "tight"))
+        for task in tasks:
+            setup.slots.image(task.slot)[...] = len(tasks)
+        connection.send(Done(tuple(task.slot for task in tasks), False, 0.0))
+
+
+def test_a_worker_that_runs_short_of_memory_is_given_less(run: Run) -> None:
+    run = replace(run, job=replace(run.job, uncertainty=None))
+    with pool_of(run, 1, batch=4, target=shrinks) as pool, windows_of(run) as windows:
+        sizes = [int(np.asarray(computed.pixels).flat[0]) for _, computed in pool.map(windows)]
+    assert sizes[:4] == [4, 4, 4, 4]
+    # what was on its way then still came by fours
+    assert set(sizes[3 * 4 :]) == {1}
+
+
+def test_slots_that_the_memory_cannot_hold_are_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "usable_memory", lambda: 1 << 20)
+    with pytest.raises(OptionError, match=r"need .* GB of shared memory"), pool_of(run, 1):
+        pass
+
+
+def test_nothing_is_left_of_a_command_that_is_killed(
+    slide: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.ome.tif"
+    wanted = (
+        "upscale", slide, out, "--model", model_folder, "--tissue", "off", "--workers", 2,
+        "--device", "cpu", "--window", 128, "--overlap", 32, "--tile", 64, "--scale", 4,
+        "--input-mpp", 1.0, "--compression", "deflate",
+    )  # fmt: skip
+    command = Command(*wanted)
+    parent = psutil.Process(command.pid)
+    partial_file = tmp_path / "out.ome.tif.partial"
+    while not (partial_file.exists() and partial_file.stat().st_size > 20_000):
+        assert command.poll() is None
+        time.sleep(0.01)
+    workers = parent.children(recursive=True)
+    assert len(workers) >= 2
+    parent.kill()
+    command.wait()
+    assert not psutil.wait_procs(workers, timeout=20)[1]
+    ended = Command(*wanted).wait()
+    assert ended.returncode == 0, ended.stderr
+    whole = tmp_path / "whole.ome.tif"
+    assert wsisr(*(whole if word is out else word for word in wanted)).returncode == 0
+    assert np.array_equal(level0(out), level0(whole))
+    assert {path.name for path in tmp_path.glob("*.ome.tif*")} == {out.name, whole.name}

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from wsisr.cli.cohort import show_cohort
+from wsisr.cli.cohort import run_cohort, show_cohort_plan
 from wsisr.cli.grouping import GroupedCommand, output_option, run_option
 from wsisr.cli.options import PATH, RENAMED, cache_options, json_option, scheduler_option
 from wsisr.cli.upscaling import upscaling_options
@@ -71,6 +71,17 @@ from wsisr.cli.upscaling import upscaling_options
     is_flag=True,
     help="Replace results that were made with other settings; the same ones are left out.",
 )
+@run_option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what each slide will be, the size of all on disk and the time; write nothing.",
+)
+@run_option(
+    "--log-json",
+    type=PATH,
+    metavar="FILE",
+    help="Append events to FILE while slides are computed: one JSON object a line.",
+)
 @json_option
 @click.pass_context
 def batch(
@@ -79,6 +90,8 @@ def batch(
     inputs: tuple[str, ...],
     out: Path,
     as_json: bool,
+    dry_run: bool,
+    log_json: Path | None,
     **options: Any,
 ) -> None:
     """Upscales many slides into the folder DIR.
@@ -86,10 +99,10 @@ def batch(
     IN is a slide, a folder, a pattern or a URL, or one CSV manifest. Finished slides are left out,
     interrupted ones go on, and one that fails stops no other.
     """
-    import wsisr
-
-    with show_cohort() as watch:
-        result = wsisr.batch(inputs, out, watch=watch, **options)
+    if dry_run:
+        show_cohort_plan(inputs, out, as_json, **options)
+        return
+    result = run_cohort(inputs, out, log_json, **options)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in result.rows], default=str))
     done, skipped, elsewhere, failed = (

@@ -2,19 +2,99 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from wsisr.scaleout.cohort import CohortState, ReportRow, Watch
+    from wsisr.scaleout.cohort import CohortResult, CohortState, ReportRow, Watch
 
 DRAW_S = 0.2
 BAR = "{percentage:3.0f}%|{bar}| {postfix} [{elapsed}]"
+
+
+def run_cohort(
+    inputs: Sequence[str], out: Path, log_json: Path | None, **options: Any
+) -> CohortResult:
+    """Upscales a cohort, and says how it goes.
+
+    Args:
+        inputs: slides, folders, patterns and URLs, or a manifest.
+        out: folder of the results.
+        log_json: file that events are appended to; None appends none.
+        options: see `wsisr.batch`.
+
+    Raises:
+        WsisrError: what is wrong with which input or option.
+    """
+    import wsisr
+
+    if log_json is None:
+        with show_cohort() as show:
+            return wsisr.batch(inputs, out, watch=show, **options)
+    from wsisr.scaleout.cohort import open_cohort_events
+
+    with open_cohort_events(log_json, inputs) as events, show_cohort() as show:
+
+        def watch(state: CohortState) -> None:
+            show(state)
+            events(state)
+
+        result = wsisr.batch(inputs, out, watch=watch, **options)
+        events.finished(result)
+        return result
+
+
+def show_cohort_plan(
+    inputs: Sequence[str],
+    out: Path,
+    as_json: bool,
+    *,
+    scheduler: str | None,
+    retries: int,
+    cache: Path | None,
+    cache_gb: float | None,
+    **options: Any,
+) -> None:
+    """Prints on stdout what a cohort will be.
+
+    Args:
+        inputs: slides, folders, patterns and URLs, or a manifest.
+        out: folder of the results.
+        as_json: whether as one JSON object.
+        scheduler: of a cluster, whose workers' number and speed are not known here.
+        retries: not asked for.
+        cache: not asked for, since no slide behind a URL is opened.
+        cache_gb: the same.
+        options: see `wsisr.foresee_batch`.
+
+    Raises:
+        WsisrError: what is wrong with which input or option.
+    """
+    import wsisr
+    from wsisr.progress import as_duration, as_size
+
+    plan = wsisr.foresee_batch(inputs, out, **options)
+    if scheduler is not None:
+        plan = dataclasses.replace(plan, seconds=None)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(plan), default=str))
+        return
+    for slide in plan.slides:
+        click.echo(f"{slide.id}: {slide.foresight or slide.reason}")
+    free = "" if plan.free_bytes is None else f"; {as_size(plan.free_bytes)} are free"
+    seconds = "unknown" if plan.seconds is None else f"about {as_duration(plan.seconds)}"
+    count = sum(slide.foresight is not None for slide in plan.slides)
+    click.echo(f"{count} of {len(plan.slides)} slides to compute, {plan.places} at once")
+    click.echo(f"disk: {as_size(plan.output_bytes)}{free}{'' if plan.fits else ', TOO LITTLE'}")
+    click.echo(f"time: {seconds}")
 
 
 @contextmanager

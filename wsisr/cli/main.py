@@ -36,6 +36,8 @@ SMALLER = {
     "eval": "fewer --workers",
 }
 """What to give a command that ran out of memory."""
+RESUMABLE = {"upscale", "batch", "convert"}
+"""Commands that leave what the next one goes on from."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,7 +62,7 @@ def run() -> None:
     try:
         code = cli(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        code = _fail(f"interrupted; {way_on(sys.argv)} goes on where this one stopped", INTERRUPTED)
+        code = _fail(f"interrupted; {way_on(sys.argv)}", INTERRUPTED)
     except click.ClickException as error:
         error.show()
         code = UsageError.exit_code
@@ -87,11 +89,14 @@ def smaller(arguments: list[str]) -> str:
 
 
 def way_on(arguments: list[str]) -> str:
-    """Says what to run after an interruption: --overwrite alone would start anew."""
+    """Says what to do after an interruption: --overwrite alone would start anew."""
+    if not RESUMABLE.intersection(arguments):
+        return "the same command starts anew"
     anew = "--no-resume" in arguments or (
-        "--overwrite" in arguments and "--resume" not in arguments
+        "--overwrite" in arguments and "--resume" not in arguments and "batch" not in arguments
     )
-    return "the same command with --resume" if anew else "the same command"
+    command = "the same command with --resume" if anew else "the same command"
+    return f"{command} goes on where this one stopped"
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

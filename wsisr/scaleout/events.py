@@ -28,6 +28,41 @@ from wsisr.progress import State
 PROGRESS_S = 5.0
 
 
+class JsonLines:
+    """Appends events to a file, for any thread.
+
+    Args:
+        path: the file; what it holds already is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, Lock()
+        with os_errors(path):
+            self._file = path.open("ab+", buffering=0)
+            # a killed run may have left half a line
+            if self._file.tell():
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read(1) != b"\n":
+                    self._file.write(b"\n")
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Appends a line with the event, the time and other fields."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"event": event, "time": now, **fields}, default=str)
+        with self._lock, os_errors(self._path):
+            self._file.write(line.encode() + b"\n")
+
+    def failed(self, error: BaseException, **fields: Any) -> None:
+        """Appends that what was told of has ended without success."""
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        name = type(error).__name__
+        self.write("failed", **fields, reason=reason or name, error=name)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
 class EventLog:
     """Appends what happens in a run to a file.
 
@@ -37,16 +72,8 @@ class EventLog:
     """
 
     def __init__(self, path: Path, job: Job) -> None:
-        self._path, self._job = path, job
-        self._lock = Lock()
+        self._job, self._lines = job, JsonLines(path)
         self._told = -PROGRESS_S
-        with os_errors(path):
-            self._file = path.open("ab+", buffering=0)
-            # a killed run may have left half a line
-            if self._file.tell():
-                self._file.seek(-1, os.SEEK_END)
-                if self._file.read(1) != b"\n":
-                    self._file.write(b"\n")
 
     def announce(self, foresight: Foresight) -> None:
         """Notes that the run starts."""
@@ -76,18 +103,14 @@ class EventLog:
 
     def failed(self, error: BaseException) -> None:
         """Notes that the run has ended without an output."""
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-        self._write("failed", reason=reason or type(error).__name__, error=type(error).__name__)
+        self._lines.failed(error, slide=self._job.source.name)
 
     def _write(self, event: str, **fields: Any) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        entry = {"event": event, "time": now, "slide": self._job.source.name, **fields}
-        with self._lock, os_errors(self._path):
-            self._file.write(json.dumps(entry, default=str).encode() + b"\n")
+        self._lines.write(event, slide=self._job.source.name, **fields)
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._lines.close()
 
 
 class _Warnings(logging.Handler):
@@ -116,9 +139,7 @@ def open_events(path: Path, job: Job) -> Iterator[EventLog]:
         OptionError: the file is the slide, the output or the mask.
         OutputError: the file cannot be written.
     """
-    for other in (job.source, job.output, job.tissue_out):
-        if other is not None and _is_same(path, other):
-            raise OptionError("log_json", path, f"is {other} already; choose another name")
+    refuse_files_of_run(path, job.source, job.output, job.tissue_out)
     events = EventLog(path, job)
     handler = _Warnings(events)
     logger = logging.getLogger("wsisr")
@@ -131,6 +152,17 @@ def open_events(path: Path, job: Job) -> Iterator[EventLog]:
     finally:
         logger.removeHandler(handler)
         events.close()
+
+
+def refuse_files_of_run(path: Path, *others: Path | None) -> None:
+    """Refuses to append events to a file that a run reads or writes.
+
+    Raises:
+        OptionError: the path is one of them.
+    """
+    for other in others:
+        if other is not None and _is_same(path, other):
+            raise OptionError("log_json", path, f"is {other} already; choose another name")
 
 
 def plain(fields: Mapping[str, Any]) -> dict[str, Any]:

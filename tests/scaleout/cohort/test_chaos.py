@@ -22,11 +22,14 @@ from PIL import Image
 
 from tests.engine.support import level0, tissue_like
 from tests.processes import Run
+from tests.processes import workers as forked
 from wsisr.engine import Job, upscale
 
 ROUNDS = int(os.environ.get("WSISR_CHAOS_ROUNDS", "20"))
 GOOD = 31
-KILLS_EVERY_S = (3.0, 8.0)
+KILLS_EVERY_S = (2.0, 6.0)
+FORKS = os.environ.get("WSISR_CHAOS_SPAWN") != "1"
+"""Spawned workers take so long to start that a round takes minutes; they fare the same."""
 VICTIM = "victim"
 """The slide whose process is killed each time, as the system does for want of memory."""
 REASONS = {
@@ -101,10 +104,11 @@ def expected(manifest: Path) -> dict[str, np.ndarray]:
 
 
 def everyone(command: Run) -> list[psutil.Process]:
+    """Lists the command and its workers, however they were started."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(command.pid)
-        return [process, *process.children(recursive=True)]
-    return []
+        return [process, *({*process.children(recursive=True), *forked()} - {process})]
+    return forked()
 
 
 @contextmanager
@@ -144,7 +148,7 @@ def run(manifest: Path, out: Path) -> Run:
     return Run(
         "batch", manifest, "--out", out, "--workers", 4, "--retries", 3, "--scale", 2,
         "--model", "bicubic", "--window", 64, "--overlap", 16, "--compression", "deflate",
-        "--device", "cpu", "--json",
+        "--device", "cpu", "--json", forks=FORKS,
     )  # fmt: skip
 
 

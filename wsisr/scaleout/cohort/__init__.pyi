@@ -3,6 +3,11 @@ from .batch import open_crew as open_crew
 from .batch import run_batch as run_batch
 from .claims import Claims as Claims
 from .crew import LocalCrew as LocalCrew
+from .events import CohortEvents as CohortEvents
+from .events import open_cohort_events as open_cohort_events
+from .foresight import CohortForesight as CohortForesight
+from .foresight import ForeseenSlide as ForeseenSlide
+from .foresight import foresee_batch as foresee_batch
 from .manifest import read_rows as read_rows
 from .report import ReportPaths as ReportPaths
 from .report import write_report as write_report

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsisr.plan import Rect
-from wsisr.scaleout.cohort.inputs import is_url, shown
+from wsisr.urls import is_url, shown
 
 COLUMNS = {
     "slide": "slide", "wsi": "slide", "id": "id", "output": "output", "mpp": "input_mpp",

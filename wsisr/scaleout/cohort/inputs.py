@@ -8,34 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from wsisr.errors import SlideError, UsageError
 from wsisr.slides import find_slides, slides_among
+from wsisr.urls import is_url
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-"""A scheme of two letters or more: a single one is a drive of Windows."""
 _MAGIC = re.compile(r"[*?[]")
-
-
-def is_url(place: str) -> bool:
-    """Tells whether an input is a URL and no path."""
-    return _URL.match(place) is not None
-
-
-def shown(place: str) -> str:
-    """Names an input in messages and reports: a URL goes without user, password and query."""
-    if not is_url(place):
-        return place
-    parts = urlsplit(place)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def name_of(place: str) -> str:
-    """Gives the name of the file, or folder, that a path or URL leads to."""
-    if is_url(place):
-        return urlsplit(place).path.rstrip("/").rpartition("/")[2]
-    return Path(place).name or Path(place).resolve().name
 
 
 def expand(inputs: Sequence[str | Path], out: Path) -> list[str]:

@@ -14,9 +14,10 @@ from typing import Any
 from wsisr.errors import OptionError, UsageError
 from wsisr.pyramid import TIFF_SUFFIXES, ZARR_SUFFIXES
 from wsisr.scaleout.cohort.cells import COLUMNS, Reading, read_cells
-from wsisr.scaleout.cohort.inputs import expand, is_url, name_of, refuse, shown
+from wsisr.scaleout.cohort.inputs import expand, refuse
 from wsisr.scaleout.cohort.rows import Row
 from wsisr.slides import slide_stem
+from wsisr.urls import is_url, last_part, shown
 
 MANIFEST_SUFFIXES = (".csv", ".tsv")
 OUTPUT_SUFFIXES = (*TIFF_SUFFIXES, *ZARR_SUFFIXES)
@@ -218,7 +219,7 @@ def _with_names(lines: Sequence[_Line], out: Path, suffix: str) -> tuple[list[Ro
 
 def _row(values: Mapping[str, Any], out: Path, suffix: str) -> Row:
     slide, output = values["slide"], values.get("output")
-    name = values.get("id") or slide_stem(name_of(output or slide))
+    name = values.get("id") or slide_stem(last_part(output or slide))
     return Row(
         id=unicodedata.normalize("NFC", name),
         slide=slide,

@@ -14,10 +14,10 @@ from urllib.parse import quote
 from wsisr.engine import NOTICE
 from wsisr.errors import WsisrError
 from wsisr.evaluation.report import data_uri, page_template
-from wsisr.scaleout.cohort.inputs import name_of
 from wsisr.scaleout.cohort.report.wording import duration, one_line, relative, without_paths
 from wsisr.scaleout.cohort.rows import ReportRow, Status
 from wsisr.slides import open_slide, overview
+from wsisr.urls import last_part
 from wsisr.version import VERSION
 
 PAGE_BYTES = 20_000_000
@@ -152,7 +152,7 @@ def _line(row: ReportRow, folder: Path, measures: Sequence[str]) -> Line:
     ]
     return Line(
         id=one_line(row.id),
-        slide=one_line(name_of(row.slide)),
+        slide=one_line(last_part(row.slide)),
         output=one_line(row.output.name) if output is None else output,
         link=None if output is None else quote(output),
         status=row.status,

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from wsisr.scaleout.cohort.inputs import is_url, shown
 from wsisr.scaleout.cohort.rows import ReportRow
+from wsisr.urls import is_url, shown
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://[^\s'\"<>;,)]+", re.IGNORECASE)
 _FOLDERS = re.compile(

@@ -13,10 +13,10 @@ from typing import Any, get_args
 
 from wsisr.evaluation.report import to_json
 from wsisr.files import os_errors, write_atomic
-from wsisr.scaleout.cohort.inputs import shown
 from wsisr.scaleout.cohort.report.html import to_html
 from wsisr.scaleout.cohort.report.wording import one_line, relative
 from wsisr.scaleout.cohort.rows import ReportRow, Status
+from wsisr.urls import shown
 from wsisr.version import VERSION
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
