@@ -60,6 +60,15 @@ def test_a_dead_owner_on_this_machine_loses_its_claim_at_once(own: Claims, tmp_p
     assert own.take("b")
 
 
+def test_what_a_dead_owner_left_of_a_finished_slide_is_removed(own: Claims, tmp_path: Path) -> None:
+    claimed_by(tmp_path, replace(own.owner, started=own.owner.started - 99, command="x"))
+    (tmp_path / "a.claim.lock").touch()
+    living = claimed_by(tmp_path, replace(own.owner, command="x"), "b")
+    for name in "abc":
+        own.clear(name)
+    assert list(tmp_path.iterdir()) == [living]
+
+
 def test_a_living_owner_keeps_its_claim(own: Claims, tmp_path: Path) -> None:
     claimed_by(tmp_path, replace(own.owner, command="x"), beat=7)
     assert not own.take("a")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from PIL import Image
 from tests.engine.support import level0, tissue_like
 from tests.processes import CONTEXT, Run
 from wsisr.errors import OptionError, OutputError, UsageError
-from wsisr.scaleout.cohort import CohortResult, LocalCrew, SlideTask, crew, run_batch
+from wsisr.scaleout.cohort import Claims, CohortResult, LocalCrew, SlideTask, crew, run_batch
 
 OPTIONS: dict[str, Any] = {
     "scale": 2, "input_mpp": 1.0, "model": "bicubic", "window": 128, "overlap": 32,
@@ -132,6 +133,19 @@ def test_a_slide_whose_process_always_dies_fails_alone(
     assert (row.status, row.attempts) == ("failed", 2)
     assert "signal 9" in row.reason
     assert result.count("done") == 4
+
+
+def test_the_claim_of_a_command_that_died_at_the_end_is_removed(slides: Path) -> None:
+    batch(slides)
+    folder = slides.with_name("out") / ".wsisr"
+    with Claims(folder) as claims:
+        dead = dataclasses.asdict(claims.owner) | {"started": 0.0, "beat": 3}
+    for name in ("s0", "s1"):
+        (folder / f"{name}.claim").write_text(json.dumps(dead))
+    (folder / "s1.json").unlink()
+    again = batch(slides)
+    assert again.count("skipped") == 5
+    assert not list(folder.glob("*.claim*"))
 
 
 def test_two_commands_share_a_folder(slides: Path) -> None:

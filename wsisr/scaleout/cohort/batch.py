@@ -88,9 +88,11 @@ def run_batch(
         return CohortResult(ordered, report_on(ordered, ledger, options, seconds), seconds)
 
     with ExitStack() as stack:
+        claims = stack.enter_context(Claims(ledger.folder))
+        for row in skipped:
+            claims.clear(row.id)
         if not left:
             return report()
-        claims = stack.enter_context(Claims(ledger.folder))
         stager = stack.enter_context(Stager(open_cache(cache, cache_gb)))
         crew = stack.enter_context(open_crew(scheduler, gpus, workers, device))
         cohort = Cohort(

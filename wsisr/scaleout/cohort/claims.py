@@ -107,7 +107,7 @@ class Claims(Closing):
             return False
         try:
             # only one of those who find it stale may take it away
-            with lock_file(path.with_name(f"{path.name}.lock")):
+            with lock_file(_lock_of(path)):
                 if self._is_stale(name):
                     with os_errors(path):
                         path.unlink(missing_ok=True)
@@ -118,6 +118,20 @@ class Claims(Closing):
             if not self._folder.is_dir():
                 raise
         return False
+
+    def clear(self, name: str) -> None:
+        """Removes the claim on a finished slide, if its owner died before it could.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        path = self._path(name)
+        if path.exists() and self.take(name):
+            self.release(name)
+        lock = _lock_of(path)
+        if lock.exists():
+            with suppress(OutputError), lock_file(lock):
+                pass  # which removes it
 
     def release(self, name: str) -> None:
         """Gives a slide back."""
@@ -177,6 +191,10 @@ class Claims(Closing):
                     if self._is_own(path):
                         with suppress(OSError), path.open("r+b") as file:
                             file.write(self._content())
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
 
 
 def _read(path: Path) -> bytes | None:
