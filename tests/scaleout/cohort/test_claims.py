@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.processes import CONTEXT
@@ -67,6 +68,17 @@ def test_what_a_dead_owner_left_of_a_finished_slide_is_removed(own: Claims, tmp_
     for name in "abc":
         own.clear(name)
     assert list(tmp_path.iterdir()) == [living]
+
+
+def test_a_clock_that_is_set_back_makes_no_owner_dead(
+    own: Claims, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed_by(tmp_path, replace(own.owner, command="x"))
+    for step in (-86400, 86400):
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda now=now, step=step: now + step)
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self, step=step: step)
+        assert not own.take("a")
 
 
 def test_a_living_owner_keeps_its_claim(own: Claims, tmp_path: Path) -> None:

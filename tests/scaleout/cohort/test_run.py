@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,16 @@ from PIL import Image
 from tests.engine.support import level0, tissue_like
 from tests.processes import CONTEXT, Run
 from wsisr.errors import OptionError, OutputError, UsageError
-from wsisr.scaleout.cohort import Claims, CohortResult, LocalCrew, SlideTask, crew, run_batch
+from wsisr.files import write_atomic
+from wsisr.scaleout.cohort import (
+    Claims,
+    CohortResult,
+    LocalCrew,
+    SlideTask,
+    crew,
+    ledger,
+    run_batch,
+)
 
 OPTIONS: dict[str, Any] = {
     "scale": 2, "input_mpp": 1.0, "model": "bicubic", "window": 128, "overlap": 32,
@@ -210,6 +220,32 @@ def test_a_folder_that_is_removed_ends_the_command(slides: Path) -> None:
 
     with pytest.raises(OutputError, match="does not exist"):
         batch(slides, watch=remove)
+
+
+def test_a_place_that_is_no_folder_is_refused(slides: Path) -> None:
+    slides.with_name("out").touch()
+    with pytest.raises(OutputError, match="choose a folder you may write to"):
+        batch(slides)
+
+
+def test_a_disk_that_is_full_ends_the_command_and_the_same_one_goes_on(
+    slides: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[str] = []
+
+    def write(path: Path, text: str) -> None:
+        if len(noted) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        noted.append(path.name)
+        write_atomic(path, text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "write_atomic", write)
+        with pytest.raises(OutputError, match="the disk is full"):
+            batch(slides)
+    assert not list(slides.with_name("out").rglob("*.claim"))
+    assert batch(slides).count("failed") == 1
+    assert len(list(slides.with_name("out").glob("*.ome.tif"))) == 5
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class Owner:
     Attributes:
         host: name of the machine and of its space of process numbers, for containers share names.
         pid: number of the process.
-        started: when the process started, by its machine's clock; with `pid` it names the process.
+        started: when the process started, see `start_of`; with `pid` it names the process.
         command: unlike that of any other command.
     """
 
@@ -49,7 +49,7 @@ class Owner:
     @classmethod
     def of_this_process(cls) -> Owner:
         """Describes this process."""
-        return cls(_host(), os.getpid(), psutil.Process().create_time(), uuid.uuid4().hex)
+        return cls(_host(), os.getpid(), start_of(os.getpid()), uuid.uuid4().hex)
 
     @property
     def is_dead(self) -> bool:
@@ -57,11 +57,28 @@ class Owner:
         if self.host != _host():
             return False
         try:
-            return bool(abs(psutil.Process(self.pid).create_time() - self.started) > 1)
+            return abs(start_of(self.pid) - self.started) > 1
         except psutil.NoSuchProcess:
             return True
         except psutil.AccessDenied:
             return False
+
+
+def start_of(pid: int) -> float:
+    """Gives when a process of this machine started, for comparison alone.
+
+    On Linux these are ticks since the machine started; elsewhere it is a time of day, which a clock
+    that is set would change.
+
+    Raises:
+        NoSuchProcess: it has ended.
+        AccessDenied: that cannot be told.
+    """
+    with suppress(OSError, IndexError, ValueError):
+        # the name of the program, in brackets, may hold anything
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return float(fields[19])
+    return float(psutil.Process(pid).create_time())
 
 
 def _host() -> str:
