@@ -25,11 +25,11 @@ def blend_cell(
 ) -> bool:
     """See `wsisr_kernels.blend_cell`; all are C-contiguous tensors on the CPU."""
     pixels = _rows(window)
-    if pixels.dtype == np.float32 and not _finite(pixels.reshape(-1).view(np.int32)):
-        return False
+    bits = pixels.view(np.int32) if pixels.dtype == np.float32 else np.empty((0, 0), np.int32)
     weights = np.repeat(ramp.numpy(), 3)
-    _blend(pixels, _rows(left), _rows(above), weights, _rows(out), _rows(below))
-    return True
+    return bool(
+        _blend(pixels, bits, _rows(left), _rows(above), weights, _rows(out), _rows(below))
+    )
 
 
 def _rows(item: torch.Tensor | None) -> NDArray[Any]:
@@ -39,14 +39,11 @@ def _rows(item: torch.Tensor | None) -> NDArray[Any]:
 
 
 @njit(cache=True, nogil=True)
-def _finite(bits: NDArray[np.int32]) -> bool:
-    for start in range(0, bits.size, 4096):
-        worst = np.int32(0)
-        for at in range(start, min(start + 4096, bits.size)):
-            worst = max(worst, bits[at] & _EXPONENT)
-        if worst == _EXPONENT:
-            return False
-    return True
+def _largest_exponent(bits: NDArray[np.int32]) -> np.int32:
+    largest = np.int32(0)
+    for at in range(bits.size):
+        largest = max(largest, bits[at] & _EXPONENT)
+    return largest
 
 
 @njit(cache=True, nogil=True)
@@ -68,15 +65,21 @@ def _round(values, into):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _blend(window, left, above, weights, out, below):  # type: ignore[no-untyped-def]
+def _blend(window, bits, left, above, weights, out, below):  # type: ignore[no-untyped-def]
     side = window.shape[0]
     height, width = out.shape
     shared = min(left.shape[1], width)
     overlap = below.shape[0]
     line = np.empty(width, dtype=np.float32)
+    largest = np.int32(0)
     for row in range(side):
-        leads = row < min(above.shape[0], height)
+        if bits.size:
+            # here and not before, so that a row comes from memory once
+            largest = max(largest, _largest_exponent(bits[row]))
         kept = row >= side - overlap
+        if row >= height and not kept:
+            continue
+        leads = row < min(above.shape[0], height)
         if shared:
             _mix(left[row], window[row], weights, line[:shared])
         if leads or kept:
@@ -92,5 +95,4 @@ def _blend(window, left, above, weights, out, below):  # type: ignore[no-untyped
             else:
                 _round(line[:shared], out[row, :shared])
                 _round(window[row, shared:width], out[row, shared:])
-        elif not overlap:
-            break
+    return largest != _EXPONENT
