@@ -27,9 +27,7 @@ def blend_cell(
     pixels = _rows(window)
     bits = pixels.view(np.int32) if pixels.dtype == np.float32 else np.empty((0, 0), np.int32)
     weights = np.repeat(ramp.numpy(), 3)
-    return bool(
-        _blend(pixels, bits, _rows(left), _rows(above), weights, _rows(out), _rows(below))
-    )
+    return bool(_blend(pixels, bits, _rows(left), _rows(above), weights, _rows(out), _rows(below)))
 
 
 def _rows(item: torch.Tensor | None) -> NDArray[Any]:
