@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from wsisr.caches import check_caches
 from wsisr.cli.batch import batch
 from wsisr.cli.convert import convert
 from wsisr.cli.doctor import doctor
@@ -46,6 +47,7 @@ RESUMABLE = {"upscale", "batch", "convert"}
 def cli(debug: bool) -> None:
     """Super-resolution of whole-slide histology images. Not for primary diagnosis."""
     level = logging.DEBUG if debug else logging.WARNING
+    check_caches()
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
 
 
