@@ -16,6 +16,7 @@ from wsisr.cli.options import (
     cache_options,
     in_argument,
     json_option,
+    log_file_option,
     on_tile_error_option,
     out_argument,
     overwrite_option,
@@ -23,6 +24,7 @@ from wsisr.cli.options import (
     resume_option,
 )
 from wsisr.cli.progress import progress_bar
+from wsisr.cli.telling import tell
 
 
 @click.command(cls=GroupedCommand, renamed=RENAMED)
@@ -66,6 +68,7 @@ from wsisr.cli.progress import progress_bar
 @cache_options
 @overwrite_option
 @resume_option
+@log_file_option
 @json_option
 def convert(source: str | Path, output: str | Path, as_json: bool, **options: Any) -> None:
     """Converts the slide IN to the pyramid OUT without a model.
@@ -78,10 +81,10 @@ def convert(source: str | Path, output: str | Path, as_json: bool, **options: An
 
     with (
         local_copy(source, options["cache"], options["cache_gb"]) as local,
-        progress_bar("tile") as progress,
+        progress_bar("tile", at_once=True) as progress,
     ):
         result = wsisr.convert(local, output, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), default=str))
     else:
-        click.echo(f"{result.output}: {result.width}x{result.height} px", err=True)
+        tell(f"{result.output}: {result.width}x{result.height} px")

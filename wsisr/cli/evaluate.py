@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,11 @@ from wsisr.cli.grouping import (
     output_option,
     run_option,
 )
-from wsisr.cli.options import PATH, PLACE, cache_options, json_option
+from wsisr.cli.options import PATH, PLACE, cache_options, json_option, log_file_option
+from wsisr.cli.telling import tell
+
+if TYPE_CHECKING:
+    from wsisr.evaluation.report import Evaluation
 
 
 @click.command(name="eval", cls=GroupedCommand)
@@ -109,6 +113,7 @@ from wsisr.cli.options import PATH, PLACE, cache_options, json_option
     help="Number of tiles that are judged at once.",
 )
 @cache_options
+@log_file_option
 @json_option
 def evaluate(
     sr: str | Path,
@@ -130,3 +135,17 @@ def evaluate(
         sr, hr, lr, also=parse_labels(also), count=count or None, show_progress=True, **options
     )
     click.echo(evaluation.json() if as_json else evaluation.table())
+    tell_of(evaluation, options["out"])
+
+
+def tell_of(evaluation: Evaluation, out: Path | None) -> None:
+    """Says on stderr what the table leaves out, and where the report lies."""
+    from wsisr.evaluation.report import REPORT
+
+    if evaluation.failed:
+        tell(f"not read: {', '.join(evaluation.failed)}")
+    if evaluation.not_run:
+        where = "--out DIR or --json say why" if out is None else "the report says why"
+        tell(f"not run: {', '.join(evaluation.not_run)}; {where}")
+    if out is not None:
+        tell(f"report: {out / REPORT}")

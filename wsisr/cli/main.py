@@ -17,6 +17,7 @@ from wsisr.cli.doctor import doctor
 from wsisr.cli.evaluate import evaluate
 from wsisr.cli.info import info
 from wsisr.cli.models import models
+from wsisr.cli.telling import note, tell
 from wsisr.cli.upscale import upscale
 from wsisr.errors import UsageError, WsisrError
 from wsisr.version import VERSION
@@ -48,7 +49,9 @@ def cli(debug: bool) -> None:
     """Super-resolution of whole-slide histology images. Not for primary diagnosis."""
     level = logging.DEBUG if debug else logging.WARNING
     check_caches()
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    told = logging.StreamHandler(sys.stderr)
+    told.setLevel(level)
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[told])
 
 
 for _command in (upscale, batch, convert, evaluate, info, models, doctor):
@@ -67,6 +70,7 @@ def run() -> None:
         code = _fail(f"interrupted; {way_on(sys.argv)}", INTERRUPTED)
     except click.ClickException as error:
         error.show()
+        note(f"wsisr: {error.format_message()}")
         code = UsageError.exit_code
     except WsisrError as error:
         if debug:
@@ -106,5 +110,5 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"wsisr: {' '.join(message.split())}", err=True)
+    tell(f"wsisr: {' '.join(message.split())}")
     return code

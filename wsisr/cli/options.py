@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from wsisr.cli.grouping import Decorator, input_option, output_option, run_option
+from wsisr.cli.telling import log_to
 from wsisr.pyramid import COMPRESSIONS, LAYOUTS, SUBSAMPLINGS, ZARR_VERSIONS
 from wsisr.urls import is_url
 
@@ -36,6 +37,21 @@ resume_option = run_option(
     default=None,
     show_default="if there is one",
     help="Go on from an unfinished run of the same job.",
+)
+
+
+def _open_log(context: click.Context, option: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        log_to(path)
+
+
+log_file_option = run_option(
+    "--log-file",
+    type=PATH,
+    metavar="FILE",
+    expose_value=False,
+    callback=_open_log,
+    help="Append what is told on stderr to FILE, each line with its time.",
 )
 json_option = run_option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout when done."

@@ -10,11 +10,12 @@ import numpy as np
 from wsisr.engine.blend import Cell, CellBlender
 from wsisr.engine.exact import aligned_overlap, check_exact, fit_cell
 from wsisr.engine.executor import InProcess
+from wsisr.engine.limits import check_scale
 from wsisr.engine.runner import single_sample
 from wsisr.engine.stream import Stopwatch
 from wsisr.engine.windows import InMemory, Pixels, ReadWindow, WindowReader
 from wsisr.models import Upscaler, load_upscaler, pick_device
-from wsisr.plan import Plan, make_plan
+from wsisr.plan import Plan, check_factor, make_plan
 
 
 def upscale_image(
@@ -26,6 +27,7 @@ def upscale_image(
     window: int = 512,
     overlap: int = 64,
     exact: bool = False,
+    force: bool = False,
     **settings: Any,
 ) -> Pixels:
     """Upscales an image in memory by the same windows, model and blending as a slide.
@@ -40,6 +42,7 @@ def upscale_image(
         overlap: output px that neighbouring windows share.
         exact: whether the finished bytes are fitted to the input; the setting `consistency` asks
             for the same.
+        force: whether scales are allowed that the model was not trained for.
         **settings: overrides of the model's own settings.
 
     Returns:
@@ -48,6 +51,8 @@ def upscale_image(
     Raises:
         WsisrError: what is wrong with which option.
     """
+    check_factor(scale)
+    check_scale(scale, str(model) if isinstance(model, str | Path) else None, force=force)
     exact = exact or settings.get("consistency") == "exact"
     if exact:
         overlap = aligned_overlap(window, overlap, check_exact(scale, lossless=True))
