@@ -15,7 +15,7 @@ from wsisr.engine.runner import single_sample
 from wsisr.engine.stream import Stopwatch
 from wsisr.engine.windows import InMemory, Pixels, ReadWindow, WindowReader
 from wsisr.models import Upscaler, load_upscaler, pick_device
-from wsisr.plan import Plan, check_factor, make_plan
+from wsisr.plan import Plan, make_plan
 
 
 def upscale_image(
@@ -35,8 +35,7 @@ def upscale_image(
     Args:
         image: uint8 RGB (h, w, 3).
         scale: output px for each input px, > 1.
-        model: name or folder as in `Job`, or a model that is loaded already, which is taken as it
-            is.
+        model: name or folder as in `Job`, or a loaded model, which is taken as it is.
         device: see `Job`.
         window: side of the windows in output px, a multiple of 64.
         overlap: output px that neighbouring windows share.
@@ -51,8 +50,7 @@ def upscale_image(
     Raises:
         WsisrError: what is wrong with which option.
     """
-    check_factor(scale)
-    check_scale(scale, str(model) if isinstance(model, str | Path) else None, force=force)
+    check_scale(scale, model, force=force)
     exact = exact or settings.get("consistency") == "exact"
     if exact:
         overlap = aligned_overlap(window, overlap, check_exact(scale, lossless=True))

@@ -7,11 +7,12 @@ of days. Such a request is refused with its numbers, before anything is computed
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsisr.errors import OptionError, SlideError, UsageError
 from wsisr.models import trained_scales
-from wsisr.plan import target_size
+from wsisr.plan import check_factor, target_size
 from wsisr.pyramid import read_provenance
 from wsisr.resolution import LARGEST_MAGNIFICATION, nominal_magnification
 from wsisr.slides import View
@@ -83,12 +84,12 @@ def check_output(job: Job, view: View, mpp: float, scale: float) -> None:
         )
 
 
-def check_scale(scale: float, model: str | None, *, force: bool, makes: str = "") -> None:
+def check_scale(scale: float, model: object, *, force: bool, makes: str = "") -> None:
     """Checks that a model was trained for a scale.
 
     Args:
         scale: output px for each input px.
-        model: name, folder or weight file; None for one that is loaded already.
+        model: name, folder or weight file; one that is loaded already does not say.
         force: whether any scale will do.
         makes: says what comes of the scale, for the message.
 
@@ -96,12 +97,13 @@ def check_scale(scale: float, model: str | None, *, force: bool, makes: str = ""
         OptionError: it was not.
         ModelError: no such model.
     """
+    check_factor(scale)
     if force:
         return
     if scale > LARGEST_SCALE:
         rule = f"{makes}at most {LARGEST_SCALE:g} without <force>"
         raise OptionError("scale", scale, rule)
-    trained = () if model is None else trained_scales(model)
+    trained = trained_scales(str(model)) if isinstance(model, str | Path) else ()
     if trained and min(max(scale / each, each / scale) for each in trained) > NEAR:
         known = ", ".join(f"{each:g}" for each in sorted(trained))
         raise OptionError(
