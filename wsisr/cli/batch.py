@@ -18,6 +18,7 @@ from wsisr.cli.options import (
     json_option,
     log_file_option,
     scheduler_option,
+    trust_input_option,
 )
 from wsisr.cli.telling import tell
 from wsisr.cli.upscaling import upscaling_options
@@ -73,6 +74,7 @@ from wsisr.cli.upscaling import upscaling_options
     show_default=True,
     help="How often a slide is tried again, in a fresh process, where that can help.",
 )
+@trust_input_option
 @cache_options
 @run_option(
     "--overwrite",

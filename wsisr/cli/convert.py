@@ -22,6 +22,7 @@ from wsisr.cli.options import (
     overwrite_option,
     pyramid_options,
     resume_option,
+    trust_input_option,
 )
 from wsisr.cli.progress import progress_bar
 from wsisr.cli.telling import tell
@@ -65,6 +66,7 @@ from wsisr.cli.telling import tell
     show_default=True,
     help="Number of threads that encode tiles.",
 )
+@trust_input_option
 @cache_options
 @overwrite_option
 @resume_option

@@ -14,7 +14,14 @@ from wsisr.cli.grouping import (
     output_option,
     run_option,
 )
-from wsisr.cli.options import PATH, PLACE, cache_options, json_option, log_file_option
+from wsisr.cli.options import (
+    PATH,
+    PLACE,
+    cache_options,
+    json_option,
+    log_file_option,
+    trust_input_option,
+)
 from wsisr.cli.telling import tell
 
 if TYPE_CHECKING:
@@ -41,7 +48,7 @@ if TYPE_CHECKING:
 )
 @input_option(
     "--scale",
-    type=int,
+    type=click.IntRange(1),
     metavar="N",
     help="With --tiles and without --lr, make the low resolution from HR by this factor.",
 )
@@ -73,7 +80,7 @@ if TYPE_CHECKING:
 )
 @measure_option(
     "--count",
-    type=int,
+    type=click.IntRange(0),
     metavar="N",
     default=200,
     show_default=True,
@@ -89,7 +96,7 @@ if TYPE_CHECKING:
 )
 @measure_option(
     "--seed",
-    type=int,
+    type=click.IntRange(0),
     metavar="N",
     default=0,
     show_default=True,
@@ -112,6 +119,7 @@ if TYPE_CHECKING:
     show_default="one for each core",
     help="Number of tiles that are judged at once.",
 )
+@trust_input_option
 @cache_options
 @log_file_option
 @json_option

@@ -11,7 +11,7 @@ import click
 
 from wsisr.cli.copying import local_copy
 from wsisr.cli.grouping import GroupedCommand
-from wsisr.cli.options import PLACE, cache_options, json_option
+from wsisr.cli.options import PLACE, cache_options, json_option, trust_input_option
 from wsisr.urls import is_url, shown
 
 FIRST = ("software", "notice", "model", "scale")
@@ -22,6 +22,7 @@ HASH_DIGITS = 16
 
 @click.command(cls=GroupedCommand)
 @click.argument("file", type=PLACE)
+@trust_input_option
 @cache_options
 @json_option
 def info(file: str | Path, cache: Path | None, cache_gb: float | None, as_json: bool) -> None:

@@ -28,6 +28,7 @@ from wsisr.cli.options import (
     overwrite_option,
     resume_option,
     scheduler_option,
+    trust_input_option,
 )
 from wsisr.cli.running import run_and_tell, show_plan
 from wsisr.cli.telling import tell
@@ -68,6 +69,7 @@ from wsisr.urls import is_url
     help="Number of processes that share the windows, on the GPUs in turn or on the cores.",
 )
 @scheduler_option
+@trust_input_option
 @cache_options
 @overwrite_option
 @resume_option

@@ -118,6 +118,13 @@ def evaluate(
         sr_mpp=sr_mpp,
         hr_mpp=hr_mpp,
     )
+    for option, value, least in (
+        ("count", count, 1),
+        ("tile_size", tile_size, 1),
+        ("seed", seed, 0),
+    ):
+        if value is not None and value < least:
+            raise OptionError(option, value, f"give a whole number from {least} on")
     options = Options(
         metrics=tuple(names),
         tile_size=tile_size,

@@ -100,8 +100,8 @@ def summarise(name: str) -> ModelSummary:
     if name == "restore":
         whole = summarise(DEFAULT_MODEL)
         parts = {"restoration": whole.parts["restoration"]}
-        card = f"Stage 1 of the model {DEFAULT_MODEL} alone: it restores, and adds no detail.\n"
-        return replace(whole, name=name, parts=parts, sampling={"fidelity": 1.0}, card=card)
+        text = f"Stage 1 of the model {DEFAULT_MODEL} alone: it restores, and adds no detail.\n"
+        return replace(whole, name=name, parts=parts, sampling={"fidelity": 1.0}, card=text)
     if Path(name).is_file() and Path(name).suffix in CHECKPOINT_SUFFIXES:
         return _single(Path(name))
     folder = find_folder(name)
