@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# each command would start a process that decodes, for seconds; tests/slides/test_isolated.py does
+os.environ.setdefault("WSISR_TRUST_INPUT", "1")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
+    "caches": "",
     "closing": "",
     "errors": "",
     "urls": "",
@@ -32,8 +33,8 @@ MAY_IMPORT = {
     "transcode": "pyramid slides formats resolution progress files",
     "engine": "models pyramid slides tissue plan resize resolution progress files urls "
     "wsisr_kernels",
-    "evaluation": "slides tissue models.files resize resolution files formats urls",
-    "scaleout": "engine evaluation models pyramid slides plan progress files urls",
+    "evaluation": "slides tissue models.files resize resolution files formats urls caches",
+    "scaleout": "engine evaluation models pyramid slides plan progress files urls caches",
     "viewer": "scaleout evaluation engine pyramid slides tissue plan files",
 }
 """Room of wsisr -> the rooms it may import, beside those that are open to all."""

@@ -9,7 +9,11 @@ Pixels that this package makes are computer-generated and not for primary diagno
 
 import lazy_loader
 
+from wsisr.caches import prepare_caches
 from wsisr.version import VERSION
+
+# before numba and torch are imported, which read their variables then
+prepare_caches()
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__ = [*__all__, "__version__"]

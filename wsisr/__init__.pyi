@@ -9,6 +9,7 @@ from .api_remote import evaluate as evaluate
 from .api_remote import staged as staged
 from .engine import Job as Job
 from .engine import Result as Result
+from .errors import ExistsError as ExistsError
 from .errors import ModelError as ModelError
 from .errors import OptionError as OptionError
 from .errors import OutputError as OutputError

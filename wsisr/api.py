@@ -230,17 +230,19 @@ def upscale_image(
     device: str | None = None,
     window: int = 512,
     overlap: int = 64,
+    force: bool = False,
     **settings: Unpack[ModelSettings],
 ) -> NDArray[np.uint8]:
     """Upscales an image in memory by the same windows, model and blending as a slide.
 
     Args:
         image: uint8 RGB (height, width, 3).
-        scale: output pixels for each input pixel, any number above 1.
+        scale: output pixels for each input pixel, above 1.
         model: name, folder or file; or a loaded model, which keeps its own settings.
         device: torch device; None is the first GPU, else the CPU.
         window: side of the model's windows in output px.
         overlap: overlap of neighbouring windows in output px.
+        force: whether scales are allowed that the model was not trained for, or beyond 8.
         settings: what is to differ from the model's own settings.
 
     Returns:
@@ -258,6 +260,7 @@ def upscale_image(
         device=device,
         window=window,
         overlap=overlap,
+        force=force,
         **given(settings),
     )
 

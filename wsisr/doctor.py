@@ -16,6 +16,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from wsisr.caches import REMEDY, can_write, temporary_folder, user_folder
 from wsisr.errors import WsisrError
 from wsisr.evaluation.weights import (
     REGISTRY,
@@ -58,6 +59,7 @@ def examine() -> list[Check]:
         _devices(),
         _cpu(),
         _disk(),
+        _caches(),
         _shipped_model(),
         _weights(),
     ]
@@ -160,6 +162,17 @@ def _cpu() -> Check:
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     return Check("disk", "ok" if free > 5 else "note", f"{free:.0f} GiB free in this folder")
+
+
+def _caches() -> Check:
+    """Tells where compiled kernels and downloads go; without a place most commands do not run."""
+    own, temporary = user_folder(), temporary_folder()
+    if own is not None and can_write(own):
+        return Check("caches", "ok", str(own))
+    why = "the user's folder of caches is not known" if own is None else f"{own} cannot be written"
+    if temporary is None:
+        return Check("caches", "missing", f"{why}, nor can the temporary folder; {REMEDY}")
+    return Check("caches", "note", f"{why}; {temporary} is used, which may not last: {REMEDY}")
 
 
 def _shipped_model() -> Check:

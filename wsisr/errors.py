@@ -59,3 +59,7 @@ class ModelError(WsisrError):
 
 class OutputError(WsisrError):
     """An output that cannot be created, written or finished."""
+
+
+class ExistsError(OutputError):
+    """An output that is there already: the command is right, and nothing was done."""

@@ -17,6 +17,8 @@ from wsisr.errors import OptionError
 WINDOW_MULTIPLE = 64
 LATENT_PX = 8
 """Windows start on this grid, that of the latents and of the noise."""
+LARGEST_FACTOR = 1000.0
+"""From the coarsest thumbnail past what a microscope resolves; more is a slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,7 @@ def make_plan(
     Raises:
         OptionError: any of these does not hold, or the region lies outside.
     """
-    if not (math.isfinite(scale) and scale > 1):
-        raise OptionError("scale", scale, "must be greater than 1")
+    check_factor(scale)
     if window < WINDOW_MULTIPLE or window % WINDOW_MULTIPLE:
         raise OptionError("window", window, f"must be a multiple of {WINDOW_MULTIPLE}")
     if overlap < 0 or overlap % LATENT_PX or overlap > window // 2:
@@ -206,6 +207,17 @@ def make_plan(
     bottom = min(round(region.bottom * scale), target_size(view_height, scale))
     output = Rect(x, y, max(1, right - x), max(1, bottom - y))
     return Plan(view_width, view_height, scale, output, window, overlap)
+
+
+def check_factor(scale: float) -> None:
+    """Checks that a scale enlarges, and within reason.
+
+    Raises:
+        OptionError: it does not.
+    """
+    if not 1 < scale <= LARGEST_FACTOR:
+        rule = f"must be greater than 1, and at most {LARGEST_FACTOR:g}"
+        raise OptionError("scale", scale, rule)
 
 
 def scaled_region(region: Rect, downsample: float, width: int, height: int) -> Rect:

@@ -118,6 +118,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(picture: Path, stop: signal
         assert "Traceback" not in stopped.stderr
     again = wsisr("upscale", big, out, *options, "--json")
     assert again.returncode == 0, again.stderr
+    assert "it goes on from an unfinished run" in again.stderr
     facts = json.loads(again.stdout)
     assert facts["resumed_rows"] > 0
     whole = picture.with_name("whole.ome.tif")

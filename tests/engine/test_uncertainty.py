@@ -12,7 +12,7 @@ from wsisr.engine.array import upscale_image
 from wsisr.engine.job import Job
 from wsisr.engine.run import upscale
 from wsisr.engine.uncertainty import COUNTS_PER_LEVEL, companion_path
-from wsisr.errors import UsageError
+from wsisr.errors import ExistsError, UsageError
 from wsisr.progress import State
 
 SETTINGS = {"fidelity": 0.0, "precision": "fp32"}
@@ -126,7 +126,7 @@ def test_what_has_no_spread_is_said(wanted: Job, changes: dict[str, object], mes
 
 def test_an_existing_map_is_kept(wanted: Job) -> None:
     companion_path(wanted.output).write_bytes(b"precious")
-    with pytest.raises(UsageError, match="give overwrite"):
+    with pytest.raises(ExistsError, match="give overwrite"):
         upscale(wanted)
     assert companion_path(wanted.output).read_bytes() == b"precious"
     assert not wanted.output.exists()

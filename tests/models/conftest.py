@@ -65,7 +65,7 @@ def save_small_model(folder: Path) -> Path:
     card = ModelCard(
         "small",
         PARTS,
-        scales=(4,),
+        scales=(2, 4, 8),
         sampling={"steps": 2, "start_timestep": 400, "start_from": "condition", "fidelity": 0.25},
     )
     parts = {

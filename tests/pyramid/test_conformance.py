@@ -147,6 +147,21 @@ def test_ome_xml_follows_the_schema(files: dict[str, Path], with_associated: Pat
     assert [image.name for image in ome.images[1:]] == ["label", "macro"]
 
 
+@pytest.mark.parametrize("tiff", [True, False])
+@pytest.mark.parametrize("channels", [("Red", "Green", "Blue"), ("error",)])
+def test_the_place_of_a_region_follows_the_schema(tiff: bool, channels: tuple[str, ...]) -> None:
+    ome_types = pytest.importorskip("ome_types")
+    background = (255,) * len(channels)
+    place = {"position": (1234.5, 0.25), "channels": channels, "background": background}
+    xml = ome_xml(spec_of("deflate", **place), PROVENANCE, tiff=tiff)
+    ome_types.validate_xml(xml)
+    image = ome_types.from_xml(xml).images[0]
+    assert (image.stage_label.x, image.stage_label.y) == (1.2345, 0.00025)
+    assert {plane.position_x for plane in image.pixels.planes} == {1.2345}
+    assert {plane.position_x_unit.value for plane in image.pixels.planes} == {"mm"}
+    assert len(image.pixels.planes) == (1 if tiff else len(channels))
+
+
 def test_ome_xml_of_hostile_text_stays_well_formed() -> None:
     ome_types = pytest.importorskip("ome_types")
     hostile = '<a href="x">\x00\x1b\ud800 ]]> & é'

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.pyramid.support import all_tiles, decode, feed, picture, reference_levels, tile_of, write
 from wsisr import files
-from wsisr.errors import OutputError, UsageError
+from wsisr.errors import ExistsError, OutputError, UsageError
 from wsisr.pyramid import PyramidSpec, open_writer, tiff
 from wsisr.pyramid.records import journal_path, read_journal
 from wsisr.resize import halve
@@ -224,7 +224,7 @@ def test_where_the_output_may_not_be(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="does not exist"):
         open_writer(tmp_path / "missing" / "out.ome.tif", spec)
     (tmp_path / "there.ome.tif").write_bytes(b"precious")
-    with pytest.raises(UsageError, match="give overwrite"):
+    with pytest.raises(ExistsError, match="give overwrite"):
         open_writer(tmp_path / "there.ome.tif", spec)
     assert (tmp_path / "there.ome.tif").read_bytes() == b"precious"
     assert len(list(tmp_path.iterdir())) == 1

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from tests.pyramid.support import all_tiles, decode, feed, picture, reference_levels, write
-from wsisr.errors import UsageError
+from wsisr.errors import ExistsError, UsageError
 from wsisr.pyramid import PyramidSpec, open_writer
 
 VERSIONS = ("0.4", "0.5")
@@ -106,7 +106,7 @@ def test_overwriting_replaces_the_folder(tmp_path: Path) -> None:
     out = tmp_path / "out.ome.zarr"
     spec = PyramidSpec(100, 80, 0.25, 40, tile=32)
     write(out, spec, picture(100, 80, seed=1))
-    with pytest.raises(UsageError, match="give overwrite"):
+    with pytest.raises(ExistsError, match="give overwrite"):
         open_writer(out, spec)
     wanted = picture(100, 80, seed=2)
     write(out, spec, wanted, overwrite=True)

@@ -117,3 +117,24 @@ def test_views_into_larger_arrays_are_taken() -> None:
     image = noise(64, 64)
     part = image[8:40, 4:36, ::-1]
     np.testing.assert_array_equal(area_downsample(part, 4), area_downsample(part.copy(), 4))
+
+
+@pytest.mark.parametrize(
+    ("side", "factor", "start", "count", "size"),
+    [
+        (4, 2.0, (0, 0), (3, 3), (6, 6)),
+        (4, 2.0, (9, 0), (2, 2), (6, 6)),
+        (4, 2.0, (-1, 0), (2, 2), (6, 6)),
+        (4, 2.0, (0, 0), (0, 2), (6, 6)),
+        (4, 1.5, (20, 0), (2, 2), (6, 6)),
+        (4, 0.5, (0, 0), (2, 2), (6, 6)),
+        (4, float("nan"), (0, 0), (2, 2), (6, 6)),
+        (4, float("inf"), (0, 0), (1, 1), (6, 6)),
+    ],
+)
+def test_regions_that_would_leave_the_source_are_refused(
+    side: int, factor: float, start: tuple[int, int], count: tuple[int, int], size: tuple[int, int]
+) -> None:
+    source = np.zeros((side, side, 3), np.uint8)
+    with pytest.raises(UsageError, match=r"reduced by|cannot be resized"):
+        reduce_area(source, factor=factor, start=start, count=count, size=size)

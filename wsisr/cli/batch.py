@@ -11,7 +11,16 @@ import click
 
 from wsisr.cli.cohort import run_cohort, show_cohort_plan
 from wsisr.cli.grouping import GroupedCommand, output_option, run_option
-from wsisr.cli.options import PATH, RENAMED, cache_options, json_option, scheduler_option
+from wsisr.cli.options import (
+    PATH,
+    RENAMED,
+    cache_options,
+    json_option,
+    log_file_option,
+    scheduler_option,
+    trust_input_option,
+)
+from wsisr.cli.telling import tell
 from wsisr.cli.upscaling import upscaling_options
 
 
@@ -65,6 +74,7 @@ from wsisr.cli.upscaling import upscaling_options
     show_default=True,
     help="How often a slide is tried again, in a fresh process, where that can help.",
 )
+@trust_input_option
 @cache_options
 @run_option(
     "--overwrite",
@@ -82,6 +92,7 @@ from wsisr.cli.upscaling import upscaling_options
     metavar="FILE",
     help="Append events to FILE while slides are computed: one JSON object a line.",
 )
+@log_file_option
 @json_option
 @click.pass_context
 def batch(
@@ -108,10 +119,9 @@ def batch(
     done, skipped, elsewhere, failed = (
         result.count(status) for status in ("done", "skipped", "elsewhere", "failed")
     )
-    click.echo(
+    tell(
         f"{done} done, {skipped} finished before, {elsewhere} by other commands, {failed} failed; "
-        f"{result.report.html}",
-        err=True,
+        f"{result.report.html}"
     )
     if failed:
         context.exit(1)

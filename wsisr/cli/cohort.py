@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsisr.cli.telling import note, tell
+
 if TYPE_CHECKING:
     from wsisr.scaleout.cohort import CohortResult, CohortState, ReportRow, Watch
 
@@ -115,6 +117,7 @@ def show_cohort() -> Iterator[Watch]:
             nonlocal drawn
             if state.ended is not None:
                 tqdm.write(describe(state.ended), file=sys.stderr)
+                note(describe(state.ended))
             if time.monotonic() - drawn < DRAW_S and state.done < state.total:
                 return
             drawn = time.monotonic()
@@ -129,7 +132,7 @@ def show_cohort() -> Iterator[Watch]:
 def tell_ended(state: CohortState) -> None:
     """Writes a line on stderr for each slide that ends."""
     if state.ended is not None:
-        click.echo(f"{describe(state.ended)} ({summary(state)})", err=True)
+        tell(f"{describe(state.ended)} ({summary(state)})")
 
 
 def summary(state: CohortState) -> str:

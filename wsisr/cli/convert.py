@@ -16,13 +16,16 @@ from wsisr.cli.options import (
     cache_options,
     in_argument,
     json_option,
+    log_file_option,
     on_tile_error_option,
     out_argument,
     overwrite_option,
     pyramid_options,
     resume_option,
+    trust_input_option,
 )
 from wsisr.cli.progress import progress_bar
+from wsisr.cli.telling import tell
 
 
 @click.command(cls=GroupedCommand, renamed=RENAMED)
@@ -63,9 +66,11 @@ from wsisr.cli.progress import progress_bar
     show_default=True,
     help="Number of threads that encode tiles.",
 )
+@trust_input_option
 @cache_options
 @overwrite_option
 @resume_option
+@log_file_option
 @json_option
 def convert(source: str | Path, output: str | Path, as_json: bool, **options: Any) -> None:
     """Converts the slide IN to the pyramid OUT without a model.
@@ -78,10 +83,10 @@ def convert(source: str | Path, output: str | Path, as_json: bool, **options: An
 
     with (
         local_copy(source, options["cache"], options["cache_gb"]) as local,
-        progress_bar("tile") as progress,
+        progress_bar("tile", at_once=True) as progress,
     ):
         result = wsisr.convert(local, output, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), default=str))
     else:
-        click.echo(f"{result.output}: {result.width}x{result.height} px", err=True)
+        tell(f"{result.output}: {result.width}x{result.height} px")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,18 @@ from wsisr.cli.grouping import (
     output_option,
     run_option,
 )
-from wsisr.cli.options import PATH, PLACE, cache_options, json_option
+from wsisr.cli.options import (
+    PATH,
+    PLACE,
+    cache_options,
+    json_option,
+    log_file_option,
+    trust_input_option,
+)
+from wsisr.cli.telling import tell
+
+if TYPE_CHECKING:
+    from wsisr.evaluation.report import Evaluation
 
 
 @click.command(name="eval", cls=GroupedCommand)
@@ -37,7 +48,7 @@ from wsisr.cli.options import PATH, PLACE, cache_options, json_option
 )
 @input_option(
     "--scale",
-    type=int,
+    type=click.IntRange(1),
     metavar="N",
     help="With --tiles and without --lr, make the low resolution from HR by this factor.",
 )
@@ -69,7 +80,7 @@ from wsisr.cli.options import PATH, PLACE, cache_options, json_option
 )
 @measure_option(
     "--count",
-    type=int,
+    type=click.IntRange(0),
     metavar="N",
     default=200,
     show_default=True,
@@ -85,7 +96,7 @@ from wsisr.cli.options import PATH, PLACE, cache_options, json_option
 )
 @measure_option(
     "--seed",
-    type=int,
+    type=click.IntRange(0),
     metavar="N",
     default=0,
     show_default=True,
@@ -108,7 +119,9 @@ from wsisr.cli.options import PATH, PLACE, cache_options, json_option
     show_default="one for each core",
     help="Number of tiles that are judged at once.",
 )
+@trust_input_option
 @cache_options
+@log_file_option
 @json_option
 def evaluate(
     sr: str | Path,
@@ -130,3 +143,17 @@ def evaluate(
         sr, hr, lr, also=parse_labels(also), count=count or None, show_progress=True, **options
     )
     click.echo(evaluation.json() if as_json else evaluation.table())
+    tell_of(evaluation, options["out"])
+
+
+def tell_of(evaluation: Evaluation, out: Path | None) -> None:
+    """Says on stderr what the table leaves out, and where the report lies."""
+    from wsisr.evaluation.report import REPORT
+
+    if evaluation.failed:
+        tell(f"not read: {', '.join(evaluation.failed)}")
+    if evaluation.not_run:
+        where = "--out DIR or --json say why" if out is None else "the report says why"
+        tell(f"not run: {', '.join(evaluation.not_run)}; {where}")
+    if out is not None:
+        tell(f"report: {out / REPORT}")

@@ -10,12 +10,14 @@ from types import FrameType
 
 import click
 
+from wsisr.caches import check_caches
 from wsisr.cli.batch import batch
 from wsisr.cli.convert import convert
 from wsisr.cli.doctor import doctor
 from wsisr.cli.evaluate import evaluate
 from wsisr.cli.info import info
 from wsisr.cli.models import models
+from wsisr.cli.telling import note, tell
 from wsisr.cli.upscale import upscale
 from wsisr.errors import UsageError, WsisrError
 from wsisr.version import VERSION
@@ -46,7 +48,10 @@ RESUMABLE = {"upscale", "batch", "convert"}
 def cli(debug: bool) -> None:
     """Super-resolution of whole-slide histology images. Not for primary diagnosis."""
     level = logging.DEBUG if debug else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    check_caches()
+    told = logging.StreamHandler(sys.stderr)
+    told.setLevel(level)
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[told])
 
 
 for _command in (upscale, batch, convert, evaluate, info, models, doctor):
@@ -65,6 +70,7 @@ def run() -> None:
         code = _fail(f"interrupted; {way_on(sys.argv)}", INTERRUPTED)
     except click.ClickException as error:
         error.show()
+        note(f"wsisr: {error.format_message()}")
         code = UsageError.exit_code
     except WsisrError as error:
         if debug:
@@ -104,5 +110,5 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"wsisr: {' '.join(message.split())}", err=True)
+    tell(f"wsisr: {' '.join(message.split())}")
     return code

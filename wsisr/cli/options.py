@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from wsisr.cli.grouping import Decorator, input_option, output_option, run_option
+from wsisr.cli.telling import log_to
 from wsisr.pyramid import COMPRESSIONS, LAYOUTS, SUBSAMPLINGS, ZARR_VERSIONS
+from wsisr.slides.isolated import VARIABLE as ISOLATE_VARIABLE
 from wsisr.urls import is_url
 
 PATH = click.Path(path_type=Path)
@@ -36,6 +39,36 @@ resume_option = run_option(
     default=None,
     show_default="if there is one",
     help="Go on from an unfinished run of the same job.",
+)
+
+
+def _open_log(context: click.Context, option: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        log_to(path)
+
+
+def _isolate(context: click.Context, option: click.Parameter, trusted: bool) -> None:
+    if not trusted:
+        # in the environment, for the processes that share a run read slides, too
+        os.environ[ISOLATE_VARIABLE] = "1"
+
+
+trust_input_option = input_option(
+    "--trust-input",
+    is_flag=True,
+    envvar="WSISR_TRUST_INPUT",
+    expose_value=False,
+    callback=_isolate,
+    help="Decode IN in the run's own process, which a broken or hostile file can end without a "
+    "word; else a process of its own decodes it.",
+)
+log_file_option = run_option(
+    "--log-file",
+    type=PATH,
+    metavar="FILE",
+    expose_value=False,
+    callback=_open_log,
+    help="Append what is told on stderr to FILE, each line with its time.",
 )
 json_option = run_option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout when done."

@@ -8,26 +8,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
+from wsisr.cli.telling import tell
 
 if TYPE_CHECKING:
     from wsisr.engine import Foresight
     from wsisr.progress import Progress, State
 
-LINE_S = 60.0
-"""How often a line is written where there is no terminal."""
+FIRST_S, LINE_S = 10.0, 60.0
+"""When the first line is written where there is no terminal, and how often one after it."""
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}s [{elapsed}{postfix}]"
 
 
 @contextmanager
-def progress_bar(unit: str) -> Iterator[Progress]:
+def progress_bar(unit: str, *, at_once: bool = False) -> Iterator[Progress]:
     """Shows on stderr how far a run is, and yields what it is told by.
 
     Args:
         unit: what is counted.
+        at_once: whether the first step is worth a line, where nothing was said of the run yet.
     """
     if not sys.stderr.isatty():
-        yield lines(unit)
+        yield lines(unit, at_once=at_once)
         return
     from tqdm import tqdm
 
@@ -41,22 +42,23 @@ def progress_bar(unit: str) -> Iterator[Progress]:
         yield move
 
 
-def lines(unit: str) -> Progress:
-    """Gives what writes a line on stderr once a minute.
+def lines(unit: str, *, at_once: bool = False) -> Progress:
+    """Gives what writes a line on stderr once a minute, and first when the duration is known.
 
     Args:
         unit: what is counted.
+        at_once: whether the first step has a line of its own.
     """
-    written = time.monotonic()
+    due = time.monotonic() + (0.0 if at_once else FIRST_S)
 
-    def tell(state: State) -> None:
-        nonlocal written
+    def write(state: State) -> None:
+        nonlocal due
         now = time.monotonic()
-        if now - written >= LINE_S:
-            written = now
-            click.echo(f"{state.done} of {state.total} {unit}s, {describe(state)}", err=True)
+        if now >= due and (at_once or state.seconds_to_go is not None):
+            due = now + LINE_S
+            tell(f"{state.done} of {state.total} {unit}s, {describe(state)}")
 
-    return tell
+    return write
 
 
 def describe(state: State) -> str:
@@ -73,4 +75,4 @@ def describe(state: State) -> str:
 
 def show_foresight(foresight: Foresight) -> None:
     """Says on stderr what a run will be, when it starts."""
-    click.echo(str(foresight), err=True)
+    tell(str(foresight))

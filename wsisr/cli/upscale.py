@@ -23,12 +23,15 @@ from wsisr.cli.options import (
     cache_options,
     in_argument,
     json_option,
+    log_file_option,
     out_argument,
     overwrite_option,
     resume_option,
     scheduler_option,
+    trust_input_option,
 )
 from wsisr.cli.running import run_and_tell, show_plan
+from wsisr.cli.telling import tell
 from wsisr.cli.upscaling import upscaling_options
 from wsisr.errors import SlideError
 from wsisr.urls import is_url
@@ -66,6 +69,7 @@ from wsisr.urls import is_url
     help="Number of processes that share the windows, on the GPUs in turn or on the cores.",
 )
 @scheduler_option
+@trust_input_option
 @cache_options
 @overwrite_option
 @resume_option
@@ -80,6 +84,7 @@ from wsisr.urls import is_url
     metavar="FILE",
     help="Append events to FILE while the run goes on: one JSON object a line.",
 )
+@log_file_option
 @json_option
 def upscale(
     source: str | Path,
@@ -111,8 +116,7 @@ def upscale(
         return
     from wsisr.engine import NOTICE
 
-    click.echo(
+    tell(
         f"{result.output}: {result.width}x{result.height} px, {result.magnification:g}x "
-        f"({result.mpp:.4g} um/px), {result.seconds:.0f} s. {NOTICE}",
-        err=True,
+        f"({result.mpp:.4g} um/px), {result.seconds:.0f} s. {NOTICE}"
     )

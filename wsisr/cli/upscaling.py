@@ -188,7 +188,9 @@ def upscaling_options(function: Any) -> Any:
         run_option(
             "--force",
             is_flag=True,
-            help="Allow an output of more than 80x, or one that the disk seems too small for.",
+            help="Allow what is likely a mistake: more than 80x, a scale over 8 or one that the "
+            "model was not trained for, a resolution that no microscope has, an input that was "
+            "upscaled before, an output that the disk seems too small for.",
         ),
     )
     for option in reversed(options):

@@ -10,6 +10,7 @@ import numpy as np
 from wsisr.engine.blend import Cell, CellBlender
 from wsisr.engine.exact import aligned_overlap, check_exact, fit_cell
 from wsisr.engine.executor import InProcess
+from wsisr.engine.limits import check_scale
 from wsisr.engine.runner import single_sample
 from wsisr.engine.stream import Stopwatch
 from wsisr.engine.windows import InMemory, Pixels, ReadWindow, WindowReader
@@ -26,6 +27,7 @@ def upscale_image(
     window: int = 512,
     overlap: int = 64,
     exact: bool = False,
+    force: bool = False,
     **settings: Any,
 ) -> Pixels:
     """Upscales an image in memory by the same windows, model and blending as a slide.
@@ -33,13 +35,13 @@ def upscale_image(
     Args:
         image: uint8 RGB (h, w, 3).
         scale: output px for each input px, > 1.
-        model: name or folder as in `Job`, or a model that is loaded already, which is taken as it
-            is.
+        model: name or folder as in `Job`, or a loaded model, which is taken as it is.
         device: see `Job`.
         window: side of the windows in output px, a multiple of 64.
         overlap: output px that neighbouring windows share.
         exact: whether the finished bytes are fitted to the input; the setting `consistency` asks
             for the same.
+        force: whether scales are allowed that the model was not trained for.
         **settings: overrides of the model's own settings.
 
     Returns:
@@ -48,6 +50,7 @@ def upscale_image(
     Raises:
         WsisrError: what is wrong with which option.
     """
+    check_scale(scale, model, force=force)
     exact = exact or settings.get("consistency") == "exact"
     if exact:
         overlap = aligned_overlap(window, overlap, check_exact(scale, lossless=True))

@@ -39,6 +39,7 @@ class Foresight:
         precision: arithmetic of the networks; None where the model has none.
         steps: denoising steps; None where the model has none.
         seconds: duration of the run; None without a calibration.
+        done_share: part of the tiles that an unfinished run has written, 0 to 1.
     """
 
     width: int
@@ -57,6 +58,7 @@ class Foresight:
     precision: str | None
     steps: int | None
     seconds: float | None = None
+    done_share: float = 0.0
 
     def __str__(self) -> str:
         share = f"{100 * self.tissue_share:.0f} % tissue"
@@ -69,6 +71,8 @@ class Foresight:
             f"{', '.join(kind)}, about {as_size(self.output_bytes)} on disk, "
             f"{as_size(self.memory_bytes)} of memory"
         )
+        if self.done_share:
+            line += f"; it goes on from an unfinished run, at {100 * self.done_share:.0f} %"
         return line if self.seconds is None else f"{line}, about {as_duration(self.seconds)}"
 
 

@@ -53,7 +53,9 @@ class Job:
         associated: whether label, macro and thumbnail are carried; they may hold patient data.
         overwrite: whether an existing output is replaced and an unfinished run discarded.
         resume: whether an unfinished run of the same job goes on; None does so if there is one.
-        force: whether more than 80x, or an output that the disk seems too small for, is allowed.
+        force: whether what `wsisr.engine.limits` refuses is allowed (more than 80x, a scale over 8
+            or one that the model was not trained for, a resolution that no microscope has, an input
+            that was upscaled before), and an output that the disk seems too small for.
     """
 
     source: Path

@@ -12,13 +12,14 @@ import torch
 
 from wsisr.engine.exact import aligned_overlap, check_exact
 from wsisr.engine.job import Job
+from wsisr.engine.limits import check_input, check_original, check_output
 from wsisr.engine.uncertainty import check_uncertainty, describe_map
 from wsisr.errors import OptionError, SlideError
 from wsisr.files import file_sha256
 from wsisr.models import Upscaler, block_side, load_upscaler, pick_device
-from wsisr.plan import Plan, make_plan, scaled_region
+from wsisr.plan import Plan, check_factor, make_plan, scaled_region
 from wsisr.pyramid import PyramidSpec
-from wsisr.resolution import LARGEST_MAGNIFICATION, default_scale, nominal_magnification
+from wsisr.resolution import default_scale, nominal_magnification
 from wsisr.slides import View, open_slide, select_view
 from wsisr.tissue import TissueMask, load_mask, tissue_mask
 from wsisr.version import VERSION
@@ -126,6 +127,7 @@ def prepare(job: Job) -> Run:
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
     """
+    check_original(job)
     damaged: DamagedTiles | None = set() if job.on_tile_error == "blank" else None
     with open_view(job, damaged) as view:
         resolution = find_resolution(job, view)
@@ -171,30 +173,24 @@ def find_resolution(job: Job, view: View) -> Resolution:
 
     Raises:
         SlideError: the input records no resolution and none is given.
-        OptionError: a scale that is not greater than 1, or that leads past 80x unforced.
+        OptionError: a scale that is not greater than 1 or beyond reason, or one that only `force`
+            allows, see `wsisr.engine.limits`.
     """
     if view.mpp is None:
         raise SlideError(
             f"{job.source}: records no resolution; give it as <input_mpp> X (um/px) or "
             "<input_mag> M"
         )
+    check_input(job, view)
     scale = default_scale(view.mpp) if job.scale is None else job.scale
-    if not scale > 1:
+    if job.scale is None and scale <= 1:
         remedy = "give <scale> N, or <input_mag> M to start from a lower resolution"
-        if job.scale is None:
-            has = f"{job.source} has 40x ({view.mpp:.4g} um/px) already; {remedy}"
-            raise OptionError("scale", None, has)
-        raise OptionError("scale", scale, "must be greater than 1")
+        has = f"{job.source} has 40x ({view.mpp:.4g} um/px) already; {remedy}"
+        raise OptionError("scale", None, has)
+    check_factor(scale)
+    check_output(job, view, view.mpp, scale)
     mpp = view.mpp / scale
-    magnification = round(nominal_magnification(mpp), 2)
-    if magnification > LARGEST_MAGNIFICATION and not job.force:
-        raise OptionError(
-            "scale",
-            scale,
-            f"leads to {magnification:g}x ({mpp:.3g} um/px), past what a light microscope "
-            f"resolves; at most {LARGEST_MAGNIFICATION:g}x without <force>",
-        )
-    return Resolution(scale, mpp, magnification, view.downsample)
+    return Resolution(scale, mpp, round(nominal_magnification(mpp), 2), view.downsample)
 
 
 def plan_run(job: Job, view: View, scale: float) -> Plan:
@@ -254,6 +250,7 @@ def describe_run(
             "magnification": view.magnification,
         },
         "region": [plan.region.x, plan.region.y, plan.region.width, plan.region.height],
+        **describe_place(job, plan, resolution),
         "scale": resolution.scale,
         "window": plan.window,
         "overlap": plan.overlap,
@@ -262,6 +259,28 @@ def describe_run(
         **({"samples": [job.uncertainty, job.output_sample]} if job.uncertainty else {}),
         **model,
     }
+
+
+def describe_place(job: Job, plan: Plan, resolution: Resolution) -> dict[str, Any]:
+    """Says where in the input a region lies: in its level-0 px as asked for, and in um."""
+    place, region = find_place(job, plan, resolution), job.region
+    if region is None or place is None:
+        return {}
+    asked = [region.x, region.y, region.width, region.height]
+    return {"region_of_input": asked, "position_um": [round(value, 4) for value in place]}
+
+
+def find_place(job: Job, plan: Plan, resolution: Resolution) -> tuple[float, float] | None:
+    """Gives the corner of a region in um from that of the slide; None for a whole slide."""
+    if job.region is None:
+        return None
+    return plan.region.x * resolution.mpp, plan.region.y * resolution.mpp
+
+
+def name_image(job: Job, resolution: Resolution, provenance: Mapping[str, Any]) -> str:
+    """Gives the name that viewers show: nobody is to take the image for a scan."""
+    made_by = f"wsisr {provenance.get('model', job.model)} x{resolution.scale:.4g}"
+    return f"{job.source.stem} (super-resolved, {made_by})"
 
 
 def describe_output(
@@ -286,6 +305,7 @@ def describe_output(
         associated=dict(view.slide.associated) if job.associated else {},
         icc_profile=view.icc_profile,
         background=view.background,
-        name=job.source.stem,
+        name=name_image(job, resolution, provenance),
+        position=find_place(job, plan, resolution),
         provenance=provenance,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsisr.engine.executor import OpenExecutor, open_executor
@@ -68,7 +68,7 @@ def upscale(
         write_mask(run)
         missing = find_missing([each.writer for each in outputs], run.plan, smallest_block(run))
         if announce is not None:
-            announce(foresee_run(run))
+            announce(replace(foresee_run(run), done_share=round(float(missing.done.mean()), 4)))
         stream = Stream(run, outputs, missing, clock)
         computed = stream.compute(view, open_executor, progress)
         if damaged is not None:

@@ -16,6 +16,7 @@ from wsisr.evaluation.measures import (
     Scan,
     check_image,
     check_pair,
+    describe_least,
     describe_needs,
     given_needs,
     measure_tile,
@@ -117,6 +118,13 @@ def evaluate(
         sr_mpp=sr_mpp,
         hr_mpp=hr_mpp,
     )
+    for option, value, least in (
+        ("count", count, 1),
+        ("tile_size", tile_size, 1),
+        ("seed", seed, 0),
+    ):
+        if value is not None and value < least:
+            raise OptionError(option, value, f"give a whole number from {least} on")
     options = Options(
         metrics=tuple(names),
         tile_size=tile_size,
@@ -173,19 +181,24 @@ def measure(
         scan = Scan(hr, mpp, _segmenter(segmenter))
     sample = Sample(sr, scan, lr)
     given = given_needs(sample)
-    chosen = [metric for metric in wanted if _can_run(metric, given, metric.name in names)]
+    chosen = [
+        metric for metric in wanted if _can_run(metric, given, sr.shape, metric.name in names)
+    ]
     return {name: found.value for name, found in measure_tile(sample, chosen).items()}
 
 
-def _can_run(metric: Metric, given: set[Need], by_name: bool) -> bool:
+def _can_run(metric: Metric, given: set[Need], shape: tuple[int, ...], by_name: bool) -> bool:
     """Tells whether a measure can run; raises the reason where it was asked for by its name."""
     lacking = metric.needs - given
     missing = why_missing(*metric.weights)
     if by_name and lacking:
         raise OptionError("metrics", metric.name, f"needs {describe_needs(lacking)}")
+    fits = metric.fits(*shape[:2])
+    if by_name and not fits:
+        raise OptionError("metrics", metric.name, f"needs {describe_least(metric)}")
     if by_name and missing:
         raise ModelError(f"{metric.name}: {missing}")
-    return not lacking and missing is None
+    return not lacking and fits and missing is None
 
 
 def parse_labels(texts: Iterable[str]) -> dict[str, str | Path]:

@@ -15,6 +15,7 @@ from wsisr.evaluation.measures import (
     Measurement,
     Metric,
     available_metrics,
+    describe_least,
     describe_needs,
     metric_conventions,
     summarize,
@@ -118,7 +119,13 @@ def _note_unmet(
     met = {"sr_nuclei"} if segmenter.searches else set()
     for metric in chosen:
         if metric.name not in measured:
-            not_run[metric.name] = f"needs {describe_needs(metric.needs - met)}"
+            is_small = max(metric.least) > 1 and not any(_fits(metric, tile) for tile in tiles)
+            lacking = describe_least(metric) if is_small else describe_needs(metric.needs - met)
+            not_run[metric.name] = f"needs {lacking}"
+
+
+def _fits(metric: Metric, tile: TileResult) -> bool:
+    return metric.fits(tile.location.height, tile.location.width)
 
 
 def _conventions(chosen: Sequence[Metric], unit: str, segmenter: Segmenter) -> dict[str, str]:

@@ -2,6 +2,7 @@ from .catalogue import ModelSummary as ModelSummary
 from .catalogue import as_lines as as_lines
 from .catalogue import shipped_models as shipped_models
 from .catalogue import summarise as summarise
+from .catalogue import trained_scales as trained_scales
 from .choices import COLOR_FIX_NAMES as COLOR_FIX_NAMES
 from .choices import CONSISTENCY_NAMES as CONSISTENCY_NAMES
 from .choices import PRECISION_NAMES as PRECISION_NAMES

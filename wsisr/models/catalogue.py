@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from wsisr.files import file_sha256
 from wsisr.models.files import (
     CHECKPOINT_SUFFIXES,
     CONFIGS,
+    DEFAULT_MODEL,
     SHIPPED,
     build_parts,
     find_folder,
     read_card,
     weight_files,
 )
+
+BICUBIC = "Cubic interpolation with a = -0.75 and nothing else: the baseline, without weights.\n"
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,21 @@ def summarise(name: str) -> ModelSummary:
     """Describes a model; weights are counted and hashed, not loaded.
 
     Args:
-        name: of a shipped model or a description, a model folder, or a file of weights.
+        name: of a shipped model or a description, `restore`, `bicubic`, a model folder, or a file
+            of weights.
 
     Raises:
         ModelError: no such model, or a broken one.
     """
     if name in CONFIGS:
         return _description(name)
+    if name == "bicubic":
+        return ModelSummary(name, "built in", (), {}, {}, {}, BICUBIC)
+    if name == "restore":
+        whole = summarise(DEFAULT_MODEL)
+        parts = {"restoration": whole.parts["restoration"]}
+        text = f"Stage 1 of the model {DEFAULT_MODEL} alone: it restores, and adds no detail.\n"
+        return replace(whole, name=name, parts=parts, sampling={"fidelity": 1.0}, card=text)
     if Path(name).is_file() and Path(name).suffix in CHECKPOINT_SUFFIXES:
         return _single(Path(name))
     folder = find_folder(name)
@@ -109,6 +120,23 @@ def summarise(name: str) -> ModelSummary:
         card=readme.read_text(encoding="utf-8") if readme.is_file() else None,
         base=card.base,
     )
+
+
+def trained_scales(name: str) -> tuple[float, ...]:
+    """Gives the factors that a model was trained for, without a look at its weights.
+
+    Args:
+        name: as `load_upscaler` takes it.
+
+    Returns:
+        The factors; none for interpolation, and for files of weights, which know their own.
+
+    Raises:
+        ModelError: no such model, or a broken one.
+    """
+    if name == "bicubic" or (Path(name).is_file() and Path(name).suffix in CHECKPOINT_SUFFIXES):
+        return ()
+    return read_card(find_folder(DEFAULT_MODEL if name == "restore" else name)).scales
 
 
 def as_lines(model: ModelSummary) -> list[str]:

@@ -58,7 +58,31 @@ def _pyramid_image(spec: PyramidSpec, annotated: bool, tiff: bool) -> str:
     return (
         f'<Image ID="Image:0" Name={_attribute(spec.name or "pyramid")}>'
         '<InstrumentRef ID="Instrument:0"/><ObjectiveSettings ID="Objective:0"/>'
-        f"{_pixels(0, spec.width, spec.height, size, tiff, spec.channels)}{reference}</Image>"
+        f"{_stage_label(spec)}"
+        f"{_pixels(0, spec.width, spec.height, size, tiff, spec.channels, _planes(spec, tiff))}"
+        f"{reference}</Image>"
+    )
+
+
+def _stage_label(spec: PyramidSpec) -> str:
+    """Says where in its slide a region lies."""
+    return "" if spec.position is None else f'<StageLabel Name="region" {_place(spec, "")}/>'
+
+
+def _planes(spec: PyramidSpec, tiff: bool) -> str:
+    """Says the same of each plane, which is where most readers look for it."""
+    if spec.position is None:
+        return ""
+    count = len(spec.channels) if not tiff else 1
+    place = _place(spec, "Position")
+    return "".join(f'<Plane TheZ="0" TheT="0" TheC="{i}" {place}/>' for i in range(count))
+
+
+def _place(spec: PyramidSpec, prefix: str) -> str:
+    # in mm, whose symbol is ASCII: an escaped micro sign would cost the whole document
+    return " ".join(
+        f'{prefix}{axis}="{value / 1000:.9g}" {prefix}{axis}Unit="mm"'
+        for axis, value in zip("XY", spec.position or (), strict=False)
     )
 
 
@@ -69,6 +93,7 @@ def _pixels(
     physical: str,
     tiff: bool,
     names: tuple[str, ...] = ("Red", "Green", "Blue"),
+    planes: str = "",
 ) -> str:
     tiff_data = f'<TiffData IFD="{image}" PlaneCount="1"/>' if tiff else "<MetadataOnly/>"
     if len(names) == 1:
@@ -91,7 +116,8 @@ def _pixels(
     return (
         f'<Pixels ID="Pixels:{image}" DimensionOrder="{order}" Type="uint8" '
         f'SignificantBits="8" {interleaved}BigEndian="false" SizeX="{width}" SizeY="{height}" '
-        f'SizeZ="1" SizeC="{len(names)}" SizeT="1" {physical}>{channels}{tiff_data}</Pixels>'
+        f'SizeZ="1" SizeC="{len(names)}" SizeT="1" {physical}>'
+        f"{channels}{tiff_data}{planes}</Pixels>"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.errors import OptionError, OutputError, UsageError
+from wsisr.errors import ExistsError, OptionError, OutputError, UsageError
 from wsisr.files import remove
 from wsisr.pyramid.encode import tiff_codec
 from wsisr.pyramid.journal import Journal, NoJournal, lock_output
@@ -77,12 +77,13 @@ class _Target:
         """Makes sure that nothing behind the URL would be lost.
 
         Raises:
-            UsageError: an output is there, or one that this machine has no journal of.
+            ExistsError: an output is there.
+            UsageError: one is there that this machine has no journal of.
             OutputError: the server cannot be asked.
         """
         store = ObjectStore(url)
         if store.is_finished():
-            raise UsageError(f"{shown(url)} exists; give <overwrite> or another name")
+            raise ExistsError(f"{shown(url)} exists; give <overwrite> or another name")
         if not self.is_begun() and not store.is_empty():
             raise UsageError(
                 f"{shown(url)}: an unfinished run of another machine, or of another <cache>, is "
@@ -125,7 +126,8 @@ def open_writer(
         The writer, to be used as a context manager.
 
     Raises:
-        UsageError: the suffix is unknown, the output exists, or an unfinished run does not match.
+        UsageError: the suffix is unknown, or an unfinished run does not match.
+        ExistsError: the output exists.
         OutputError: the folder is missing or not writable, another run writes to the output, or
             its journal is damaged.
     """
@@ -136,7 +138,7 @@ def open_writer(
     if not out.parent.is_dir():
         raise OutputError(f"{out}: the folder {out.parent} does not exist; create it first")
     if (out.exists() or out.is_symlink()) and not overwrite:
-        raise UsageError(f"{out} exists; give <overwrite> or another name")
+        raise ExistsError(f"{out} exists; give <overwrite> or another name")
     if url is not None and not overwrite:
         target.check_free(url)
     anew = resume is False or (overwrite and not resume)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,6 +14,11 @@ from wsisr.pyramid.metadata import PROVENANCE_NAMESPACE
 from wsisr.pyramid.ngff import OME_XML
 
 LARGEST_XML = 16 << 20
+BROKEN = (
+    *(ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError),
+    *(struct.error, ElementTree.ParseError, tifffile.TiffFileError),
+)
+"""What readers raise of files that are no output of wsisr, or broken."""
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
@@ -33,7 +39,7 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
                 value = next((each.text for each in annotation if each.text), None)
                 record = json.loads(value or "null")
                 return record if isinstance(record, dict) else None
-    except (OSError, ValueError, ElementTree.ParseError, tifffile.TiffFileError):
+    except BROKEN:
         return None
     return None
 

@@ -82,7 +82,9 @@ def describe_run(spec: PyramidSpec, kind: str, fingerprint: str) -> dict[str, An
     Returns:
         The header of the journal, in plain JSON values.
     """
-    plain = {k: v for k, v in asdict(spec).items() if k not in ("provenance", "associated")}
+    plain = {
+        k: v for k, v in asdict(spec).items() if k not in ("provenance", "associated", "position")
+    }
     plain["icc_profile"] = sha256(spec.icc_profile or b"").hexdigest()
     plain["background"], plain["channels"] = list(spec.background), list(spec.channels)
     plain["associated"] = sorted(spec.associated)

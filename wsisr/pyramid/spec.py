@@ -54,6 +54,8 @@ class PyramidSpec:
             subsampling and layout.
         channels: what each channel is called: three are RGB, one is a grey-scale map, for
             OME-TIFF alone.
+        position: x and y of the top left corner in the slide that this is a region of, in um from
+            the slide's own; None for a whole slide.
 
     Raises:
         OptionError: tile, quality, compression, subsampling, layout or zarr_version is outside its
@@ -77,6 +79,7 @@ class PyramidSpec:
     associated: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict, compare=False)
     zarr_version: ZarrVersion = "0.4"
     channels: tuple[str, ...] = ("Red", "Green", "Blue")
+    position: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         self._check_scale()

@@ -73,7 +73,11 @@ def reduce_area(
 
     Returns:
         uint8 (count[1], count[0], 3).
+
+    Raises:
+        UsageError: the source is something else, or pixels outside the image are asked for.
     """
+    _check_area(source, factor, start, count, size)
     out: RGB = np.empty((count[1], count[0], 3), np.uint8)
     if factor.is_integer():
         _box_mean(source, int(factor), out)
@@ -126,6 +130,27 @@ def area_downsample(image: RGB, scale: int) -> RGB:
         return halve(_checked(image, scale))
     mean = area_mean(image, scale)
     return np.rint(mean, out=mean).astype(np.uint8)
+
+
+def _check_area(
+    source: RGB,
+    factor: float,
+    start: tuple[int, int],
+    count: tuple[int, int],
+    size: tuple[int, int],
+) -> None:
+    """Checks what the kernels rely on: that they stay inside the source."""
+    check_rgb(source)
+    if not 1 <= factor < math.inf or min(start) < 0 or min(count) < 1:
+        raise UsageError(f"{count} px from {start} on, reduced by {factor:g}, are no region")
+    spans = [area_span(start[i], count[i], factor, size[i]) for i in (0, 1)]
+    if source.shape[1::-1] != tuple(last - first for first, last in spans) or any(
+        (start[i] + count[i] - 1) * factor >= size[i] for i in (0, 1)
+    ):
+        raise UsageError(
+            f"{source.shape[1]}x{source.shape[0]} px of {size[0]}x{size[1]} are not those under "
+            f"{count} px from {start} on, reduced by {factor:g}"
+        )
 
 
 def _checked(image: RGB, scale: int) -> RGB:

@@ -46,7 +46,7 @@ def upscale(
     if scheduler is not None:
         from wsisr.scaleout.cluster import upscale_on
 
-        return upscale_on(scheduler, job, progress)
+        return upscale_on(scheduler, job, progress, announce)
     return upscale_here(job, progress, open_executor=opener(job), announce=announce)
 
 

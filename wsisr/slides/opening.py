@@ -9,6 +9,7 @@ import openslide
 from wsisr.errors import SlideError
 from wsisr.slides.base import Slide
 from wsisr.slides.cache import CACHE_BYTES
+from wsisr.slides.isolated import is_wanted, open_isolated
 from wsisr.slides.ngff import is_zarr, open_zarr
 from wsisr.slides.openslide_reader import open_vendor
 from wsisr.slides.plain import open_plain
@@ -48,6 +49,8 @@ def open_slide(
             size its bytes cannot hold. The message names the file and the remedy.
     """
     path = Path(path)
+    if is_wanted():
+        return open_isolated(path, cache_bytes=cache_bytes, unreadable=unreadable)
     if path.is_dir():
         return _open_folder(path, unreadable)
     try:

@@ -231,7 +231,7 @@ def test_without_the_variable_weights_lie_in_the_users_cache(
 ) -> None:
     monkeypatch.delenv(weights.WEIGHTS_VARIABLE, raising=False)
     monkeypatch.setattr(
-        "wsisr.evaluation.weights.registry.platformdirs.user_cache_path",
+        "wsisr.caches.platformdirs.user_cache_path",
         lambda name: tmp_path / name,
     )
     assert weights.weights_folder() == tmp_path / "wsisr" / "weights"

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.models.published import originals
 from tests.models.published.originals import CONTEXT, Graph
 from wsisr.cli import cli
-from wsisr.errors import ModelError, UsageError
+from wsisr.errors import ExistsError, ModelError
 from wsisr.models import from_pretrained
 from wsisr.models.files.card import read_card
 from wsisr.models.files.checkpoint import read_checkpoint
@@ -275,7 +275,7 @@ def test_v_prediction_with_zero_snr_is_recorded(tmp_path: Path) -> None:
     assert card.schedule == {"prediction": "v", "zero_terminal_snr": True}
     assert make_schedule(**card.schedule).alphas_cumprod[-1] == 0
     assert set(card.parts) == {"restoration", "controlnet"}
-    with pytest.raises(UsageError, match="overwrite"):
+    with pytest.raises(ExistsError, match="overwrite"):
         convert([control], tmp_path / "m")
     with pytest.raises(ModelError, match="another of the checkpoints"):
         convert([control, control], tmp_path / "twice")

@@ -15,7 +15,7 @@ import tifffile
 from tests.engine.support import job, tissue_like
 from tests.processes import python
 from wsisr.engine import Job, parts_folder, upscale
-from wsisr.errors import OptionError, UsageError
+from wsisr.errors import ExistsError, OptionError, UsageError
 from wsisr.progress import State
 from wsisr.scaleout.cluster import connection, upscale_on
 
@@ -121,7 +121,7 @@ def test_what_contradicts_a_cluster_is_refused(source: Path) -> None:
         upscale_on("local", wanted(source, "none.ome.tif", workers=2))
     there = source.with_name("there.ome.tif")
     there.touch()
-    with pytest.raises(UsageError, match="exists"):
+    with pytest.raises(ExistsError, match="exists"):
         upscale_on("local", replace(wanted(source, there.name), overwrite=False))
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.engine.support import level0, tissue_like
 from tests.processes import CONTEXT, Run
-from wsisr.errors import OptionError, OutputError, UsageError
+from wsisr.errors import ExistsError, OptionError, OutputError
 from wsisr.files import write_atomic
 from wsisr.scaleout.cohort import (
     Claims,
@@ -83,7 +83,7 @@ def test_one_bad_slide_stops_no_other_and_nothing_is_done_twice(slides: Path) ->
 def test_outputs_of_other_settings_are_refused_before_anything_starts(slides: Path) -> None:
     batch(slides)
     (slides / "new.png").write_bytes((slides / "s0.png").read_bytes())
-    with pytest.raises(UsageError, match=r"s0\.ome\.tif and 4 more: made with other settings"):
+    with pytest.raises(ExistsError, match=r"s0\.ome\.tif and 4 more: made with other settings"):
         batch(slides, options={"scale": 3})
     assert not slides.with_name("out").joinpath("new.ome.tif").exists()
     replaced = batch(slides, options={"scale": 3}, overwrite=True)
@@ -101,7 +101,7 @@ def test_an_output_that_upscale_made_is_known_by_its_provenance(slides: Path) ->
 def test_a_slide_that_has_changed_is_not_finished(slides: Path) -> None:
     batch(slides)
     Image.fromarray(tissue_like(150, 110, 9)).save(slides / "s0.png")
-    with pytest.raises(UsageError, match=r"s0\.ome\.tif: made with other settings"):
+    with pytest.raises(ExistsError, match=r"s0\.ome\.tif: made with other settings"):
         batch(slides)
 
 

@@ -20,7 +20,7 @@ import wsisr
 from tests.engine.support import tissue_like
 from tests.processes import CONTEXT, Run
 from tests.scaleout.remote.server import FileServer
-from wsisr.errors import OptionError, OutputError, UsageError
+from wsisr.errors import ExistsError, OptionError, OutputError, UsageError
 from wsisr.pyramid import PyramidSpec, PyramidWriter, open_writer, stores
 from wsisr.scaleout.remote import open_cache
 
@@ -79,7 +79,7 @@ def test_an_existing_output_is_refused_or_replaced(
 ) -> None:
     url = f"s3://{bucket}/out.ome.zarr"
     upscale(slide, url, tmp_path / "cache")
-    with pytest.raises(UsageError, match="exists; give overwrite"):
+    with pytest.raises(ExistsError, match="exists; give overwrite"):
         upscale(slide, url, tmp_path / "cache")
     upscale(slide, url, tmp_path / "cache", scale=2, overwrite=True)
     assert zarr.open_group(url, mode="r")["0"].shape == (1, 3, 1, 240, 320)

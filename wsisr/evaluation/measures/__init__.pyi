@@ -18,6 +18,7 @@ from .sample import Sample as Sample
 from .sample import Scan as Scan
 from .selection import METRIC_GROUPS as METRIC_GROUPS
 from .selection import available_metrics as available_metrics
+from .selection import describe_least as describe_least
 from .selection import describe_needs as describe_needs
 from .selection import given_needs as given_needs
 from .selection import measure_tile as measure_tile

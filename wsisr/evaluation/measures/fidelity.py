@@ -48,6 +48,8 @@ WINDOW_SIGMA = 1.5
 _WEIGHTS = np.exp(-0.5 * (np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1) / WINDOW_SIGMA) ** 2)
 TAPS = tuple(float(weight) for weight in _WEIGHTS / _WEIGHTS.sum())
 """Weights of the Gaussian window along one axis."""
+MS_SSIM_LEAST = WINDOW_SIZE * 16
+"""Side in px of the smallest image that has a window at the fifth scale."""
 C1 = (0.01 * 255.0) ** 2
 C2 = (0.03 * 255.0) ** 2
 MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -109,7 +111,7 @@ def ms_ssim(sr: Image, hr: Image, finest: SsimMeans | None = None) -> float:
         UsageError: an array is no RGB image, sizes differ, or a side is under 176 px.
     """
     check_pair(sr, hr)
-    if min(sr.shape[:2]) < WINDOW_SIZE * 16:
+    if min(sr.shape[:2]) < MS_SSIM_LEAST:
         raise UsageError("MS-SSIM needs images of at least 176x176 px; leave smaller tiles out")
     a, b = _channels(sr), _channels(hr)
     product = np.ones(3)

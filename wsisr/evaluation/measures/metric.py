@@ -28,6 +28,7 @@ class Metric:
         needs: what the tile must have.
         weights: entries of the registry of weights that it needs.
         weight: gives what a tile counts in a mean. Nuclear measures count nuclei, not tiles.
+        least: shorter and longer side in px of the smallest tile that it can be computed for.
         slow: whether it takes longer than all others without a network together.
     """
 
@@ -39,7 +40,13 @@ class Metric:
     needs: frozenset[Need] = frozenset({"hr"})
     weights: tuple[str, ...] = ()
     weight: Callable[[Sample], float] = lambda _: 1.0
+    least: tuple[int, int] = (1, 1)
     slow: bool = False
+
+    def fits(self, height: int, width: int) -> bool:
+        """Tells whether it can be computed for a tile of this size."""
+        shorter, longer = sorted((height, width))
+        return shorter >= self.least[0] and longer >= self.least[1]
 
     @property
     def uses_torch(self) -> bool:

@@ -26,6 +26,9 @@ from wsisr.evaluation.weights import find_weights
 Array = npt.NDArray[np.float64]
 
 NIQE_BLOCK = 96
+NIQE_LEAST = (NIQE_BLOCK, 2 * NIQE_BLOCK)
+BRISQUE_LEAST = (16, 16)
+"""Shorter and longer side in px of the smallest image that each is defined for."""
 SHAPES = np.arange(0.2, 10.001, 0.001)
 """Shape parameters that generalized Gaussian fits choose from."""
 BRISQUE_MIN = np.array(

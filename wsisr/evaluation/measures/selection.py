@@ -86,6 +86,11 @@ def describe_needs(needs: Iterable[Need]) -> str:
     return " and ".join(NEED_NAMES[need] for need in sorted(needs))
 
 
+def describe_least(metric: Metric) -> str:
+    """Says in words which tiles are large enough for a measure."""
+    return f"tiles of at least {metric.least[1]}x{metric.least[0]} px"
+
+
 def given_needs(sample: Sample) -> set[Need]:
     """Tells which needs of measures a sample meets."""
     given: set[Need] = set()
@@ -106,17 +111,17 @@ def measure_tile(sample: Sample, chosen: Iterable[Metric]) -> dict[str, Measurem
         chosen: the measures.
 
     Returns:
-        {name: (value, weight)}; measures whose needs are not met are left out.
+        {name: (value, weight)}; measures whose needs are not met, or which the tile is too small
+        for, are left out.
 
     Raises:
-        WsisrError: a measure cannot be computed for an image of this size, or its weights are
-            missing or wrong.
+        WsisrError: weights of a measure are missing or wrong, or LR does not fit.
     """
     given = given_needs(sample)
     return {
         metric.name: Measurement(metric.compute(sample), metric.weight(sample))
         for metric in chosen
-        if metric.needs <= given
+        if metric.needs <= given and metric.fits(*sample.sr.shape[:2])
     }
 
 

@@ -13,6 +13,8 @@ PAIR = ("sr", "reference")
 ALONE: frozenset[Need] = frozenset()
 """Needs of a measure without a reference."""
 BOTH_NUCLEI: frozenset[Need] = frozenset({"hr", "sr_nuclei"})
+NETWORK_LEAST = (32, 32)
+"""Sides in px under which layers of a network would have nothing left."""
 
 METRICS = (
     Metric(
@@ -29,6 +31,7 @@ METRICS = (
         "Gaussian window 11, sigma 1.5, population covariance, RGB channels averaged, 5 px border "
         "left out (scikit-image with gaussian_weights=True, use_sample_covariance=False)",
         lambda s: float(s.ssim_means.full.mean()),
+        least=(fidelity.WINDOW_SIZE, fidelity.WINDOW_SIZE),
     ),
     Metric(
         "ms_ssim",
@@ -36,6 +39,7 @@ METRICS = (
         "higher",
         "five scales with the exponents of Wang et al. 2003 on the SSIM above, 2x2 averages",
         lambda s: fidelity.ms_ssim(s.sr, s.reference, s.ssim_means),
+        least=(fidelity.MS_SSIM_LEAST, fidelity.MS_SSIM_LEAST),
     ),
     Metric(
         "lpips",
@@ -44,6 +48,7 @@ METRICS = (
         "version 0.1, AlexNet of torchvision, input scaled to -1..1, float32",
         Deferred("perceptual.lpips", PAIR),
         weights=("lpips", "alexnet"),
+        least=NETWORK_LEAST,
     ),
     Metric(
         "st_lpips",
@@ -52,6 +57,7 @@ METRICS = (
         "shift-tolerant LPIPS, AlexNet, weights vST0.0, input scaled to -1..1, float32",
         Deferred("perceptual.st_lpips", PAIR),
         weights=("st_lpips",),
+        least=NETWORK_LEAST,
     ),
     Metric(
         "dists",
@@ -61,6 +67,7 @@ METRICS = (
         "256 px), float32",
         Deferred("perceptual.dists", PAIR),
         weights=("dists", "vgg16"),
+        least=NETWORK_LEAST,
     ),
     Metric(
         "uni",
@@ -89,6 +96,7 @@ METRICS = (
         Deferred("clip_iqa.clip_iqa", ("sr",)),
         ALONE,
         ("clip_rn50",),
+        least=NETWORK_LEAST,
     ),
     Metric(
         "clip_iqa_boxblur",
@@ -98,6 +106,7 @@ METRICS = (
         Deferred("clip_iqa.clip_iqa", ("sr",), ("boxblur",)),
         ALONE,
         ("clip_rn50", "clip_iqa_boxblur"),
+        least=NETWORK_LEAST,
     ),
     Metric(
         "clip_iqa_gaussian",
@@ -107,6 +116,7 @@ METRICS = (
         Deferred("clip_iqa.clip_iqa", ("sr",), ("gaussian",)),
         ALONE,
         ("clip_rn50", "clip_iqa_gaussian"),
+        least=NETWORK_LEAST,
     ),
     Metric(
         "musiq",
@@ -116,6 +126,7 @@ METRICS = (
         Deferred("musiq.musiq", ("sr",)),
         ALONE,
         ("musiq",),
+        least=NETWORK_LEAST,
     ),
     Metric(
         "nrqm",
@@ -125,6 +136,7 @@ METRICS = (
         lambda s: nrqm.nrqm(s.sr),
         ALONE,
         ("nrqm",),
+        least=(nrqm.LEAST_SIDE, nrqm.LEAST_SIDE),
         slow=True,
     ),
     Metric(
@@ -136,6 +148,7 @@ METRICS = (
         lambda s: naturalness.niqe(s.sr),
         ALONE,
         ("niqe",),
+        least=naturalness.NIQE_LEAST,
     ),
     Metric(
         "brisque",
@@ -145,6 +158,7 @@ METRICS = (
         lambda s: naturalness.brisque(s.sr),
         ALONE,
         ("brisque",),
+        least=naturalness.BRISQUE_LEAST,
     ),
     Metric(
         "sharpness",

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from wsisr.errors import UsageError
 from wsisr.evaluation.measures.pixels import Image, check_image
-from wsisr.evaluation.nuclei import Labels
+from wsisr.evaluation.nuclei import Labels, check_labels
 
 TEXTURE_NAMES = ("contrast", "dissimilarity", "homogeneity", "energy")
 OFFSETS = ((0, 1), (-1, 1), (-1, 0), (-1, -1))
@@ -62,6 +62,7 @@ def nuclear_features(image: Image, labels: Labels) -> tuple[Features, Features]:
     Raises:
         UsageError: the sizes differ, or a label is missing.
     """
+    check_labels(labels)
     grey = grey_levels(image)
     if grey.shape != labels.shape:
         raise UsageError(f"labels are {labels.shape}, the image is {grey.shape}; crop to one size")

@@ -9,6 +9,7 @@ from .learned import choose_segmenter as choose_segmenter
 from .segmenter import Labels as Labels
 from .segmenter import ReferenceNuclei as ReferenceNuclei
 from .segmenter import Segmenter as Segmenter
+from .segmenter import check_labels as check_labels
 from .unmatched import FOLDER as FOLDER
 from .unmatched import INVENTED as INVENTED
 from .unmatched import LOST as LOST

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsisr.errors import UsageError
-from wsisr.evaluation.nuclei.segmenter import Labels
+from wsisr.evaluation.nuclei.segmenter import Labels, check_labels
 
 MATCH_IOU = 0.5
 """Above it two nuclei are the same."""
@@ -110,8 +110,10 @@ def compare_nuclei(sr: Labels, hr: Labels) -> NucleiAgreement:
         How they agree.
 
     Raises:
-        UsageError: the sizes differ.
+        UsageError: the sizes differ, or an array is no label image.
     """
+    check_labels(sr)
+    check_labels(hr)
     if sr.shape != hr.shape:
         raise UsageError(f"the label images differ in size: {sr.shape} and {hr.shape}")
     counts = int(sr.max(initial=0)), int(hr.max(initial=0))

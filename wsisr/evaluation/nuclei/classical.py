@@ -115,6 +115,9 @@ class ClassicalSegmenter:
         binary = mask.astype(np.uint8)
         binary = cv2.morphologyEx(binary, cv2.MORPH_OPEN, _disc(self.opening_um / mpp))
         _fill_holes(binary, self.hole_um2 / mpp**2)
+        if binary.all():
+            # without background nothing has an outline, and no place a distance from it
+            return np.zeros(binary.shape, np.int32)
         # a nucleus cut by the border is as deep there as if it went on
         padded = cv2.copyMakeBorder(binary, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
         depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
@@ -137,7 +140,16 @@ def keep_by_area(labels: npt.NDArray[np.integer], least: float, most: float) -> 
 
     Returns:
         (h, w) int32, without gaps.
+
+    Raises:
+        UsageError: the array is no label image.
     """
+    if labels.ndim != 2 or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise UsageError("a label image has two axes of whole numbers from 0 on")
+    if labels.max(initial=0) > labels.size:
+        # most numbers are not in use, and a table of all could be larger than the memory
+        values, inverse = np.unique(labels, return_inverse=True)
+        labels = inverse.reshape(labels.shape) + int(values[0] != 0)
     count = int(labels.max(initial=0))
     return np.asarray(_keep_by_area(labels, count, float(least), float(most)), dtype=np.int32)
 
@@ -251,9 +263,11 @@ def _flood(labels, depth, mask):  # type: ignore[no-untyped-def]
 
     Watershed with four neighbours after Meyer 1991: one queue for each 1/64 px of depth, first
     in, first out. The queues are linked lists through the pixels. A border of places outside the
-    mask spares each step the question whether it leaves the image.
+    mask spares each step the question whether it leaves the image. Depths beyond the sides of the
+    image, infinite ones and NaN among them, are cut to what the queues are there for.
     """
     rows, columns = depth.shape
+    deepest = (rows + columns) * LEVELS_PER_PX
     width = columns + 2
     grown = np.full((rows + 2) * width, -1, np.int32)
     levels = np.zeros((rows + 2) * width, np.int32)
@@ -261,7 +275,8 @@ def _flood(labels, depth, mask):  # type: ignore[no-untyped-def]
     for y in range(rows):
         start = (y + 1) * width + 1
         for x in range(columns):
-            levels[start + x] = depth[y, x] * LEVELS_PER_PX
+            # in this order a NaN becomes 0
+            levels[start + x] = min(max(0.0, depth[y, x] * LEVELS_PER_PX), deepest)
             level = max(level, levels[start + x])
             if mask[y, x] > 0:
                 grown[start + x] = labels[y, x]

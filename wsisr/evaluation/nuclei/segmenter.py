@@ -9,10 +9,33 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from wsisr.errors import UsageError
 from wsisr.evaluation.measures import Image
 
 Labels = npt.NDArray[np.int32]
 """A label image, (rows, columns) int32: 0 background, 1..n the nuclei, no gaps."""
+
+
+def check_labels(labels: Labels) -> None:
+    """Checks that an array is a label image; kernels use its numbers as places in tables.
+
+    Args:
+        labels: must be (h, w) of whole numbers from 0 to the number of pixels.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if labels.ndim != 2 or labels.dtype.kind not in "iu":
+        raise UsageError(
+            f"labels of shape {labels.shape} and type {labels.dtype} are no label image; give two "
+            "axes of whole numbers"
+        )
+    least, most = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if least < 0 or most > labels.size:
+        raise UsageError(
+            f"labels from {least} to {most} in an image of {labels.size} px are not numbered 1..n "
+            "without gaps; relabel them first"
+        )
 
 
 @dataclass(frozen=True)

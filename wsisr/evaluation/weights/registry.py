@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
+from wsisr.caches import cache_folder
 from wsisr.evaluation.weights.origins import ByHand, Hub, Origin, Web, Wheel
 
 WEIGHTS_VARIABLE = "WSISR_WEIGHTS"
@@ -17,9 +16,13 @@ NON_COMMERCIAL = "non-commercial use only"
 
 
 def weights_folder() -> Path:
-    """Gives the folder of all weights: that of `WSISR_WEIGHTS`, else one in the user's cache."""
+    """Gives the folder of all weights: that of `WSISR_WEIGHTS`, else one among the caches.
+
+    Raises:
+        OutputError: there is no place for caches.
+    """
     chosen = os.environ.get(WEIGHTS_VARIABLE)
-    return Path(chosen) if chosen else platformdirs.user_cache_path("wsisr") / "weights"
+    return Path(chosen) if chosen else cache_folder("weights")
 
 
 def folder_of(name: str) -> Path:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsisr.errors import ModelError, UsageError
+from wsisr.errors import ExistsError, ModelError
 from wsisr.files import file_sha256
 from wsisr.models.files import (
     Checkpoint,
@@ -128,10 +128,10 @@ def convert(
     Raises:
         ModelError: a file that is no checkpoint of the family, incomplete, not finite, or with
             keys that have no place; a part that two files bring.
-        UsageError: `out` exists.
+        ExistsError: `out` is there.
     """
     if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists; give another folder or <overwrite>")
+        raise ExistsError(f"{out}: exists; give another folder or <overwrite>")
     report, gathered = Conversion(), _Gathered()
     for file in checkpoints:
         checkpoint = read_checkpoint(file)

@@ -10,16 +10,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wsisr.engine import (
+    Announce,
     Job,
     Progress,
     Result,
     Run,
     band_plan,
     find_parts,
+    foresee_run,
     remove_parts,
     split_rows,
 )
-from wsisr.errors import OptionError, UsageError, WsisrError
+from wsisr.errors import ExistsError, OptionError, UsageError, WsisrError
 from wsisr.progress import State
 from wsisr.scaleout.cluster import tasks
 from wsisr.scaleout.cluster.connection import Cluster, absolute, check_workers, open_cluster
@@ -39,7 +41,9 @@ class ClusterError(WsisrError):
     """Workers of the cluster were lost again and again over one task."""
 
 
-def upscale_on(scheduler: str, job: Job, progress: Progress | None = None) -> Result:
+def upscale_on(
+    scheduler: str, job: Job, progress: Progress | None = None, announce: Announce | None = None
+) -> Result:
     """Upscales a slide on a cluster, in bands.
 
     Its parts are kept beside the output in `<output>.parts` until it is complete, so the same
@@ -49,6 +53,7 @@ def upscale_on(scheduler: str, job: Job, progress: Progress | None = None) -> Re
         scheduler: address as `tcp://host:port`, or `local`.
         job: what is asked for; all its files are on a file system that the workers share.
         progress: told how far the windows of all bands are.
+        announce: called with what the run will be, where this machine can tell.
 
     Raises:
         WsisrError: what is wrong with the cluster, or with which file or option.
@@ -65,28 +70,34 @@ def upscale_on(scheduler: str, job: Job, progress: Progress | None = None) -> Re
     check_output(job)
     with open_cluster(scheduler) as cluster:
         check_workers(cluster, job)
-        return run_bands(cluster, job, progress)
+        return run_bands(cluster, job, progress, announce)
 
 
 def check_output(job: Job) -> None:
     """Makes sure that the output may be written, and discards parts that are not to be gone on.
 
     Raises:
-        UsageError: the output is there.
+        ExistsError: the output is there.
     """
     if job.output.exists() and not job.overwrite:
-        raise UsageError(f"{job.output} exists; give <overwrite> or another name")
+        raise ExistsError(f"{job.output} exists; give <overwrite> or another name")
     if job.resume is False or (job.overwrite and not job.resume):
         remove_parts(job.output)
 
 
-def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> Result:
+def run_bands(
+    cluster: Cluster,
+    job: Job,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
+) -> Result:
     """Computes the bands of a slide as tasks of a cluster and joins them.
 
     Args:
         cluster: its workers were checked.
         job: with absolute paths.
         progress: told how far the windows of all bands are.
+        announce: see `upscale_on`.
 
     Raises:
         ClusterError: one task cost several workers their lives.
@@ -96,6 +107,10 @@ def run_bands(cluster: Cluster, job: Job, progress: Progress | None = None) -> R
     resources: dict[str, Any] = {"resources": cluster.resources, "pure": False}
     submit = cluster.client.submit
     run: Run = result_of(submit(tasks.prepare_job, job, VERSION, **resources))
+    if announce is not None:
+        # this machine may see the slide otherwise than the workers do, or not at all
+        with suppress(WsisrError):
+            announce(foresee_run(run))
     rows = run.image.grid(0)[0]
     wanted = min(cluster.places * BANDS_OF_A_PLACE, max(cluster.places, rows // ROWS_OF_A_BAND))
     bands = split_rows(run, wanted)

@@ -19,7 +19,7 @@ from wsisr.engine import (
     plan_run,
     prepare,
 )
-from wsisr.errors import UsageError, WsisrError
+from wsisr.errors import ExistsError, WsisrError
 from wsisr.progress import cost_of_windows
 from wsisr.pyramid import read_provenance
 from wsisr.scaleout.cohort.ledger import Known, Ledger, request_of, state_of
@@ -111,7 +111,7 @@ def split_finished(
         The slides to do, and the rows of those that are finished.
 
     Raises:
-        UsageError: an output is there that was made otherwise.
+        ExistsError: an output is there that was made otherwise.
     """
     left, skipped, others = [], [], []
     for each in wanted:
@@ -127,7 +127,7 @@ def split_finished(
             left.append(replace(each, job=replace(each.job, overwrite=overwrite)))
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        raise UsageError(
+        raise ExistsError(
             f"{others[0]}{more}: made with other settings or of another input; give <overwrite> to "
             "replace, or another folder"
         )

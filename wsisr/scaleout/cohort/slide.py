@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from wsisr.engine import Job, Result
-from wsisr.errors import ModelError, OutputError, WsisrError
+from wsisr.errors import ExistsError, ModelError, OutputError, WsisrError
 from wsisr.progress import Progress
 from wsisr.scaleout.cohort.tasks import Outcome, SlideTask
 
@@ -61,6 +61,8 @@ def compute_slide(task: SlideTask, progress: Progress, compute: Compute, device:
 def is_passing(error: BaseException) -> bool:
     """Tells whether a second attempt in a fresh process could get over an error."""
     shortage = isinstance(error, ModelError) and "memory" in str(error)
+    if isinstance(error, ExistsError):
+        return False
     return shortage or isinstance(error, (OutputError, MemoryError, OSError))
 
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsisr.caches import cache_folder
 from wsisr.errors import OptionError, OutputError
 from wsisr.files import os_errors, remove, write_atomic
 
@@ -194,12 +195,10 @@ def open_cache(folder: str | Path | None = None, gb: float | None = None) -> Cac
         OptionError: the bound is no number above 0.
         OutputError: the folder cannot be made.
     """
-    import platformdirs
-
     gb = DEFAULT_GB if gb is None else gb
     if not 0 < gb < 1e9:
         raise OptionError("cache_gb", gb, "give a number above 0")
-    root = Path(folder) if folder is not None else platformdirs.user_cache_path("wsisr")
+    root = Path(folder) if folder is not None else cache_folder()
     cache = Cache(root, int(gb * 1e9))
     try:
         for each in (cache.slides, cache.state):
