@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsisr.errors import SlideError
@@ -21,11 +22,14 @@ from wsisr.slides.base import (
     positive,
 )
 from wsisr.slides.cache import CACHE_BYTES, TileCache
+from wsisr.slides.profiles import fitting_profile
 from wsisr.slides.tiff.bytes_at import BytesAt
 from wsisr.slides.tiff.ifd import Ifd, read_ifds
+from wsisr.slides.tiff.indirect import indirect_level
 from wsisr.slides.tiff.level import TiffLevel
 from wsisr.slides.tiff.ome_xml import OmeImage, parse_ome
 from wsisr.slides.tiff.pieces import NotDirectError, image_size, is_tiled, piece_grid
+from wsisr.slides.turned import UPRIGHT, turned
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +51,13 @@ class Layout:
         levels: the stored resolutions.
         associated: label, macro and thumbnail by name.
         info: what is known of the slide.
+        orientation: how the image is to be turned, see `wsisr.slides.turned`.
     """
 
     levels: Sequence[Ifd]
     associated: Mapping[str, Ifd]
     info: SlideInfo
+    orientation: int = UPRIGHT
 
 
 def open_tiff(
@@ -90,24 +96,33 @@ def _open(
     if not ifds:
         raise SlideError(f"{path} is a TIFF file without images; copy or download it again")
     layout = layout_of(path, ifds)
-    grids = sorted(
-        (piece_grid(ifd) for ifd in layout.levels),
-        key=lambda grid: grid.width * grid.height,
-        reverse=True,
-    )
-    if layout.info.vendor == "aperio" and any((grid.lengths == 0).any() for grid in grids[1:]):
-        raise NotDirectError("tiles that a lower level lacks are to be made from the level above")
-    levels: list[LevelPixels] = [
-        TiffLevel(
+    ordered = sorted(layout.levels, key=lambda ifd: math.prod(image_size(ifd)), reverse=True)
+    levels: list[LevelPixels] = []
+    info = layout.info
+    for index, ifd in enumerate(ordered):
+        try:
+            grid = piece_grid(ifd)
+        except NotDirectError as reason:
+            if info.vendor == "aperio":
+                raise
+            indirect = indirect_level(path, ifds, ifd, reason, info.background)
+            if index == 0:
+                info = replace(info, icc_profile=fitting_profile(path, indirect.icc_profile))
+            levels.append(turned(indirect, layout.orientation))
+            continue
+        if info.vendor == "aperio" and index and (grid.lengths == 0).any():
+            raise NotDirectError(
+                "tiles that a lower level lacks are to be made from the level above"
+            )
+        level = TiffLevel(
             source,
             grid,
             cache,
             name=f"level {index}",
-            background=layout.info.background,
+            background=info.background,
             unreadable=unreadable,
         )
-        for index, grid in enumerate(grids)
-    ]
+        levels.append(turned(level, layout.orientation))
     loaders = {
         name: lambda name=name, ifd=ifd: associated_image(source, ifd, name)
         for name, ifd in layout.associated.items()
@@ -117,7 +132,7 @@ def _open(
         cache.clear()
         source.close()
 
-    return StoredSlide(path, levels, layout.info, AssociatedImages(loaders), close)
+    return StoredSlide(path, levels, info, AssociatedImages(loaders), close)
 
 
 def layout_of(path: Path, ifds: Sequence[Ifd]) -> Layout:
@@ -127,20 +142,21 @@ def layout_of(path: Path, ifds: Sequence[Ifd]) -> Layout:
     if images:
         return ome_layout(path, ifds, images)
     if description.startswith("Aperio") and is_tiled(ifds[0]):
-        return aperio_layout(ifds, description)
+        return aperio_layout(path, ifds, description)
     return generic_layout(path, ifds, description)
 
 
 def generic_layout(path: Path, ifds: Sequence[Ifd], description: str) -> Layout:
     """Takes the first image and the reduced ones of its shape, in the main chain or its SubIFDs."""
-    levels = [ifds[0], *reduced_versions(ifds[0], [*ifds[0].children, *ifds[1:]])]
+    base = next((ifd for ifd in ifds if not is_mask(ifd)), ifds[0])
+    levels = [base, *reduced_versions(base, [*base.children, *ifds])]
     info = SlideInfo(
         vendor="generic-tiff",
-        mpp=resolution(path, ifds[0]),
-        icc_profile=ifds[0].raw(TagId.ICC_PROFILE) or None,
+        mpp=resolution(path, base),
+        icc_profile=profile_of(path, base),
         properties={"tiff.ImageDescription": description} if description else {},
     )
-    return Layout(levels, {}, info)
+    return Layout(unique(levels), {}, info, base.integer(TagId.ORIENTATION, UPRIGHT))
 
 
 def reduced_versions(base: Ifd, candidates: Sequence[Ifd]) -> list[Ifd]:
@@ -152,16 +168,26 @@ def reduced_versions(base: Ifd, candidates: Sequence[Ifd]) -> list[Ifd]:
         alike = abs(wide * height - high * width) <= max(
             2 * max(width, height), wide * height // 100
         )
-        if (
-            ifd.integer(TagId.NEW_SUBFILE_TYPE, 0) & SubfileType.REDUCED_IMAGE
-            and min(wide, high) > 0
-            and alike
-        ):
+        reduced = ifd.integer(TagId.NEW_SUBFILE_TYPE, 0) & SubfileType.REDUCED_IMAGE
+        smaller = 0 < wide <= width and 0 < high <= height
+        if reduced and smaller and alike and has_samples_of(base, ifd):
             found.append(ifd)
     return found
 
 
-def aperio_layout(ifds: Sequence[Ifd], description: str) -> Layout:
+def is_mask(ifd: Ifd) -> bool:
+    """Tells whether an image says where another one is transparent."""
+    return bool(ifd.integer(TagId.NEW_SUBFILE_TYPE, 0) & SubfileType.TRANSPARENCY_MASK)
+
+
+def has_samples_of(base: Ifd, ifd: Ifd) -> bool:
+    """Tells whether an image has as many samples, as deep, as another: a mask has not."""
+    samples = (each.integer(TagId.SAMPLES_PER_PIXEL, 1) for each in (base, ifd))
+    bits = (each.integer(TagId.BITS_PER_SAMPLE, 1) for each in (base, ifd))
+    return not is_mask(ifd) and len(set(samples)) == 1 and len(set(bits)) == 1
+
+
+def aperio_layout(path: Path, ifds: Sequence[Ifd], description: str) -> Layout:
     """Takes tiled images as levels; the second one and those named in their description are not."""
     parts = [part.partition("=") for part in description.split("|")[1:] if "=" in part]
     fields = {key.strip(): value.strip() for key, _, value in parts}
@@ -175,7 +201,7 @@ def aperio_layout(ifds: Sequence[Ifd], description: str) -> Layout:
         vendor="aperio",
         mpp=positive(fields.get("MPP")),
         magnification=positive(fields.get("AppMag")),
-        icc_profile=ifds[0].raw(TagId.ICC_PROFILE) or None,
+        icc_profile=profile_of(path, ifds[0]),
         properties={
             "tiff.ImageDescription": description,
             **{f"aperio.{key}": value for key, value in fields.items()},
@@ -217,7 +243,7 @@ def ome_layout(path: Path, ifds: Sequence[Ifd], images: Sequence[OmeImage]) -> L
         vendor="ome-tiff",
         mpp=resolution(path, base) if mpp is None else mpp,
         magnification=main.magnification,
-        icc_profile=base.raw(TagId.ICC_PROFILE) or None,
+        icc_profile=profile_of(path, base),
         properties={"tiff.ImageDescription": ifds[0].text(TagId.IMAGE_DESCRIPTION)},
     )
     associated = {
@@ -226,6 +252,11 @@ def ome_layout(path: Path, ifds: Sequence[Ifd], images: Sequence[OmeImage]) -> L
         if name in ASSOCIATED and image is not main and image.ifd < len(ifds)
     }
     return Layout(unique(levels), associated, info)
+
+
+def profile_of(path: Path, ifd: Ifd) -> bytes | None:
+    """Reads the ICC profile of an image; None where there is none that fits RGB pixels."""
+    return fitting_profile(path, ifd.optional(TagId.ICC_PROFILE))
 
 
 def unique(ifds: Sequence[Ifd]) -> list[Ifd]:
