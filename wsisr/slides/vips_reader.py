@@ -50,9 +50,8 @@ class VipsLevel:
         except vips.Error as error:
             raise undecodable(self._path, error) from error
         kind = np.uint16 if image.format == "ushort" else np.uint8
-        pixels: NDArray[np.uint8] = np.frombuffer(data, kind).reshape(height, width, image.bands)
-        if kind is np.uint16:
-            pixels = (pixels >> 8).astype(np.uint8)
+        stored = np.frombuffer(data, kind).reshape(height, width, image.bands)
+        pixels = np.asarray(stored >> 8 if kind is np.uint16 else stored, np.uint8)
         return flattened(pixels, COLOURS[image.interpretation], self._background)
 
 

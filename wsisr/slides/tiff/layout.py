@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from wsisr.slides.base import (
     SlideInfo,
     StoredSlide,
     mean_mpp,
+    microscopic,
     positive,
 )
 from wsisr.slides.cache import CACHE_BYTES, TileCache
@@ -31,14 +31,10 @@ from wsisr.slides.tiff.ome_xml import OmeImage, parse_ome
 from wsisr.slides.tiff.pieces import NotDirectError, image_size, is_tiled, piece_grid
 from wsisr.slides.turned import UPRIGHT, turned
 
-log = logging.getLogger(__name__)
-
 MICROMETRES_PER_UNIT: dict[int, float] = {
     ResolutionUnit.INCH: 25400.0,
     ResolutionUnit.CENTIMETRE: 10000.0,
 }
-PRINT_MPP = 30.0
-"""Resolution tags coarser than this (850 dpi) are settings for printers, not pixel sizes."""
 MAX_ASSOCIATED = 64 << 20
 """Pixels of the largest associated image that is decoded."""
 
@@ -271,11 +267,7 @@ def resolution(path: Path, ifd: Ifd) -> float | None:
     if unit is None:
         return None
     mpp_x, mpp_y = (unit / value if value and value > 0 else None for value in per_unit)
-    mpp = mean_mpp(path, mpp_x, mpp_y)
-    if mpp is not None and mpp > PRINT_MPP:
-        log.info("%s: its resolution of %.0f um a pixel is a print setting, not used", path, mpp)
-        return None
-    return mpp
+    return microscopic(path, mean_mpp(path, mpp_x, mpp_y))
 
 
 def associated_image(source: BytesAt, ifd: Ifd, name: str) -> RGB:
