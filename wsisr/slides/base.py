@@ -26,6 +26,7 @@ RGB = NDArray[np.uint8]
 """Pixels (height, width, 3), uint8, red, green, blue, 0 to 255."""
 
 WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
 PRINT_MPP = 30.0
 """Resolution tags coarser than this (850 dpi) are settings for printers, not pixel sizes."""
 ASSOCIATED = ("label", "macro", "thumbnail")

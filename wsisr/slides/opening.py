@@ -23,11 +23,30 @@ DIRECT = ("aperio", "generic-tiff", None)
 """What openslide calls the TIFF files that are decoded here; None for those it does not know."""
 
 
+def open_marks(path: Path) -> Slide:
+    """Opens an image that marks parts of a slide: a mask, an overlay, labels of any depth.
+
+    What is not marked is black in it: transparent pixels, and samples of 0. Of samples of more
+    than 8 bits it is only seen whether they are 0.
+
+    Args:
+        path: the file, of any format that `open_slide` reads.
+
+    Returns:
+        The open image.
+
+    Raises:
+        SlideError: see `open_slide`.
+    """
+    return open_slide(path, marks=True)
+
+
 def open_slide(
     path: str | Path,
     *,
     cache_bytes: int = CACHE_BYTES,
     unreadable: set[tuple[str, int, int]] | None = None,
+    marks: bool = False,
 ) -> Slide:
     """Opens a slide of any readable format.
 
@@ -40,6 +59,7 @@ def open_slide(
         unreadable: where given, damaged tiles (of formats that openslide reads, squares of 256 px)
             are recorded in it as (`level N`, column, row) and read as background. Where None, and
             for plain images, they are errors.
+        marks: whether the image is read as `open_marks` has it.
 
     Returns:
         The open slide; close it, or use it in a `with` statement.
@@ -64,11 +84,11 @@ def open_slide(
         raise SlideError(f"{path} is empty (0 bytes); copy or download it again")
     kind = plain_kind(head)
     if kind is not None:
-        return open_plain(path, kind)
+        return open_plain(path, kind, marks=marks)
     vendor = openslide.OpenSlide.detect_format(str(path))
     if head.startswith(TIFF) and vendor in DIRECT:
         try:
-            return open_tiff(path, cache_bytes=cache_bytes, unreadable=unreadable)
+            return open_tiff(path, cache_bytes=cache_bytes, unreadable=unreadable, marks=marks)
         except NotDirectError as reason:
             log.info("%s is read by openslide, for %s", path, reason)
     if vendor is not None:

@@ -6,10 +6,10 @@ import struct
 from pathlib import Path
 
 from wsisr.errors import SlideError
-from wsisr.slides.base import SlideInfo, StoredSlide
+from wsisr.slides.base import BLACK, WHITE, SlideInfo, StoredSlide
 from wsisr.slides.profiles import fitting_profile
 from wsisr.slides.turned import UPRIGHT, turned
-from wsisr.slides.vips_reader import VipsLevel, load, orientation
+from wsisr.slides.vips_reader import VipsLevel, as_marks, load, orientation
 
 MAX_PIXELS = 1 << 31
 """The largest plain image: libvips decodes it whole, in 3 bytes a pixel."""
@@ -37,7 +37,7 @@ def plain_kind(head: bytes) -> str | None:
     return None
 
 
-def open_plain(path: Path, kind: str) -> StoredSlide:
+def open_plain(path: Path, kind: str, *, marks: bool = False) -> StoredSlide:
     """Opens a plain image, grey or RGB of 8 or 16 bits, with or without alpha, or CMYK.
 
     It is turned upright, alpha is laid over white, and of several images the first is taken. Its
@@ -46,6 +46,7 @@ def open_plain(path: Path, kind: str) -> StoredSlide:
     Args:
         path: the file.
         kind: what `plain_kind` says of it.
+        marks: whether it marks parts of a slide, see `open_marks`.
 
     Returns:
         A slide of one level.
@@ -63,10 +64,12 @@ def open_plain(path: Path, kind: str) -> StoredSlide:
         raise SlideError(
             f"{path} has too many pixels to be decoded whole; convert it to a tiled TIFF"
         )
-    level = VipsLevel(path, image)
+    background = BLACK if marks else WHITE
+    level = VipsLevel(path, as_marks(image) if marks else image, background)
     # libvips turns AVIF itself, by boxes that take precedence over Exif
     facing = UPRIGHT if kind == "avif" else orientation(image)
-    info = SlideInfo(vendor=kind, icc_profile=fitting_profile(path, level.icc_profile))
+    profile = fitting_profile(path, level.icc_profile)
+    info = SlideInfo(vendor=kind, icc_profile=profile, background=background)
     return StoredSlide(path, [turned(level, facing)], info)
 
 

@@ -77,6 +77,13 @@ def in_srgb(path: Path, image: Any) -> Any:
         raise undecodable(path, error) from error
 
 
+def as_marks(image: Any) -> Any:
+    """Tells of samples of other than 8 bits whether they are 0: 0 where they are, else 255."""
+    if image.format == "uchar":
+        return image
+    return (image != 0).copy(interpretation="b-w" if image.bands < 3 else "srgb")
+
+
 def check_samples(path: Path, image: Any) -> None:
     """Makes sure that an image is grey or RGB of 8 or 16 bits, with or without alpha.
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsisr.errors import SlideError
+from wsisr.slides.base import BLACK
 from wsisr.slides.tiff.ifd import Ifd
 from wsisr.slides.tiff.pieces import MAX_PIECE_BYTES, NotDirectError, image_size, piece_shape
-from wsisr.slides.vips_reader import VipsLevel, load
+from wsisr.slides.vips_reader import VipsLevel, as_marks, load
 
 
 def indirect_level(
@@ -16,7 +17,8 @@ def indirect_level(
     ifds: Sequence[Ifd],
     ifd: Ifd,
     reason: NotDirectError,
-    background: tuple[int, int, int],
+    *,
+    marks: bool = False,
 ) -> VipsLevel:
     """Opens one image of a TIFF file with libvips.
 
@@ -25,7 +27,7 @@ def indirect_level(
         ifds: all directories of the main chain.
         ifd: that of the image, one of them or one of their SubIFDs.
         reason: why it is not decoded here.
-        background: what lies under transparent pixels.
+        marks: whether it marks parts of a slide, see `open_marks`.
 
     Raises:
         SlideError: libvips does not read it either, or sees another image than its directory
@@ -40,7 +42,8 @@ def indirect_level(
         )
     page, nested = place(ifds, ifd)
     try:
-        level = VipsLevel(path, load(path, "tiff", page=page, subifd=nested), background)
+        image = load(path, "tiff", page=page, subifd=nested)
+        level = VipsLevel(path, as_marks(image), BLACK) if marks else VipsLevel(path, image)
     except SlideError as error:
         raise SlideError(f"{error} ({reason})") from error
     if (level.width, level.height) != (width, height):

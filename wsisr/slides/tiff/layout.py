@@ -11,6 +11,7 @@ from wsisr.errors import SlideError
 from wsisr.formats import ResolutionUnit, SubfileType, TagId
 from wsisr.slides.base import (
     ASSOCIATED,
+    BLACK,
     RGB,
     WHITE,
     AssociatedImages,
@@ -61,6 +62,7 @@ def open_tiff(
     *,
     cache_bytes: int = CACHE_BYTES,
     unreadable: set[tuple[str, int, int]] | None = None,
+    marks: bool = False,
 ) -> StoredSlide:
     """Opens a TIFF file whose tiles (or strips) are decoded here.
 
@@ -68,6 +70,7 @@ def open_tiff(
         path: the file.
         cache_bytes: bound of the decoded tiles that are kept; one tile always is.
         unreadable: where given, what cannot be decoded is recorded in it, see `TiffLevel`.
+        marks: whether it marks parts of a slide, see `open_marks`.
 
     Returns:
         The open slide.
@@ -78,14 +81,18 @@ def open_tiff(
     """
     source = BytesAt(path)
     try:
-        return _open(path, source, TileCache(cache_bytes), unreadable)
+        return _open(path, source, TileCache(cache_bytes), unreadable, marks)
     except BaseException:
         source.close()
         raise
 
 
 def _open(
-    path: Path, source: BytesAt, cache: TileCache, unreadable: set[tuple[str, int, int]] | None
+    path: Path,
+    source: BytesAt,
+    cache: TileCache,
+    unreadable: set[tuple[str, int, int]] | None,
+    marks: bool,
 ) -> StoredSlide:
     """Makes a slide of an open file."""
     ifds = read_ifds(source)
@@ -94,14 +101,14 @@ def _open(
     layout = layout_of(path, ifds)
     ordered = sorted(layout.levels, key=lambda ifd: math.prod(image_size(ifd)), reverse=True)
     levels: list[LevelPixels] = []
-    info = layout.info
+    info = replace(layout.info, background=BLACK) if marks else layout.info
     for index, ifd in enumerate(ordered):
         try:
             grid = piece_grid(ifd)
         except NotDirectError as reason:
             if info.vendor == "aperio":
                 raise
-            indirect = indirect_level(path, ifds, ifd, reason, info.background)
+            indirect = indirect_level(path, ifds, ifd, reason, marks=marks)
             if index == 0:
                 info = replace(info, icc_profile=fitting_profile(path, indirect.icc_profile))
             levels.append(turned(indirect, layout.orientation))
