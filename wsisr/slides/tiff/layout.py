@@ -28,8 +28,14 @@ from wsisr.slides.tiff.bytes_at import BytesAt
 from wsisr.slides.tiff.ifd import Ifd, read_ifds
 from wsisr.slides.tiff.indirect import indirect_level
 from wsisr.slides.tiff.level import TiffLevel
-from wsisr.slides.tiff.ome_xml import OmeImage, parse_ome
-from wsisr.slides.tiff.pieces import NotDirectError, image_size, is_tiled, piece_grid
+from wsisr.slides.tiff.ome_xml import OmeImage, is_ome, parse_ome
+from wsisr.slides.tiff.pieces import (
+    NotDirectError,
+    image_size,
+    is_tiled,
+    joined_planes,
+    piece_grid,
+)
 from wsisr.slides.turned import UPRIGHT, turned
 
 MICROMETRES_PER_UNIT: dict[int, float] = {
@@ -49,12 +55,14 @@ class Layout:
         associated: label, macro and thumbnail by name.
         info: what is known of the slide.
         orientation: how the image is to be turned, see `wsisr.slides.turned`.
+        more: directories of the further planes of each level; empty where one has all samples.
     """
 
     levels: Sequence[Ifd]
     associated: Mapping[str, Ifd]
     info: SlideInfo
     orientation: int = UPRIGHT
+    more: Sequence[tuple[Ifd, ...]] = ()
 
 
 def open_tiff(
@@ -105,9 +113,17 @@ def _open(
     for index, ifd in enumerate(ordered):
         try:
             grid = piece_grid(ifd)
+            if layout.more:
+                further = layout.more[layout.levels.index(ifd)]
+                grid = joined_planes(grid, [piece_grid(each) for each in further])
         except NotDirectError as reason:
             if info.vendor == "aperio":
                 raise
+            if layout.more:
+                raise SlideError(
+                    f"{path} stores red, green and blue apart, and {reason}; convert it to a "
+                    "tiled RGB TIFF"
+                ) from reason
             indirect = indirect_level(path, ifds, ifd, reason, marks=marks)
             if index == 0:
                 info = replace(info, icc_profile=fitting_profile(path, indirect.icc_profile))
@@ -141,7 +157,7 @@ def _open(
 def layout_of(path: Path, ifds: Sequence[Ifd]) -> Layout:
     """Tells the parts of a file, by its kind."""
     description = ifds[0].text(TagId.IMAGE_DESCRIPTION)
-    images = parse_ome(description) if "<OME" in description[:4096] else []
+    images = parse_ome(description, path.name) if is_ome(description) else []
     if images:
         return ome_layout(path, ifds, images)
     if description.startswith("Aperio") and is_tiled(ifds[0]):
@@ -221,40 +237,52 @@ def aperio_name(description: str) -> str:
 
 def ome_layout(path: Path, ifds: Sequence[Ifd], images: Sequence[OmeImage]) -> Layout:
     """Takes the largest image that is not an associated one, and its SubIFDs (OME-TIFF 6.0)."""
-    named = {image.name.strip().lower().removesuffix(" image"): image for image in images}
-    slides = [
-        image
-        for image in images
-        if image.name.strip().lower().removesuffix(" image") not in ASSOCIATED
-    ]
-    main = max(slides or images, key=lambda image: image.width * image.height)
-    if main.other_file and main.ifd >= len(ifds):
+    here = [image for image in images if not image.other_file]
+    if not here:
         raise SlideError(f"{path} is one file of a set of OME-TIFFs; convert the set to one file")
-    if main.planes > 1:
+    slides = [image for image in here if not image.is_associated]
+    main = max(slides or here, key=lambda image: image.width * image.height)
+    if main.planes > 1 and not main.colours:
         raise SlideError(
             f"{path} stores {main.planes} planes (channels, depths or times) apart; only "
             "brightfield RGB slides of one plane can be read"
         )
-    if main.ifd >= len(ifds):
+    if max(main.ifd, *main.colours, 0) >= len(ifds):
         raise SlideError(
             f"{path} is damaged: its OME-XML refers to image {main.ifd} of {len(ifds)}"
         )
+    if main.colours:
+        return three_planes(path, ifds, main)
     base = ifds[main.ifd]
     levels = [base, *reduced_versions(base, [*base.children, *ifds])]
+    associated = {
+        image.kind: ifds[image.ifd]
+        for image in here
+        if image.is_associated and image is not main and image.ifd < len(ifds)
+    }
+    return Layout(unique(levels), associated, ome_info(path, ifds, main))
+
+
+def ome_info(path: Path, ifds: Sequence[Ifd], main: OmeImage) -> SlideInfo:
+    """Gives what an OME-XML says of a slide."""
+    base = ifds[main.ifd]
     mpp = mean_mpp(path, main.mpp_x, main.mpp_y)
-    info = SlideInfo(
+    return SlideInfo(
         vendor="ome-tiff",
         mpp=resolution(path, base) if mpp is None else mpp,
         magnification=main.magnification,
         icc_profile=profile_of(path, base),
         properties={"tiff.ImageDescription": ifds[0].text(TagId.IMAGE_DESCRIPTION)},
     )
-    associated = {
-        name: ifds[image.ifd]
-        for name, image in named.items()
-        if name in ASSOCIATED and image is not main and image.ifd < len(ifds)
-    }
-    return Layout(unique(levels), associated, info)
+
+
+def three_planes(path: Path, ifds: Sequence[Ifd], main: OmeImage) -> Layout:
+    """Takes the planes of red, green and blue together, level by level."""
+    planes = [unique([ifds[at], *reduced_versions(ifds[at], ifds[at].children)])
+              for at in main.colours]  # fmt: skip
+    count = min(map(len, planes))
+    more = [tuple(plane[level] for plane in planes[1:]) for level in range(count)]
+    return Layout(planes[0][:count], {}, ome_info(path, ifds, main), more=more)
 
 
 def profile_of(path: Path, ifd: Ifd) -> bytes | None:

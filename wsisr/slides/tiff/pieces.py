@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -167,6 +168,37 @@ def piece_grid(ifd: Ifd) -> PieceGrid:
     if codec is Codec.NONE and not tiled and planes == 1 and not grid.predictor:
         return split_raw_strips(grid)
     return checked_stream(ifd, grid)
+
+
+def joined_planes(first: PieceGrid, further: Sequence[PieceGrid]) -> PieceGrid:
+    """Makes one image of the grey images of red, green and blue.
+
+    Args:
+        first: the pieces of red.
+        further: those of green and blue.
+
+    Returns:
+        The pieces of all, in planes.
+
+    Raises:
+        NotDirectError: they are not stored alike.
+    """
+
+    def stored(grid: PieceGrid) -> tuple[object, ...]:
+        size = grid.width, grid.height, grid.piece_width, grid.piece_height
+        return *size, grid.tiled, grid.samples, grid.codec, grid.predictor, grid.jpeg_tables
+
+    grey = first.samples == 1 and first.photometric == Photometric.MIN_IS_BLACK
+    if not grey or any(stored(grid) != stored(first) for grid in further):
+        raise NotDirectError("its planes are not stored alike")
+    grids = [first, *further]
+    return replace(
+        first,
+        samples=len(grids),
+        photometric=Photometric.RGB,
+        offsets=np.concatenate([grid.offsets for grid in grids]),
+        lengths=np.concatenate([grid.lengths for grid in grids]),
+    )
 
 
 def checked_size(ifd: Ifd) -> tuple[int, int]:
