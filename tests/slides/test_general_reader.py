@@ -342,3 +342,44 @@ def test_a_size_that_libvips_does_not_see_is_damage(
     )
     with pytest.raises(SlideError, match="libvips reads 64x64"):
         open_slide(path)
+
+
+@pytest.mark.parametrize("compression", ["lzma", "jpegxl", "lerc"])
+def test_tiles_that_libvips_cannot_decode_are_no_black_tiles(
+    tmp_path: Path, compression: str
+) -> None:
+    """libvips paints them black, and tells of it in its log alone."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, tissue_like(128, 128), photometric="rgb", tile=(64, 64), compression=compression
+    )
+    with open_slide(path) as slide:
+        for _ in range(2):
+            with pytest.raises(SlideError, match=r"a\.tif cannot be decoded"):
+                slide.read(0, 0, 0, 64, 64)
+
+
+def test_a_damaged_tile_that_libvips_reads_is_an_error(tmp_path: Path) -> None:
+    path, deep = tmp_path / "a.tif", tissue_like(128, 128).astype(np.uint16) << 8
+    tifffile.imwrite(path, deep, photometric="rgb", tile=(64, 64), compression="zlib")
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages.first.dataoffsets[3]
+    with path.open("r+b") as stream:
+        stream.seek(offset + 8)
+        stream.write(bytes(64))
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 0, 128, 64), tissue_like(128, 128)[:64])
+        with pytest.raises(SlideError, match="cannot be decoded"):
+            slide.read(0, 64, 64, 64, 64)
+
+
+def test_threads_take_turns_at_tiles(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.tif", tissue_like(300, 400)
+    tifffile.imwrite(
+        path, pixels.astype(np.uint16) << 8, photometric="rgb", tile=(64, 64), compression="zlib"
+    )
+    places = [(x, y) for y in range(0, 260, 13) for x in range(0, 360, 17)]
+    with open_slide(path) as slide, ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda place: slide.read(0, *place, 30, 30), places)
+        for (x, y), region in zip(places, found, strict=True):
+            np.testing.assert_array_equal(region, pixels[y : y + 30, x : x + 30])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from wsisr.errors import SlideError
 from wsisr.slides.base import RGB, WHITE, on_background
+
+_turn = threading.Lock()
 
 COLOURS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3}
 """Samples that hold the colour, by libvips's name of the colour model."""
@@ -29,8 +32,17 @@ class VipsLevel:
         icc_profile: the profile of the pixels that are read, None where there is none.
     """
 
-    def __init__(self, path: Path, image: Any, background: tuple[int, int, int] = WHITE) -> None:
-        self._path, self._background = path, background
+    def __init__(
+        self,
+        path: Path,
+        image: Any,
+        background: tuple[int, int, int] = WHITE,
+        *,
+        tiled: bool = False,
+    ) -> None:
+        self._path, self._background, self._tiled = path, background, tiled
+        # a tile that failed stays black in libvips's cache: nothing is read after a failure
+        self._damage: SlideError | None = None
         self.icc_profile: bytes | None = None
         if image.interpretation == "cmyk":
             image = in_srgb(path, image)
@@ -43,16 +55,41 @@ class VipsLevel:
 
     def read(self, x: int, y: int, width: int, height: int) -> RGB:
         """Reads a region, see `LevelPixels.read`."""
-        vips = libvips()
         image = self._image
+        if self._damage is not None:
+            raise self._damage
         try:
-            data = vips.Region.new(image).fetch(x, y, width, height)
-        except vips.Error as error:
-            raise undecodable(self._path, error) from error
+            data = (checked_fetch if self._tiled else fetch)(image, x, y, width, height)
+        except libvips().Error as error:
+            self._damage = undecodable(self._path, error)
+            raise self._damage from error
         kind = np.uint16 if image.format == "ushort" else np.uint8
         stored = np.frombuffer(data, kind).reshape(height, width, image.bands)
         pixels = np.asarray(stored >> 8 if kind is np.uint16 else stored, np.uint8)
         return flattened(pixels, COLOURS[image.interpretation], self._background)
+
+
+def fetch(image: Any, x: int, y: int, width: int, height: int) -> bytes:
+    """Reads a region of an image; an error of libvips where its decoder fails."""
+    data: bytes = libvips().Region.new(image).fetch(x, y, width, height)
+    return data
+
+
+def checked_fetch(image: Any, x: int, y: int, width: int, height: int) -> bytes:
+    """Reads a region of an image that is stored in tiles.
+
+    libvips paints tiles black that it cannot decode, and goes on. What went wrong is left in its
+    buffer of errors, which all threads share: they take turns.
+    """
+    vips = libvips()
+    with _turn:
+        vips.vips_lib.vips_error_clear()
+        data = fetch(image, x, y, width, height)
+        message = vips.ffi.string(vips.vips_lib.vips_error_buffer()).decode("utf-8", "replace")
+        vips.vips_lib.vips_error_clear()
+    if message.strip():
+        raise vips.Error(message.strip())
+    return data
 
 
 def flattened(pixels: NDArray[np.uint8], colours: int, background: tuple[int, int, int]) -> RGB:

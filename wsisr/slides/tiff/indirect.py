@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsisr.errors import SlideError
-from wsisr.slides.base import BLACK
+from wsisr.slides.base import BLACK, WHITE
 from wsisr.slides.tiff.ifd import Ifd
-from wsisr.slides.tiff.pieces import MAX_PIECE_BYTES, NotDirectError, image_size, piece_shape
+from wsisr.slides.tiff.pieces import (
+    MAX_PIECE_BYTES,
+    NotDirectError,
+    image_size,
+    is_tiled,
+    piece_shape,
+)
 from wsisr.slides.vips_reader import VipsLevel, as_marks, load
 
 
@@ -43,7 +49,8 @@ def indirect_level(
     page, nested = place(ifds, ifd)
     try:
         image = load(path, "tiff", page=page, subifd=nested)
-        level = VipsLevel(path, as_marks(image), BLACK) if marks else VipsLevel(path, image)
+        image, background = (as_marks(image), BLACK) if marks else (image, WHITE)
+        level = VipsLevel(path, image, background, tiled=is_tiled(ifd))
     except SlideError as error:
         raise SlideError(f"{error} ({reason})") from error
     if (level.width, level.height) != (width, height):
