@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "transcode": "pyramid slides formats resolution progress files",
     "engine": "models pyramid slides tissue plan resize resolution progress files urls "
     "wsisr_kernels",
-    "evaluation": "slides tissue models.files resize resolution files formats urls caches",
+    "evaluation": "slides tissue pyramid models.files resize resolution files formats urls caches",
     "scaleout": "engine evaluation models pyramid slides plan progress files urls caches",
     "viewer": "scaleout evaluation engine pyramid slides tissue plan files",
 }

@@ -11,6 +11,7 @@ import openslide
 import pytest
 import tifffile
 from click.testing import CliRunner
+from PIL import ImageCms
 
 from tests.pyramid.support import decode, picture, write
 from wsisr import transcode as module
@@ -22,6 +23,8 @@ from wsisr.pyramid import PyramidSpec
 from wsisr.slides import open_slide
 from wsisr.transcode import convert
 
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
 
 def pixels_of(path: Path) -> np.ndarray:
     with open_slide(path) as slide:
@@ -29,7 +32,7 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def source(folder: Path, **options: object) -> Path:
-    spec = PyramidSpec(700, 500, 0.25, 40, **{"tile": 64, "icc_profile": b"icc", **options})  # type: ignore[arg-type]
+    spec = PyramidSpec(700, 500, 0.25, 40, **{"tile": 64, "icc_profile": ICC, **options})  # type: ignore[arg-type]
     return write(folder / "source.ome.tif", spec, picture(700, 500))
 
 
@@ -41,7 +44,21 @@ def test_jpeg_tiles_are_copied_bit_for_bit(subsampling: str, tmp_path: Path) -> 
     assert (result.mpp, result.magnification, result.levels) == (0.25, 40, 5)
     assert np.array_equal(decode(tmp_path / "out.ome.tif")[0], decode(path)[0])
     with tifffile.TiffFile(tmp_path / "out.ome.tif") as file:
-        assert file.pages.first.tags[34675].value == b"icc"
+        assert file.pages.first.tags[34675].value == ICC
+
+
+def test_tiles_of_a_turned_image_are_not_copied(tmp_path: Path) -> None:
+    path = tmp_path / "turned.tif"
+    tifffile.imwrite(
+        path, picture(512, 512), photometric="ycbcr", subsampling=(2, 2), compression="jpeg",
+        tile=(256, 256), extratags=[(274, 3, 1, 3, True)],
+    )  # fmt: skip
+    result = convert(path, tmp_path / "out.ome.tif", input_mpp=0.25, threads=2)
+    assert result.copied_tiles == 0
+    luma = [image.mean(axis=2).ravel() for image in (
+        decode(tmp_path / "out.ome.tif")[0], tifffile.imread(path)[::-1, ::-1],
+    )]  # fmt: skip
+    assert np.corrcoef(luma)[0, 1] > 0.9
 
 
 def test_reencoding_on_demand(tmp_path: Path) -> None:
@@ -68,7 +85,7 @@ def test_there_and_back(version: str, tmp_path: Path) -> None:
     assert (back.mpp, back.magnification) == (0.25, 40)
     assert np.array_equal(decode(tmp_path / "back.ome.tif")[0], decode(path)[0])
     with open_slide(tmp_path / "back.ome.tif") as slide:
-        assert slide.icc_profile == b"icc"
+        assert slide.icc_profile == ICC
 
 
 def stored_range(path: Path, index: int) -> tuple[int, int]:

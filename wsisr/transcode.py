@@ -26,6 +26,7 @@ from wsisr.formats import (
     DamagedPieceError,
     Photometric,
     PlanarConfiguration,
+    TagId,
     jpeg_header,
 )
 from wsisr.progress import Progress, State
@@ -293,6 +294,8 @@ def jpeg_tiles(slide: Slide) -> JpegTiles | None:
             size = page.imagewidth, page.imagelength
             if not _is_plain_jpeg(page) or size != (slide.width, slide.height):
                 return None
+            if slide.vendor == "generic-tiff" and page.tags.valueof(TagId.ORIENTATION, 1) != 1:
+                return None  # the slide shows it turned
             return _tiles_of(page, file.filehandle)
     except (OSError, tifffile.TiffFileError, ValueError):
         # no TIFF, or one that tifffile takes no part in: the slide's own reader decodes it

@@ -383,7 +383,7 @@ def test_bad_input_is_one_line_with_a_code_and_leaves_no_report(
         ((sr, hr, "--sr-mpp", 0.25), 2, "--hr-mpp"),
         ((tmp_path / "absent.svs", hr), 1, "absent.svs"),
         ((few, tmp_path, "--tiles"), 2, " lacks a; tiles pair"),
-        ((few, broken.parent, "--tiles"), 1, "broken/a.png cannot be decoded"),
+        ((few, broken.parent, "--tiles"), 1, "broken/a.png is not a slide"),
         ((few, "--tiles"), 2, "--tiles"),
     )
     out = tmp_path / "out"

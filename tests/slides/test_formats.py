@@ -212,18 +212,6 @@ def test_a_tile_that_was_not_stored_is_background(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels[64:, 128:], tissue_like(64, 64))
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".png"])
-def test_sixteen_bits_are_refused(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    pixels = tissue_like(64, 64).astype(np.uint16) * 257
-    if suffix == ".tif":
-        tifffile.imwrite(path, pixels, photometric="rgb")
-    else:
-        Image.fromarray(pixels[..., 0]).save(path)
-    with pytest.raises(SlideError, match="8 bit"):
-        open_slide(path)
-
-
 def test_what_is_no_slide(tmp_path: Path) -> None:
     (tmp_path / "empty.svs").touch()
     (tmp_path / "text.svs").write_text("no slide at all")
@@ -326,8 +314,7 @@ def test_a_cycle_of_directories(tmp_path: Path) -> None:
     count = struct.unpack("<H", data[second : second + 2])[0]
     data[second + 2 + 12 * count : second + 6 + 12 * count] = struct.pack("<I", first)
     path.write_bytes(data)
-    with pytest.raises(SlideError, match="cycle"):
-        open_tiff(path)
+    np.testing.assert_array_equal(whole(path), tissue_like(64, 64))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tests.slides.test_formats import tissue_like
 from wsisr.errors import SlideError
@@ -185,3 +186,28 @@ def test_a_folder_is_a_dicom_slide_only_alone(data_dir: Path, tmp_path: Path) ->
         assert slide.levels == alone.levels
     with pytest.raises(SlideError, match="is a folder of several slides"):
         open_slide(data_dir / "slides")
+
+
+@pytest.mark.parametrize(("mpp", "expected"), [("0.5", 0.5), ("352.7", None)])
+def test_a_print_resolution_is_no_pixel_size(
+    mpp: str, expected: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Printed(Scan):
+        def __init__(self, path: str) -> None:
+            super().__init__(path)
+            self.properties |= {"openslide.mpp-x": mpp, "openslide.mpp-y": mpp}
+
+    monkeypatch.setattr(vendor.openslide, "OpenSlide", Printed)
+    with open_vendor(tmp_path / "a.mrxs") as slide:
+        assert slide.mpp == expected
+
+
+def test_a_broken_profile_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Scan):
+        color_profile = property(
+            lambda _: ImageCms.getOpenProfile(io.BytesIO(b"none")), lambda *_: None
+        )
+
+    monkeypatch.setattr(vendor.openslide, "OpenSlide", Broken)
+    with open_vendor(tmp_path / "a.mrxs") as slide:
+        assert slide.icc_profile is None

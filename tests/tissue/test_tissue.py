@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -278,6 +279,113 @@ def test_mask_images_of_any_size(tmp_path: Path, scale: float) -> None:
     mask = load_mask(tmp_path / "mask.png", view_of(glass())).mask
     assert mask[100:150, 200:260].all()
     assert mask.sum() == 50 * 60
+
+
+def ring_of(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
+    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+
+
+@pytest.mark.parametrize(
+    "classification",
+    [
+        {"name": "Ignore*"},
+        {"names": ["Ignore*"]},
+        {"name": "ignore*", "color": [1, 2, 3]},
+        "Ignore*",
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_qupath_ignores_is_no_tissue(
+    tmp_path: Path, classification: object, order: int
+) -> None:
+    kinds = [(ring_of(100, 50, 300, 250), {"name": "Region*"}),
+             (ring_of(150, 100, 250, 200), classification)]  # fmt: skip
+    features = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]},
+         "properties": {"objectType": "annotation", "classification": kind}}
+        for ring, kind in kinds[::order]
+    ]  # fmt: skip
+    (tmp_path / "a.geojson").write_text(json.dumps(features))
+    mask = load_mask(tmp_path / "a.geojson", view_of(glass())).mask
+    assert mask[60:95, 110:290].all()
+    assert not mask[102:198, 152:248].any()
+
+
+def test_a_mask_that_marks_nothing_of_the_slide_is_refused(tmp_path: Path) -> None:
+    far = {"type": "Polygon", "coordinates": [ring_of(9000, 9000, 9900, 9900)]}
+    ignored = {
+        "type": "Feature",
+        "properties": {"classification": {"name": "Ignore*"}},
+        "geometry": {"type": "Polygon", "coordinates": [ring_of(10, 10, 90, 90)]},
+    }
+    for name, content in (("far", far), ("ignored", ignored), ("none", [])):
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(content))
+        with pytest.raises(UsageError, match="marks nothing"):
+            load_mask(tmp_path / f"{name}.geojson", view_of(glass()))
+    Image.new("L", (400, 300)).save(tmp_path / "black.png")
+    with pytest.raises(UsageError, match="marks nothing"):
+        load_mask(tmp_path / "black.png", view_of(glass()))
+
+
+def test_a_mask_image_that_marks_everything_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (400, 300), 255).save(tmp_path / "white.png")
+    with pytest.raises(UsageError, match="marks the whole slide"):
+        load_mask(tmp_path / "white.png", view_of(glass()))
+
+
+LABELS = np.zeros((300, 400), np.uint16)
+LABELS[100:150, 200:260] = 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("first", [(255, 255, 255), (240, 10, 200), (0, 0, 0)])
+def test_label_0_of_indexed_colours_is_no_tissue(
+    tmp_path: Path, suffix: str, first: tuple[int, int, int]
+) -> None:
+    """QuPath exports label images with a palette whose first colour is white."""
+    image = Image.fromarray(LABELS.astype(np.uint8))
+    image.putpalette([*first, 10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(
+        load_mask(tmp_path / f"a.{suffix}", view_of(glass())).mask, LABELS > 0
+    )
+
+
+def test_black_is_no_tissue_whatever_its_place_in_the_palette(tmp_path: Path) -> None:
+    image = Image.fromarray((LABELS == 0).astype(np.uint8))
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(load_mask(tmp_path / "a.png", view_of(glass())).mask, LABELS > 0)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_what_is_transparent_in_an_overlay_is_no_tissue(tmp_path: Path, suffix: str) -> None:
+    pixels = np.full((300, 400, 4), (255, 255, 255, 0), np.uint8)
+    pixels[LABELS > 0] = 200, 30, 30, 128
+    Image.fromarray(pixels, "RGBA").save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(
+        load_mask(tmp_path / f"a.{suffix}", view_of(glass())).mask, LABELS > 0
+    )
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int32", "float32"])
+def test_labels_of_any_depth(tmp_path: Path, kind: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", LABELS.astype(kind))
+    np.testing.assert_array_equal(load_mask(tmp_path / "a.tif", view_of(glass())).mask, LABELS > 0)
+    if kind == "uint16":
+        Image.fromarray(LABELS).save(tmp_path / "a.png")
+        found = load_mask(tmp_path / "a.png", view_of(glass())).mask
+        np.testing.assert_array_equal(found, LABELS > 0)
+
+
+@pytest.mark.parametrize("colour", [(20, 40, 220), (20, 160, 60), (90, 10, 10), (30, 30, 30)])
+def test_fluorescence_is_no_ink(colour: tuple[int, int, int]) -> None:
+    _, where = with_disc(colour)
+    noise = np.random.default_rng(3).normal(4, 1.5, (*where.shape, 3))
+    pixels = np.clip(noise + np.where(where[..., None], colour, 0), 0, 255).astype(np.uint8)
+    found = find_tissue(pixels)
+    assert found[where].all()
+    assert found.mean() < 1.3 * where.mean()
 
 
 def test_mask_files_that_cannot_be_used(tmp_path: Path) -> None:

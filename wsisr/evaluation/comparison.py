@@ -16,6 +16,7 @@ from wsisr.evaluation.pairing import (
     PairSource,
     SlidePairs,
     load_transform,
+    part_of,
     pixel_size,
     register,
 )
@@ -120,6 +121,7 @@ def _open_alone(stack: ExitStack, inputs: Inputs, options: Options) -> SlidePair
         count=options.count,
         seed=options.seed,
         also={name: stack.enter_context(open_slide(path)) for name, path in inputs.also.items()},
+        part=part_of(inputs.sr),
     )
 
 
@@ -141,6 +143,7 @@ def _open_slides(
         options.count,
         options.seed,
         {name: stack.enter_context(open_slide(path)) for name, path in inputs.also.items()},
+        part_of(inputs.sr),
     )
     others = {name: register(slide, hr, transform=found) for name, slide in pairs.also.items()}
     return pairs, {inputs.label: alignment, **others}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import platform
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from wsisr.evaluation.pairing import ACCEPTED_RESIDUAL, Alignment
 from wsisr.evaluation.report import Evaluation, TileResult, write_report
 from wsisr.evaluation.statistics import BOOTSTRAP_DRAWS, bootstrap
 from wsisr.evaluation.workers import measure_tiles
+
+log = logging.getLogger(__name__)
 
 VERSIONED = ("wsisr", "numpy", "scipy", "scikit-image")
 
@@ -54,6 +57,8 @@ def run_comparison(comparison: Comparison, options: Options) -> Evaluation:
     if not tiles:
         first = next(iter(measured.failed.values()))
         raise SlideError(f"no tile of {comparison.inputs['sr']} could be read: {first}")
+    for name, why in measured.failed.items():
+        log.warning("%s is left out: %s", name, why)
     _note_unmet(chosen, not_run, tiles, options.segmenter)
     names = list(dict.fromkeys(name for tile in tiles for name in tile.values))
     rows = {name: [tile.values[name] for tile in tiles if name in tile.values] for name in names}

@@ -24,6 +24,7 @@ class TagId(IntEnum):
     FILL_ORDER = 266
     IMAGE_DESCRIPTION = 270
     STRIP_OFFSETS = 273
+    ORIENTATION = 274
     SAMPLES_PER_PIXEL = 277
     ROWS_PER_STRIP = 278
     STRIP_BYTE_COUNTS = 279
@@ -87,6 +88,7 @@ class SubfileType(IntEnum):
 
     MAIN_IMAGE = 0
     REDUCED_IMAGE = 1
+    TRANSPARENCY_MASK = 4
 
 
 class PlanarConfiguration(IntEnum):

@@ -5,6 +5,7 @@ from .describe import describe_slide as describe_slide
 from .finding import find_slides as find_slides
 from .finding import slide_stem as slide_stem
 from .finding import slides_among as slides_among
+from .opening import open_marks as open_marks
 from .opening import open_slide as open_slide
 from .selection import select_view as select_view
 from .view import View as View

@@ -26,6 +26,9 @@ RGB = NDArray[np.uint8]
 """Pixels (height, width, 3), uint8, red, green, blue, 0 to 255."""
 
 WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
+PRINT_MPP = 30.0
+"""Resolution tags coarser than this (850 dpi) are settings for printers, not pixel sizes."""
 ASSOCIATED = ("label", "macro", "thumbnail")
 
 
@@ -293,6 +296,14 @@ def positive(text: object) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and value > 0 else None
+
+
+def microscopic(path: Path, mpp: float | None) -> float | None:
+    """Gives a pixel size that came from resolution tags; None where those are for printing."""
+    if mpp is not None and mpp > PRINT_MPP:
+        log.info("%s: its resolution of %.0f um a pixel is a print setting, not used", path, mpp)
+        return None
+    return mpp
 
 
 def mean_mpp(path: Path, mpp_x: float | None, mpp_y: float | None) -> float | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,21 @@ import numpy as np
 from wsisr.errors import SlideError
 from wsisr.slides.base import RGB, WHITE, SlideInfo, StoredSlide, filled, mean_mpp
 from wsisr.slides.grid import parts_of
-from wsisr.slides.tiff import parse_ome
+from wsisr.slides.profiles import fitting_profile
+from wsisr.slides.tiff import OmeImage, parse_ome
 
-MICROMETRES = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
+MICROMETRES = {
+    "angstrom": 1e-4, "picometer": 1e-6, "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3,
+    "centimeter": 1e4, "decimeter": 1e5, "meter": 1e6, "inch": 25400.0, "foot": 304800.0,
+    "yard": 914400.0, "micron": 1.0, "nm": 1e-3, "um": 1.0, "µm": 1.0, "mm": 1e3,
+}  # fmt: skip
+"""Lengths of NGFF (names of UDUNITS-2), and the short forms that writers use instead."""
+AXES = ("t", "c", "z", "y", "x")
+"""The axes of NGFF 0.1 and 0.2, which do not name them."""
+PURE = ("FF0000", "00FF00", "0000FF")
+"""Colours of red, green and blue channels."""
+log = logging.getLogger(__name__)
+
 MAX_CHUNK_BYTES = 1 << 30
 
 
@@ -25,6 +39,9 @@ def is_zarr(path: Path) -> bool:
 
 def open_zarr(path: Path, *, unreadable: set[tuple[str, int, int]] | None = None) -> StoredSlide:
     """Opens an OME-Zarr image of three uint8 channels (or one) in one plane.
+
+    Of a folder that holds several images (the layout of bioformats2raw) the largest is taken that
+    is no label, macro or thumbnail.
 
     Nothing is cached; a read decodes the chunks it touches. A chunk that was not stored has the
     array's fill value, as Zarr has it.
@@ -42,15 +59,16 @@ def open_zarr(path: Path, *, unreadable: set[tuple[str, int, int]] | None = None
     import zarr
 
     try:
-        group = zarr.open_group(str(path), mode="r")
-        attributes = dict(group.attrs)
-        attributes = attributes.get("ome", attributes)
+        root = zarr.open_group(str(path), mode="r")
+        images = ome_images(path)
+        series, group = chosen_image(path, root, images)
+        attributes = ome_attributes(group)
         multiscale = attributes["multiscales"][0]
-        axes = [str(axis["name"]).lower() for axis in multiscale["axes"]]
-        datasets = multiscale["datasets"]
+        axes = axis_names(multiscale, group)
+        order = channel_order(path, attributes)
         levels = [
-            ZarrLevel(path, group[entry["path"]], axes, entry["path"], unreadable)
-            for entry in datasets
+            ZarrLevel(path, group[entry["path"]], axes, entry["path"], unreadable, order)
+            for entry in multiscale["datasets"]
         ]
         mpp = pixel_size(path, multiscale)
     except SlideError:
@@ -61,36 +79,107 @@ def open_zarr(path: Path, *, unreadable: set[tuple[str, int, int]] | None = None
             "check that the folder is complete"
         ) from error
     profile = path / "OME" / "profile.icc"
+    stored = profile.read_bytes() if profile.is_file() else None
     info = SlideInfo(
         vendor="ome-zarr",
         mpp=mpp,
-        icc_profile=profile.read_bytes() if profile.is_file() else None,
-        magnification=magnification(path),
+        icc_profile=fitting_profile(path, stored),
+        magnification=images[series].magnification if series < len(images) else None,
         properties={"ome-zarr.multiscales": json.dumps(multiscale)},
     )
     return StoredSlide(path, levels, info)
 
 
-def pixel_size(path: Path, multiscale: dict[str, Any]) -> float | None:
-    """Works out um/px of the first level from its scale and the axes' units; None without units."""
-    sizes: dict[str, float] = {}
-    for index, axis in enumerate(multiscale["axes"]):
-        unit = MICROMETRES.get(str(axis.get("unit")))
-        for change in multiscale["datasets"][0].get("coordinateTransformations", []):
-            if change.get("type") == "scale" and unit is not None:
-                size = float(change["scale"][index]) * unit
-                if math.isfinite(size) and size > 0:
-                    sizes[str(axis["name"]).lower()] = size
-    return mean_mpp(path, sizes.get("x"), sizes.get("y"))
+def ome_attributes(group: Any) -> dict[str, Any]:
+    """Gives the attributes of a group; NGFF 0.5 keeps them under a key of their own."""
+    attributes = dict(group.attrs)
+    inner = attributes.get("ome", attributes)
+    return inner if "multiscales" in inner or "multiscales" not in attributes else attributes
 
 
-def magnification(path: Path) -> float | None:
-    """Reads the magnification of the first image in `OME/METADATA.ome.xml`, where there is one."""
+def ome_images(path: Path) -> list[OmeImage]:
+    """Reads what `OME/METADATA.ome.xml` says of the images, where there is one."""
     metadata = path / "OME" / "METADATA.ome.xml"
     if not metadata.is_file():
-        return None
-    images = parse_ome(metadata.read_text(encoding="utf-8", errors="replace"))
-    return images[0].magnification if images else None
+        return []
+    return parse_ome(metadata.read_text(encoding="utf-8", errors="replace"))
+
+
+def chosen_image(path: Path, root: Any, images: Sequence[OmeImage]) -> tuple[int, Any]:
+    """Finds the image of a Zarr group: itself, or the largest of those that it holds.
+
+    Returns:
+        Its number, and its group.
+
+    Raises:
+        SlideError: it holds a plate or a well, which are many images.
+    """
+    attributes = ome_attributes(root)
+    for kind in ("plate", "well"):
+        if kind in attributes:
+            raise SlideError(
+                f"{path} is a {kind} of many images; give the folder of one field, for instance "
+                f"{path / ('A/1/0' if kind == 'plate' else '0')}"
+            )
+    if "multiscales" in attributes:
+        return 0, root
+    groups = {
+        name: group for name, group in root.groups() if "multiscales" in ome_attributes(group)
+    }
+    listed = ome_attributes(root["OME"]).get("series") if "OME" in root else None
+    names = listed or sorted(groups, key=lambda name: (len(name), name))
+    found = [(number, groups[name]) for number, name in enumerate(names) if name in groups]
+    wanted = [
+        entry for entry in found if entry[0] >= len(images) or not images[entry[0]].is_associated
+    ]
+    if not found:
+        raise SlideError(f"{path} is a Zarr folder without an image; give the folder of an image")
+    return max(wanted or found, key=lambda entry: math.prod(first_array(entry[1]).shape))
+
+
+def first_array(group: Any) -> Any:
+    """Gives the array of the finest level of an image."""
+    return group[ome_attributes(group)["multiscales"][0]["datasets"][0]["path"]]
+
+
+def axis_names(multiscale: dict[str, Any], group: Any) -> list[str]:
+    """Gives the names of the axes: objects since NGFF 0.4, texts in 0.3, none before."""
+    axes = multiscale.get("axes")
+    if axes is None:
+        shape = group[multiscale["datasets"][0]["path"]].shape
+        return list(AXES[-len(shape) :])
+    return [str(axis["name"] if isinstance(axis, dict) else axis).lower() for axis in axes]
+
+
+def channel_order(path: Path, attributes: dict[str, Any]) -> list[int]:
+    """Tells which channels are red, green and blue, by their colours where those say it."""
+    channels = (attributes.get("omero") or {}).get("channels") or []
+    colours = [str(channel.get("color", "")).strip("#").upper()[-6:] for channel in channels]
+    if sorted(colours) == sorted(PURE):
+        return [colours.index(colour) for colour in PURE]
+    if len(set(colours)) == len(PURE):
+        log.warning("%s: its channels are not called red, green and blue; taken as such", path)
+    return [0, 1, 2]
+
+
+def pixel_size(path: Path, multiscale: dict[str, Any]) -> float | None:
+    """Works out um/px of the first level from the axes' units and all scales; None without.
+
+    Those of the level come first, then those that all levels share (NGFF 0.4, section 3.4).
+    """
+    changes = [
+        *(multiscale["datasets"][0].get("coordinateTransformations") or []),
+        *(multiscale.get("coordinateTransformations") or []),
+    ]
+    scales = [change["scale"] for change in changes if change.get("type") == "scale"]
+    sizes: dict[str, float] = {}
+    for index, axis in enumerate(multiscale.get("axes") or []):
+        unit = MICROMETRES.get(str(axis.get("unit")).lower()) if isinstance(axis, dict) else None
+        if unit is not None and scales:
+            size = unit * math.prod(float(scale[index]) for scale in scales)
+            if math.isfinite(size) and size > 0:
+                sizes[str(axis["name"]).lower()] = size
+    return mean_mpp(path, sizes.get("x"), sizes.get("y"))
 
 
 class ZarrLevel:
@@ -107,6 +196,7 @@ class ZarrLevel:
         axes: list[str],
         name: str,
         unreadable: set[tuple[str, int, int]] | None,
+        order: list[int],
     ) -> None:
         shape = dict(zip(axes, array.shape, strict=True))
         channels = shape.get("c", 1)
@@ -122,6 +212,7 @@ class ZarrLevel:
         self._path, self._array, self._axes, self._name = path, array, axes, name
         self._chunk = dict(zip(axes, array.chunks, strict=True))
         self._unreadable = unreadable
+        self._order = order if channels == 3 and order != [0, 1, 2] else None
 
     def read(self, x: int, y: int, width: int, height: int) -> RGB:
         """Reads a region, see `LevelPixels.read`."""
@@ -155,4 +246,6 @@ class ZarrLevel:
         if "c" not in kept:
             pixels, kept = pixels[np.newaxis], ["c", *kept]
         pixels = pixels.transpose([kept.index(axis) for axis in "yxc"])
+        if self._order is not None:
+            pixels = pixels[..., self._order]
         return np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3)))

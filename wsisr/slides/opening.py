@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import openslide
@@ -12,15 +13,33 @@ from wsisr.slides.cache import CACHE_BYTES
 from wsisr.slides.isolated import is_wanted, open_isolated
 from wsisr.slides.ngff import is_zarr, open_zarr
 from wsisr.slides.openslide_reader import open_vendor
-from wsisr.slides.plain import open_plain
+from wsisr.slides.plain import open_plain, plain_kind
 from wsisr.slides.tiff import NotDirectError, open_tiff
 
-READABLE = "SVS, NDPI, MRXS, SCN, BIF, DICOM, TIFF, OME-TIFF, OME-Zarr, PNG, JPEG"
-PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8\xff"
+log = logging.getLogger(__name__)
+
+READABLE = "SVS, NDPI, MRXS, SCN, BIF, DICOM, TIFF, OME-TIFF, OME-Zarr, PNG, JPEG, WebP, GIF, AVIF"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DIRECT = ("aperio", "generic-tiff", None)
 """What openslide calls the TIFF files that are decoded here; None for those it does not know."""
+
+
+def open_marks(path: Path) -> Slide:
+    """Opens an image that marks parts of a slide: a mask, an overlay, labels of any depth.
+
+    What is not marked is black in it: transparent pixels, and samples of 0. Of samples of more
+    than 8 bits it is only seen whether they are 0.
+
+    Args:
+        path: the file, of any format that `open_slide` reads.
+
+    Returns:
+        The open image.
+
+    Raises:
+        SlideError: see `open_slide`.
+    """
+    return open_slide(path, marks=True)
 
 
 def open_slide(
@@ -28,11 +47,12 @@ def open_slide(
     *,
     cache_bytes: int = CACHE_BYTES,
     unreadable: set[tuple[str, int, int]] | None = None,
+    marks: bool = False,
 ) -> Slide:
     """Opens a slide of any readable format.
 
     These are openslide's formats (SVS, NDPI, MRXS, SCN, BIF, DICOM, ...), OME-TIFF and other TIFF
-    files, OME-Zarr, PNG and JPEG.
+    files, OME-Zarr, and plain images (PNG, JPEG, WebP, GIF, AVIF).
 
     Args:
         path: the file, or the folder of an OME-Zarr or a DICOM slide.
@@ -40,6 +60,7 @@ def open_slide(
         unreadable: where given, damaged tiles (of formats that openslide reads, squares of 256 px)
             are recorded in it as (`level N`, column, row) and read as background. Where None, and
             for plain images, they are errors.
+        marks: whether the image is read as `open_marks` has it.
 
     Returns:
         The open slide; close it, or use it in a `with` statement.
@@ -64,17 +85,15 @@ def open_slide(
         ) from error
     if not head:
         raise SlideError(f"{path} is empty (0 bytes); copy or download it again")
-    if head.startswith((PNG, JPEG)):
-        return open_plain(path)
+    kind = plain_kind(head)
+    if kind is not None:
+        return open_plain(path, kind, marks=marks)
     vendor = openslide.OpenSlide.detect_format(str(path))
     if head.startswith(TIFF) and vendor in DIRECT:
         try:
-            return open_tiff(path, cache_bytes=cache_bytes, unreadable=unreadable)
+            return open_tiff(path, cache_bytes=cache_bytes, unreadable=unreadable, marks=marks)
         except NotDirectError as reason:
-            if vendor is None:
-                raise SlideError(
-                    f"{path} cannot be decoded: {reason}; convert it to a tiled TIFF with JPEG"
-                ) from reason
+            log.info("%s is read by openslide, for %s", path, reason)
     if vendor is not None:
         return open_vendor(path, cache_bytes=cache_bytes, unreadable=unreadable)
     raise SlideError(

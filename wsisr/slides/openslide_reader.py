@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
+from PIL import ImageCms
 
 from wsisr.errors import SlideError
 from wsisr.slides.base import (
@@ -19,11 +21,15 @@ from wsisr.slides.base import (
     StoredSlide,
     filled,
     mean_mpp,
+    microscopic,
     on_background,
     positive,
 )
 from wsisr.slides.cache import CACHE_BYTES, TileCache
 from wsisr.slides.grid import Part, parts_of
+from wsisr.slides.profiles import fitting_profile
+
+log = logging.getLogger(__name__)
 
 Bounds = tuple[int, int, int, int]
 """Left, top, width and height, in level-0 px."""
@@ -93,15 +99,12 @@ def open_vendor(
         VendorLevel(path, handles, level, bounds, background, unreadable)
         for level in range(handle.level_count)
     ]
+    names = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
     info = SlideInfo(
         vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "openslide"),
-        mpp=mean_mpp(
-            path,
-            positive(properties.get(openslide.PROPERTY_NAME_MPP_X)),
-            positive(properties.get(openslide.PROPERTY_NAME_MPP_Y)),
-        ),
+        mpp=microscopic(path, mean_mpp(path, *(positive(properties.get(name)) for name in names))),
         magnification=positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
-        icc_profile=icc_profile(handle),
+        icc_profile=fitting_profile(path, icc_profile(path, handle)),
         background=background,
         properties=properties,
     )
@@ -250,9 +253,13 @@ def background_colour(text: str | None) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def icc_profile(handle: openslide.OpenSlide) -> bytes | None:
+def icc_profile(path: Path, handle: openslide.OpenSlide) -> bytes | None:
     """Gives the profile's bytes, which openslide-python hands out only inside of a PIL profile."""
-    profile = handle.color_profile
+    try:
+        profile = handle.color_profile
+    except (openslide.OpenSlideError, ImageCms.PyCMSError) as error:
+        log.warning("%s: its ICC profile cannot be read (%s) and is left out", path, error)
+        return None
     return None if profile is None else bytes(profile.tobytes())
 
 

@@ -1,31 +1,52 @@
-"""PNG and JPEG files as slides of one level, decoded whole at the first read."""
+"""Plain image files (PNG, JPEG, WebP, GIF, AVIF) as slides of one level, decoded by libvips."""
 
 from __future__ import annotations
 
-import threading
+import struct
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from wsisr.errors import SlideError
-from wsisr.slides.base import RGB, WHITE, SlideInfo, StoredSlide, on_background
+from wsisr.slides.base import BLACK, WHITE, SlideInfo, StoredSlide
+from wsisr.slides.profiles import fitting_profile
+from wsisr.slides.turned import UPRIGHT, turned
+from wsisr.slides.vips_reader import VipsLevel, as_marks, load, orientation
 
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
-MAX_PIXELS = 1 << 30
-"""The largest plain image, which is held in memory whole, in 3 bytes a pixel."""
+MAX_PIXELS = 1 << 31
+"""The largest plain image: libvips decodes it whole, in 3 bytes a pixel."""
 MAX_EXPANSION = 1100
-"""Decoded bytes for each stored byte: Deflate cannot pass 1032, and no honest JPEG comes near."""
+"""Decoded bytes for each stored byte: Deflate cannot pass 1032."""
+AVIF_BRANDS = (b"avif", b"avis")
+LOADERS = {"avif": "heif"}
+"""Loaders of libvips that are called differently."""
+PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples of a pixel by the colour type of a PNG (PNG specification, section 11.2.1)."""
 
 
-def open_plain(path: Path) -> StoredSlide:
-    """Opens a PNG or JPEG file of up to 8 bits a channel, grey or RGB, with or without alpha.
+def plain_kind(head: bytes) -> str | None:
+    """Tells the format of a plain image by its first 16 bytes; None for any other file."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "webp"
+    if head[4:8] == b"ftyp" and head[8:12] in AVIF_BRANDS:
+        return "avif"
+    return None
 
-    Alpha is laid over white. Its resolution in dots per inch is a print setting and no pixel size,
-    so mpp is None.
+
+def open_plain(path: Path, kind: str, *, marks: bool = False) -> StoredSlide:
+    """Opens a plain image, grey or RGB of 8 or 16 bits, with or without alpha, or CMYK.
+
+    It is turned upright, alpha is laid over white, and of several images the first is taken. Its
+    resolution in dots per inch is a print setting and no pixel size, so mpp is None.
 
     Args:
         path: the file.
+        kind: what `plain_kind` says of it.
+        marks: whether it marks parts of a slide, see `open_marks`.
 
     Returns:
         A slide of one level.
@@ -34,71 +55,39 @@ def open_plain(path: Path) -> StoredSlide:
         SlideError: a damaged file, one of another kind, or one too large.
 
     Memory:
-        3 bytes a pixel from the first read on, for at most `MAX_PIXELS`.
+        See `VipsLevel`; at most `MAX_PIXELS`.
     """
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            kind, mode, (width, height) = str(image.format).lower(), image.mode, image.size
-            profile = image.info.get("icc_profile")
-    except Image.DecompressionBombError as error:
-        raise too_large(path) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise damaged(path, error) from error
-    if mode not in MODES or (kind == "png" and png_depth(path) > 8):
-        raise SlideError(f"{path} is not an 8 bit grey or RGB image; convert it to 8 bit RGB first")
-    if width * height > MAX_PIXELS:
-        raise too_large(path)
-    if width * height > MAX_EXPANSION * path.stat().st_size:
+    if kind == "png":
+        check_png(path)
+    image = load(path, LOADERS.get(kind, kind))
+    if image.width * image.height > MAX_PIXELS:
         raise SlideError(
-            f"{path} declares {width}x{height} pixels, more than its {path.stat().st_size} bytes "
+            f"{path} has too many pixels to be decoded whole; convert it to a tiled TIFF"
+        )
+    background = BLACK if marks else WHITE
+    level = VipsLevel(path, as_marks(image) if marks else image, background)
+    # libvips turns AVIF itself, by boxes that take precedence over Exif
+    facing = UPRIGHT if kind == "avif" else orientation(image)
+    profile = fitting_profile(path, level.icc_profile)
+    info = SlideInfo(vendor=kind, icc_profile=profile, background=background)
+    return StoredSlide(path, [turned(level, facing)], info)
+
+
+def check_png(path: Path) -> None:
+    """Makes sure that the bytes of a PNG can hold the pixels that it declares.
+
+    Raises:
+        SlideError: they cannot.
+    """
+    with path.open("rb") as file:
+        head = file.read(26)
+    if len(head) < 26:
+        raise SlideError(f"{path} cannot be decoded; the file is cut short")
+    width, height, depth, colour = struct.unpack(">IIBB", head[16:])
+    row_bytes = 1 + width * PNG_SAMPLES.get(colour, 4) * depth // 8
+    stored = path.stat().st_size
+    if height * row_bytes > MAX_EXPANSION * stored:
+        raise SlideError(
+            f"{path} declares {width}x{height} pixels, more than its {stored} bytes "
             "can hold; it is damaged or made to exhaust memory"
         )
-    info = SlideInfo(vendor=kind, icc_profile=profile)
-    return StoredSlide(path, [PlainPixels(path, width, height)], info)
-
-
-class PlainPixels:
-    """Holds the pixels of a plain image, decoded at the first read."""
-
-    def __init__(self, path: Path, width: int, height: int) -> None:
-        self.width, self.height = width, height
-        self._path = path
-        self._pixels: RGB | None = None
-        self._lock = threading.Lock()
-
-    def read(self, x: int, y: int, width: int, height: int) -> RGB:
-        """Reads a region, see `LevelPixels.read`."""
-        with self._lock:
-            if self._pixels is None:
-                self._pixels = decode(self._path)
-        return self._pixels[y : y + height, x : x + width].copy()
-
-
-def decode(path: Path) -> RGB:
-    """Decodes all pixels of the file to RGB on white."""
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            if image.mode in ("L", "1", "RGB") and "transparency" not in image.info:
-                return np.asarray(image.convert("RGB"))
-            return on_background(np.asarray(image.convert("RGBA")), WHITE)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise damaged(path, error) from error
-
-
-def png_depth(path: Path) -> int:
-    """Reads the bits of a channel from the header (PNG specification, section 11.2.1)."""
-    with path.open("rb") as file:
-        return file.read(25)[-1]
-
-
-def damaged(path: Path, error: BaseException) -> SlideError:
-    """Words the error for a file that cannot be decoded."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return SlideError(f"{path} cannot be decoded ({reason}); the file is damaged or cut short")
-
-
-def too_large(path: Path) -> SlideError:
-    """Words the error for a plain image that does not fit in memory."""
-    return SlideError(
-        f"{path} has too many pixels to be read whole; convert it to a tiled pyramidal TIFF"
-    )

@@ -6,26 +6,40 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.errors import OptionError, SlideError
-from wsisr.slides import Slide, View, open_slide
+from wsisr.errors import OptionError
+from wsisr.slides import View
 from wsisr.tissue.find import MASK_SIDE, mask_factor
+from wsisr.tissue.images import read_mask_image
 from wsisr.tissue.mask import Mask, TissueMask
 
 MAX_JSON = 256 << 20
+
+
+class Polygon(NamedTuple):
+    """A polygon of a GeoJSON file.
+
+    Attributes:
+        rings: the outer one and its holes, each (n, 2) in level-0 px.
+        ignored: whether what it covers is no tissue, whatever else covers it.
+    """
+
+    rings: list[NDArray[np.float64]]
+    ignored: bool
 
 
 def load_mask(path: Path, view: View) -> TissueMask:
     """Reads a mask drawn by a person or another program.
 
     GeoJSON (.geojson, .json) has polygons in level-0 px, as QuPath exports them; whatever a
-    polygon touches is tissue. An image covers the whole slide, at any resolution: tissue is what
-    is not black (in a JPEG, lighter than mid-grey).
+    polygon touches is tissue, but for what polygons of the class `Ignore*` cover. An image covers
+    the whole slide, at any resolution: tissue is what is neither black (in a JPEG, darker than
+    mid-grey) nor transparent nor label 0.
 
     Args:
         path: the file.
@@ -35,8 +49,8 @@ def load_mask(path: Path, view: View) -> TissueMask:
         The mask, in px of the view.
 
     Raises:
-        OptionError: the file is missing, is neither GeoJSON nor an image, or has another shape
-            than the slide.
+        OptionError: the file is missing, is neither GeoJSON nor an image, has another shape than
+            the slide, or marks nothing of it (an image: all of it).
     """
     if not path.exists():
         raise OptionError("tissue", path, "neither auto, off, nor an existing mask file")
@@ -45,17 +59,23 @@ def load_mask(path: Path, view: View) -> TissueMask:
     if path.suffix.lower() in (".geojson", ".json"):
         mask = _rasterised(_polygons(path), shape, view.downsample * factor)
     else:
-        mask = _from_image(path, view, shape)
+        mask = read_mask_image(path, view, shape)
+    if not mask.any():
+        raise OptionError(
+            "tissue",
+            path,
+            "marks nothing of the slide; check that it belongs to it, and has level-0 pixels",
+        )
     return TissueMask(mask, float(factor), view.downsample)
 
 
-def _polygons(path: Path) -> Iterator[list[NDArray[np.float64]]]:
-    """Yields the polygons of a GeoJSON file, each its rings (n, 2) in level-0 px."""
+def _polygons(path: Path) -> Iterator[Polygon]:
+    """Yields the polygons of a GeoJSON file."""
     try:
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"it is larger than {MAX_JSON >> 20} MB")
         content = json.loads(path.read_text(encoding="utf-8"))
-        for geometry in _geometries(content):
+        for geometry, ignored in _geometries(content, False):
             coordinates = geometry.get("coordinates", [])
             for polygon in [coordinates] if geometry["type"] == "Polygon" else coordinates:
                 rings = [np.asarray(ring, np.float64) for ring in polygon]
@@ -63,7 +83,7 @@ def _polygons(path: Path) -> Iterator[list[NDArray[np.float64]]]:
                     raise ValueError("a polygon is not made of points")
                 if not all(np.isfinite(ring).all() for ring in rings):
                     raise ValueError("a coordinate is not a finite number")
-                yield [ring[:, :2] for ring in rings]
+                yield Polygon([ring[:, :2] for ring in rings], ignored)
     except (
         ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError,
     ) as error:  # fmt: skip
@@ -71,8 +91,15 @@ def _polygons(path: Path) -> Iterator[list[NDArray[np.float64]]]:
         raise OptionError("tissue", path, f"not GeoJSON with polygons ({reason})") from error
 
 
-def _geometries(content: Any) -> Iterator[dict[str, Any]]:
-    """Yields the polygons in GeoJSON of any nesting; points and lines have no area."""
+def _is_ignored(feature: dict[str, Any]) -> bool:
+    """Tells whether a feature has QuPath's class `Ignore*`, or one derived from it."""
+    found = (feature.get("properties") or {}).get("classification")
+    names = [found.get("name"), *(found.get("names") or [])] if isinstance(found, dict) else [found]
+    return any(isinstance(name, str) and name.lower().startswith("ignore*") for name in names)
+
+
+def _geometries(content: Any, ignored: bool) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Yields polygons in GeoJSON of any nesting, and whether to ignore what they cover."""
     if isinstance(content, list):
         members = content
     elif content["type"] == "FeatureCollection":
@@ -81,21 +108,21 @@ def _geometries(content: Any) -> Iterator[dict[str, Any]]:
         members = content["geometries"]
     elif content["type"] == "Feature":
         members = [content["geometry"]] if content["geometry"] is not None else []
+        ignored = ignored or _is_ignored(content)
     else:
         if content["type"] in ("Polygon", "MultiPolygon"):
-            yield content
+            yield content, ignored
         return
     for member in members:
-        yield from _geometries(member)
+        yield from _geometries(member, ignored)
 
 
-def _rasterised(
-    polygons: Iterator[list[NDArray[np.float64]]], shape: tuple[int, int], scale: float
-) -> Mask:
-    """Marks every mask px a polygon touches; a hole counts only where it covers whole px."""
-    mask = np.zeros(shape, np.uint8)
+def _rasterised(polygons: Iterator[Polygon], shape: tuple[int, int], scale: float) -> Mask:
+    """Marks every mask px a polygon touches; holes and what is ignored count in whole px only."""
+    mask, ignored = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     limit = 8 * MASK_SIDE
-    for rings in polygons:
+    for polygon in polygons:
+        rings = polygon.rings
         # a px centre lies at a half: floor takes a point to the px it is in
         points = [np.clip(np.floor(ring / scale), -limit, limit).astype(np.int32) for ring in rings]
         left, top = np.clip(points[0].min(axis=0), 0, (shape[1], shape[0]))
@@ -108,44 +135,10 @@ def _rasterised(
         for hole in moved[1:]:
             cv2.fillPoly(part, [hole.astype(np.int32)], 0)
             cv2.polylines(part, [hole.astype(np.int32)], isClosed=True, color=1)
-        mask[top:bottom, left:right] |= part
-    return mask > 0
-
-
-def _from_image(path: Path, view: View, shape: tuple[int, int]) -> Mask:
-    """Marks every mask px in which a mask image has a px that is set."""
-    try:
-        with open_slide(path) as image:
-            stretch = (image.width / view.width) / (image.height / view.height)
-            slack = 1.02 + 2 / min(image.width, image.height)
-            if not 1 / slack <= stretch <= slack:
-                raise OptionError(
-                    "tissue",
-                    path,
-                    f"{image.width}x{image.height} px have another shape than the slide's "
-                    f"{view.width}x{view.height}; export the mask of the whole slide",
-                )
-            threshold = 127 if image.vendor == "jpeg" else 0
-            rows, columns = shape
-            mask = np.zeros(shape, bool)
-            band = max(1, (1 << 20) // image.width)
-            for y in range(0, image.height, band):
-                height = min(band, image.height - y)
-                found = image.read(0, 0, y, image.width, height).max(axis=2) > threshold
-                where = np.nonzero(found)
-                mask[(where[0] + y) * rows // image.height, where[1] * columns // image.width] = (
-                    True
-                )
-            if image.width < columns or image.height < rows:
-                mask = _filled_up(mask, image, threshold)
-            return mask
-    except SlideError as error:
-        raise OptionError("tissue", path, f"not a mask image or GeoJSON ({error})") from error
-
-
-def _filled_up(mask: Mask, image: Slide, threshold: int) -> Mask:
-    """Enlarges a mask image that is coarser than the mask."""
-    pixels = image.read(0, 0, 0, image.width, image.height).max(axis=2) > threshold
-    size = mask.shape[1], mask.shape[0]
-    grown = cv2.resize(pixels.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return mask | (np.asarray(grown) > 0)
+        if polygon.ignored:
+            for ring in moved:
+                cv2.polylines(part, [ring.astype(np.int32)], isClosed=True, color=0)
+            ignored[top:bottom, left:right] |= part
+        else:
+            mask[top:bottom, left:right] |= part
+    return np.asarray((mask > 0) & (ignored == 0))

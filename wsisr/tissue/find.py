@@ -46,7 +46,7 @@ def tissue_mask(source: Slide | View, *, margin: int = MARGIN) -> TissueMask:
 
     A mask px is `MASK_MPP` um wide, or more where the mask would exceed `MASK_SIDE`. It is made
     in bands from the coarsest stored level that suffices, so memory does not grow with the slide.
-    Without light, colourless glass everything but black is tissue.
+    Without light, colourless glass everything but the dark is tissue.
 
     Args:
         source: the slide, at level 0, or a view of it.
@@ -76,7 +76,8 @@ def find_tissue(pixels: RGB, margin: int = MARGIN) -> Mask:
 
     A pixel differs from glass by more than the noise of the glass, in lightness or in colour.
     Black borders and green, blue or black marker ink are dropped where no tissue surrounds them;
-    red ink has the colour of blood and stays.
+    red ink has the colour of blood and stays. An image without glass is fluorescence, or tissue
+    all over: all that differs from its darkness is tissue.
 
     Args:
         pixels: (h, w, 3) uint8 RGB.
@@ -89,8 +90,11 @@ def find_tissue(pixels: RGB, margin: int = MARGIN) -> Mask:
     lightest, darkest = smooth.max(axis=2), smooth.min(axis=2)
     foreign = (lightest < BLACK) | _ink(smooth, lightest, darkest)
     glass = glass_colour(smooth[~foreign])
-    found = ~foreign if glass is None else _differs(smooth, glass)
-    found = _without_foreign(found, foreign)
+    if glass is None:
+        # nobody writes on what lets no light through: vivid colours are fluorescence
+        dark = min(float(np.median(lightest)), BLACK - CONTRAST[1])
+        return _dilated(lightest > dark + CONTRAST[1], margin)
+    found = _without_foreign(_differs(smooth, glass), foreign)
     return _dilated(found, margin)
 
 

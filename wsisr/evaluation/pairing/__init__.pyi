@@ -3,6 +3,7 @@ from .folders import read_image as read_image
 from .locations import Location as Location
 from .locations import PairSource as PairSource
 from .locations import TileImages as TileImages
+from .part import part_of as part_of
 from .registration import ACCEPTED_RESIDUAL as ACCEPTED_RESIDUAL
 from .registration import Alignment as Alignment
 from .registration import load_transform as load_transform

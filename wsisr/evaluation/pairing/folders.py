@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from wsisr.errors import SlideError, UsageError
 from wsisr.evaluation.measures import Image
 from wsisr.evaluation.pairing.locations import Location, TileImages
 from wsisr.resize import area_downsample, bicubic_upsample
+from wsisr.slides import open_slide
 
-TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +111,7 @@ def read_image(path: Path) -> Image:
     """Reads an image file.
 
     Args:
-        path: a file of any format that OpenCV knows.
+        path: a file of any format that `open_slide` reads, by the same rules.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -121,14 +119,12 @@ def read_image(path: Path) -> Image:
     Raises:
         SlideError: it cannot be decoded.
     """
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise SlideError(f"{path} cannot be decoded as an image; remove or replace it")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    with open_slide(path) as image:
+        return image.read(0, 0, 0, image.width, image.height)
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """Lists the images below a folder.
+    """Lists the images below a folder; hidden files and folders are left out.
 
     Args:
         folder: the folder.
@@ -137,18 +133,28 @@ def image_files(folder: Path) -> dict[str, Path]:
         {relative path without suffix: file}.
 
     Raises:
-        UsageError: it is no folder, or holds no images.
+        UsageError: it is no folder, holds no images, or two whose names differ in the suffix.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder of tiles")
-    found = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in TILE_SUFFIXES
-    }
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.suffix.lower() not in TILE_SUFFIXES or _is_hidden(inside):
+            continue
+        other = found.setdefault(inside.with_suffix("").as_posix(), path)
+        if other != path:
+            raise UsageError(
+                f"{other} and {path} have one name; tiles pair by relative name without the "
+                "suffix: remove one of them"
+            )
     if not found:
         raise UsageError(f"{folder} holds no image files ({', '.join(sorted(TILE_SUFFIXES))})")
     return found
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _refuse_unmatched(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from wsisr.errors import OptionError, SlideError, UsageError
 from wsisr.evaluation.measures import Image
 from wsisr.evaluation.pairing.locations import Location, TileImages
+from wsisr.evaluation.pairing.part import Part
 from wsisr.evaluation.pairing.shifts import read_aligned
 from wsisr.resize import bicubic_upsample
 from wsisr.slides import Slide, overview, select_view
@@ -44,6 +45,7 @@ class SlidePairs:
         count: how many tiles are drawn; None for all.
         seed: seed of the draw.
         also: {label: another result on SR's grid}.
+        part: the part of LR that SR shows; None for all of it.
 
     Raises:
         OptionError: a result in `also` has another size than SR.
@@ -58,6 +60,7 @@ class SlidePairs:
     count: int | None = None
     seed: int = 0
     also: Mapping[str, Slide] = field(default_factory=dict)
+    part: Part | None = None
 
     def __post_init__(self) -> None:
         for label, slide in self.also.items():
@@ -85,10 +88,12 @@ class SlidePairs:
         """Tells how many SR px an LR px is wide; None without LR.
 
         Raises:
-            OptionError: it is no whole number.
+            OptionError: it is no whole number, or LR lacks the part that SR shows.
         """
         if self.lr is None:
             return None
+        if self._is_part:
+            return self._scale_of_part(self.lr)
         scale = round(self.sr.width / self.lr.width)
         fits = abs(self.lr.width * scale - self.sr.width) < scale
         fits &= abs(self.lr.height * scale - self.sr.height) < scale
@@ -98,6 +103,31 @@ class SlidePairs:
                 self.lr.path,
                 f"{self.lr.width}x{self.lr.height} px are no whole fraction of {self.sr.path} "
                 f"({self.sr.width}x{self.sr.height} px); give the level-0 image that was upscaled",
+            )
+        return scale
+
+    @property
+    def _is_part(self) -> bool:
+        """Tells whether SR's place in LR is what its provenance says, not the whole."""
+        if self.part is None or self.lr is None:
+            return False
+        x, y, scale = self.part
+        sides = (self.sr.width, self.lr.width), (self.sr.height, self.lr.height)
+        return (x, y) != (0, 0) or all(own <= (other + 1) * scale for own, other in sides)
+
+    def _scale_of_part(self, lr: Slide) -> int:
+        """Gives the scale that SR was made by, where LR has the part that it shows."""
+        assert self.part is not None
+        x, y, scale = self.part
+        right, bottom = x + self.sr.width, y + self.sr.height
+        inside = right < (lr.width + 1) * scale and bottom < (lr.height + 1) * scale
+        if not inside or x % scale or y % scale:
+            raise OptionError(
+                "lr",
+                lr.path,
+                f"{self.sr.path} shows {self.sr.width}x{self.sr.height} px at ({x}, {y}) of its "
+                f"input at {scale} times its size, and {lr.width}x{lr.height} px do not hold them; "
+                "give the level-0 image that was upscaled",
             )
         return scale
 
@@ -149,9 +179,15 @@ class SlidePairs:
             hr = read_aligned(self.hr, self.matrix, *window)
         lr = bicubic = None
         if self.lr is not None and self.scale is not None:
-            lr, bicubic = _read_enlarged(self.lr, self.scale, window)
+            lr, bicubic = _read_enlarged(self.lr, self.scale, self._in_lr(window))
         also = {name: slide.read(0, *window) for name, slide in self.also.items()}
         return TileImages(self.sr.read(0, *window), hr, lr, bicubic, also)
+
+    def _in_lr(self, window: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """Gives a window of SR in px of the whole enlarged LR."""
+        x, y, width, height = window
+        left, top = (self.part.x, self.part.y) if self.part is not None else (0, 0)
+        return (x + left, y + top, width, height) if self._is_part else window
 
     def _nothing_to_judge(self, side: int) -> SlideError:
         """Explains why a slide has no tile: no tissue, or none that HR shows too."""

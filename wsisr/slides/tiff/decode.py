@@ -6,6 +6,8 @@ References:
 
 from __future__ import annotations
 
+import zlib
+
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
@@ -90,11 +92,11 @@ def decode_bytes(
     if grid.codec is Codec.LZW:
         data = imagecodecs.lzw_decode(data, out=size)
     elif grid.codec in (Codec.DEFLATE, Codec.DEFLATE_OLD):
-        data = imagecodecs.zlib_decode(data, out=size)
+        data = inflated(data, size)
     elif grid.codec is Codec.ZSTD:
         data = imagecodecs.zstd_decode(data, out=size)
     elif grid.codec is Codec.PACKBITS:
-        data = imagecodecs.packbits_decode(data, out=size)
+        data = unpacked(data, size)
     if len(data) < size:
         raise DamagedPieceError(f"it holds {len(data)} of {size} bytes")
     pixels: NDArray[np.uint8] = np.frombuffer(data, np.uint8, size)
@@ -102,6 +104,26 @@ def decode_bytes(
     if grid.predictor:
         pixels = np.asarray(imagecodecs.delta_decode(pixels, axis=1), np.uint8)
     return pixels
+
+
+def inflated(data: bytes | bytearray, size: int) -> bytes | bytearray:
+    """Decodes Deflate; what follows the pixels is left, as libtiff leaves it."""
+    try:
+        return imagecodecs.zlib_decode(data, out=size)
+    except RuntimeError:
+        try:
+            return zlib.decompressobj().decompress(data, size)
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+
+
+def unpacked(data: bytes | bytearray, size: int) -> bytes | bytearray:
+    """Decodes PackBits; what follows the pixels is left."""
+    try:
+        return imagecodecs.packbits_decode(data, out=size)
+    except RuntimeError:
+        # two bytes become 128 at most
+        return imagecodecs.packbits_decode(data)[:size]
 
 
 def decode_jpeg(

@@ -8,6 +8,7 @@ about 100 bytes a tag besides them.
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from wsisr.errors import SlideError
 from wsisr.formats import TagId
 from wsisr.slides.tiff.bytes_at import BytesAt
+
+log = logging.getLogger(__name__)
 
 MAX_IFDS = 4096
 MAX_TAGS = 4096
@@ -65,12 +68,20 @@ class Ifd:
         found = self.tags.get(tag)
         return b"" if found is None else read_value(self.source, found)
 
+    def optional(self, tag: int) -> bytes:
+        """Reads the bytes of a tag that no pixel depends on; empty where they lie nowhere."""
+        try:
+            return self.raw(tag)
+        except SlideError as error:
+            log.warning("%s (tag %d, which is left out)", error, tag)
+            return b""
+
     def text(self, tag: int) -> str:
         """Reads a text up to its first zero byte; empty where there is none."""
         found = self.tags.get(tag)
         if found is None or found.count * found.dtype.itemsize > MAX_TEXT:
             return ""
-        return self.raw(tag).split(b"\0", 1)[0].decode("utf-8", "replace")
+        return self.optional(tag).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     def integers(self, tag: int) -> NDArray[np.uint64]:
         """Reads whole numbers.
@@ -87,11 +98,14 @@ class Ifd:
         found = self.tags.get(tag)
         if found is None:
             return np.zeros(0, np.uint64)
-        if found.dtype.kind != "u":
+        if found.dtype.kind not in "ui":
             raise SlideError(
                 f"{self.source.path} is damaged: tag {tag} does not hold whole numbers"
             )
-        return np.frombuffer(self.raw(tag), found.dtype).astype(np.uint64)
+        values = np.frombuffer(self.raw(tag), found.dtype)
+        if found.dtype.kind == "i" and (values < 0).any():
+            raise SlideError(f"{self.source.path} is damaged: tag {tag} holds a negative number")
+        return values.astype(np.uint64)
 
     def integer(self, tag: int, default: int) -> int:
         """Reads the first whole number; `default` where there is none."""
@@ -101,9 +115,10 @@ class Ifd:
     def number(self, tag: int) -> float | None:
         """Reads the first value as a float, rationals divided; None where there is none."""
         found = self.tags.get(tag)
-        if found is None or not found.count:
+        data = b"" if found is None else self.optional(tag)
+        if found is None or not data:
             return None
-        value = np.frombuffer(self.raw(tag), found.dtype)[0]
+        value = np.frombuffer(data, found.dtype)[0]
         if found.dtype.fields is None:
             return float(value)
         return float(value[0]) / float(value[1]) if value[1] else None
@@ -154,8 +169,13 @@ class _Walk:
 
     def chain(self, first: int) -> list[Ifd]:
         """Reads the directory at `first` and those that follow it."""
-        found = []
+        found: list[Ifd] = []
         while first:
+            if found and first in self._seen:
+                log.warning(
+                    "%s: its image directories form a cycle; each is read once", self._source.path
+                )
+                break
             ifd, first = self._directory(first, nested=False)
             found.append(ifd)
         return found
@@ -173,7 +193,7 @@ class _Walk:
             raise SlideError(f"{path} is damaged: an image directory claims {count} entries")
         start = offset + self._count.size
         body = self._source.read(start, count * self._entry.size + self._offset.size)
-        tags = {}
+        tags: dict[int, Tag] = {}
         for index in range(count):
             number, kind, values, _ = self._entry.unpack_from(body, index * self._entry.size)
             if kind not in TYPES:
@@ -182,7 +202,8 @@ class _Walk:
             position = start + (index + 1) * self._entry.size - self._inline
             if values * dtype.itemsize > self._inline:
                 (position,) = self._offset.unpack(self._source.read(position, self._offset.size))
-            tags[number] = Tag(dtype, values, position)
+            # of a tag that is there twice the first counts, as libtiff has it
+            tags.setdefault(number, Tag(dtype, values, position))
         ifd = Ifd(self._source, tags)
         if not nested and TagId.SUB_IFDS in tags and tags[TagId.SUB_IFDS].count <= MAX_IFDS:
             children = [

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsisr.errors import SlideError
 from wsisr.formats import ResolutionUnit, SubfileType, TagId
 from wsisr.slides.base import (
     ASSOCIATED,
+    BLACK,
     RGB,
     WHITE,
     AssociatedImages,
@@ -18,23 +19,29 @@ from wsisr.slides.base import (
     SlideInfo,
     StoredSlide,
     mean_mpp,
+    microscopic,
     positive,
 )
 from wsisr.slides.cache import CACHE_BYTES, TileCache
+from wsisr.slides.profiles import fitting_profile
 from wsisr.slides.tiff.bytes_at import BytesAt
 from wsisr.slides.tiff.ifd import Ifd, read_ifds
+from wsisr.slides.tiff.indirect import indirect_level
 from wsisr.slides.tiff.level import TiffLevel
-from wsisr.slides.tiff.ome_xml import OmeImage, parse_ome
-from wsisr.slides.tiff.pieces import NotDirectError, image_size, is_tiled, piece_grid
-
-log = logging.getLogger(__name__)
+from wsisr.slides.tiff.ome_xml import OmeImage, is_ome, parse_ome
+from wsisr.slides.tiff.pieces import (
+    NotDirectError,
+    image_size,
+    is_tiled,
+    joined_planes,
+    piece_grid,
+)
+from wsisr.slides.turned import UPRIGHT, turned
 
 MICROMETRES_PER_UNIT: dict[int, float] = {
     ResolutionUnit.INCH: 25400.0,
     ResolutionUnit.CENTIMETRE: 10000.0,
 }
-PRINT_MPP = 30.0
-"""Resolution tags coarser than this (850 dpi) are settings for printers, not pixel sizes."""
 MAX_ASSOCIATED = 64 << 20
 """Pixels of the largest associated image that is decoded."""
 
@@ -47,11 +54,15 @@ class Layout:
         levels: the stored resolutions.
         associated: label, macro and thumbnail by name.
         info: what is known of the slide.
+        orientation: how the image is to be turned, see `wsisr.slides.turned`.
+        more: directories of the further planes of each level; empty where one has all samples.
     """
 
     levels: Sequence[Ifd]
     associated: Mapping[str, Ifd]
     info: SlideInfo
+    orientation: int = UPRIGHT
+    more: Sequence[tuple[Ifd, ...]] = ()
 
 
 def open_tiff(
@@ -59,6 +70,7 @@ def open_tiff(
     *,
     cache_bytes: int = CACHE_BYTES,
     unreadable: set[tuple[str, int, int]] | None = None,
+    marks: bool = False,
 ) -> StoredSlide:
     """Opens a TIFF file whose tiles (or strips) are decoded here.
 
@@ -66,6 +78,7 @@ def open_tiff(
         path: the file.
         cache_bytes: bound of the decoded tiles that are kept; one tile always is.
         unreadable: where given, what cannot be decoded is recorded in it, see `TiffLevel`.
+        marks: whether it marks parts of a slide, see `open_marks`.
 
     Returns:
         The open slide.
@@ -76,38 +89,59 @@ def open_tiff(
     """
     source = BytesAt(path)
     try:
-        return _open(path, source, TileCache(cache_bytes), unreadable)
+        return _open(path, source, TileCache(cache_bytes), unreadable, marks)
     except BaseException:
         source.close()
         raise
 
 
 def _open(
-    path: Path, source: BytesAt, cache: TileCache, unreadable: set[tuple[str, int, int]] | None
+    path: Path,
+    source: BytesAt,
+    cache: TileCache,
+    unreadable: set[tuple[str, int, int]] | None,
+    marks: bool,
 ) -> StoredSlide:
     """Makes a slide of an open file."""
     ifds = read_ifds(source)
     if not ifds:
         raise SlideError(f"{path} is a TIFF file without images; copy or download it again")
     layout = layout_of(path, ifds)
-    grids = sorted(
-        (piece_grid(ifd) for ifd in layout.levels),
-        key=lambda grid: grid.width * grid.height,
-        reverse=True,
-    )
-    if layout.info.vendor == "aperio" and any((grid.lengths == 0).any() for grid in grids[1:]):
-        raise NotDirectError("tiles that a lower level lacks are to be made from the level above")
-    levels: list[LevelPixels] = [
-        TiffLevel(
+    ordered = sorted(layout.levels, key=lambda ifd: math.prod(image_size(ifd)), reverse=True)
+    levels: list[LevelPixels] = []
+    info = replace(layout.info, background=BLACK) if marks else layout.info
+    for index, ifd in enumerate(ordered):
+        try:
+            grid = piece_grid(ifd)
+            if layout.more:
+                further = layout.more[layout.levels.index(ifd)]
+                grid = joined_planes(grid, [piece_grid(each) for each in further])
+        except NotDirectError as reason:
+            if info.vendor == "aperio":
+                raise
+            if layout.more:
+                raise SlideError(
+                    f"{path} stores red, green and blue apart, and {reason}; convert it to a "
+                    "tiled RGB TIFF"
+                ) from reason
+            indirect = indirect_level(path, ifds, ifd, reason, marks=marks)
+            if index == 0:
+                info = replace(info, icc_profile=fitting_profile(path, indirect.icc_profile))
+            levels.append(turned(indirect, layout.orientation))
+            continue
+        if info.vendor == "aperio" and index and (grid.lengths == 0).any():
+            raise NotDirectError(
+                "tiles that a lower level lacks are to be made from the level above"
+            )
+        level = TiffLevel(
             source,
             grid,
             cache,
             name=f"level {index}",
-            background=layout.info.background,
+            background=info.background,
             unreadable=unreadable,
         )
-        for index, grid in enumerate(grids)
-    ]
+        levels.append(turned(level, layout.orientation))
     loaders = {
         name: lambda name=name, ifd=ifd: associated_image(source, ifd, name)
         for name, ifd in layout.associated.items()
@@ -117,30 +151,31 @@ def _open(
         cache.clear()
         source.close()
 
-    return StoredSlide(path, levels, layout.info, AssociatedImages(loaders), close)
+    return StoredSlide(path, levels, info, AssociatedImages(loaders), close)
 
 
 def layout_of(path: Path, ifds: Sequence[Ifd]) -> Layout:
     """Tells the parts of a file, by its kind."""
     description = ifds[0].text(TagId.IMAGE_DESCRIPTION)
-    images = parse_ome(description) if "<OME" in description[:4096] else []
+    images = parse_ome(description, path.name) if is_ome(description) else []
     if images:
         return ome_layout(path, ifds, images)
     if description.startswith("Aperio") and is_tiled(ifds[0]):
-        return aperio_layout(ifds, description)
+        return aperio_layout(path, ifds, description)
     return generic_layout(path, ifds, description)
 
 
 def generic_layout(path: Path, ifds: Sequence[Ifd], description: str) -> Layout:
     """Takes the first image and the reduced ones of its shape, in the main chain or its SubIFDs."""
-    levels = [ifds[0], *reduced_versions(ifds[0], [*ifds[0].children, *ifds[1:]])]
+    base = next((ifd for ifd in ifds if not is_mask(ifd)), ifds[0])
+    levels = [base, *reduced_versions(base, [*base.children, *ifds])]
     info = SlideInfo(
         vendor="generic-tiff",
-        mpp=resolution(path, ifds[0]),
-        icc_profile=ifds[0].raw(TagId.ICC_PROFILE) or None,
+        mpp=resolution(path, base),
+        icc_profile=profile_of(path, base),
         properties={"tiff.ImageDescription": description} if description else {},
     )
-    return Layout(levels, {}, info)
+    return Layout(unique(levels), {}, info, base.integer(TagId.ORIENTATION, UPRIGHT))
 
 
 def reduced_versions(base: Ifd, candidates: Sequence[Ifd]) -> list[Ifd]:
@@ -152,16 +187,26 @@ def reduced_versions(base: Ifd, candidates: Sequence[Ifd]) -> list[Ifd]:
         alike = abs(wide * height - high * width) <= max(
             2 * max(width, height), wide * height // 100
         )
-        if (
-            ifd.integer(TagId.NEW_SUBFILE_TYPE, 0) & SubfileType.REDUCED_IMAGE
-            and min(wide, high) > 0
-            and alike
-        ):
+        reduced = ifd.integer(TagId.NEW_SUBFILE_TYPE, 0) & SubfileType.REDUCED_IMAGE
+        smaller = 0 < wide <= width and 0 < high <= height
+        if reduced and smaller and alike and has_samples_of(base, ifd):
             found.append(ifd)
     return found
 
 
-def aperio_layout(ifds: Sequence[Ifd], description: str) -> Layout:
+def is_mask(ifd: Ifd) -> bool:
+    """Tells whether an image says where another one is transparent."""
+    return bool(ifd.integer(TagId.NEW_SUBFILE_TYPE, 0) & SubfileType.TRANSPARENCY_MASK)
+
+
+def has_samples_of(base: Ifd, ifd: Ifd) -> bool:
+    """Tells whether an image has as many samples, as deep, as another: a mask has not."""
+    samples = (each.integer(TagId.SAMPLES_PER_PIXEL, 1) for each in (base, ifd))
+    bits = (each.integer(TagId.BITS_PER_SAMPLE, 1) for each in (base, ifd))
+    return not is_mask(ifd) and len(set(samples)) == 1 and len(set(bits)) == 1
+
+
+def aperio_layout(path: Path, ifds: Sequence[Ifd], description: str) -> Layout:
     """Takes tiled images as levels; the second one and those named in their description are not."""
     parts = [part.partition("=") for part in description.split("|")[1:] if "=" in part]
     fields = {key.strip(): value.strip() for key, _, value in parts}
@@ -175,7 +220,7 @@ def aperio_layout(ifds: Sequence[Ifd], description: str) -> Layout:
         vendor="aperio",
         mpp=positive(fields.get("MPP")),
         magnification=positive(fields.get("AppMag")),
-        icc_profile=ifds[0].raw(TagId.ICC_PROFILE) or None,
+        icc_profile=profile_of(path, ifds[0]),
         properties={
             "tiff.ImageDescription": description,
             **{f"aperio.{key}": value for key, value in fields.items()},
@@ -192,40 +237,57 @@ def aperio_name(description: str) -> str:
 
 def ome_layout(path: Path, ifds: Sequence[Ifd], images: Sequence[OmeImage]) -> Layout:
     """Takes the largest image that is not an associated one, and its SubIFDs (OME-TIFF 6.0)."""
-    named = {image.name.strip().lower().removesuffix(" image"): image for image in images}
-    slides = [
-        image
-        for image in images
-        if image.name.strip().lower().removesuffix(" image") not in ASSOCIATED
-    ]
-    main = max(slides or images, key=lambda image: image.width * image.height)
-    if main.other_file and main.ifd >= len(ifds):
+    here = [image for image in images if not image.other_file]
+    if not here:
         raise SlideError(f"{path} is one file of a set of OME-TIFFs; convert the set to one file")
-    if main.planes > 1:
+    slides = [image for image in here if not image.is_associated]
+    main = max(slides or here, key=lambda image: image.width * image.height)
+    if main.planes > 1 and not main.colours:
         raise SlideError(
             f"{path} stores {main.planes} planes (channels, depths or times) apart; only "
             "brightfield RGB slides of one plane can be read"
         )
-    if main.ifd >= len(ifds):
+    if max(main.ifd, *main.colours, 0) >= len(ifds):
         raise SlideError(
             f"{path} is damaged: its OME-XML refers to image {main.ifd} of {len(ifds)}"
         )
+    if main.colours:
+        return three_planes(path, ifds, main)
     base = ifds[main.ifd]
     levels = [base, *reduced_versions(base, [*base.children, *ifds])]
+    associated = {
+        image.kind: ifds[image.ifd]
+        for image in here
+        if image.is_associated and image is not main and image.ifd < len(ifds)
+    }
+    return Layout(unique(levels), associated, ome_info(path, ifds, main))
+
+
+def ome_info(path: Path, ifds: Sequence[Ifd], main: OmeImage) -> SlideInfo:
+    """Gives what an OME-XML says of a slide."""
+    base = ifds[main.ifd]
     mpp = mean_mpp(path, main.mpp_x, main.mpp_y)
-    info = SlideInfo(
+    return SlideInfo(
         vendor="ome-tiff",
         mpp=resolution(path, base) if mpp is None else mpp,
         magnification=main.magnification,
-        icc_profile=base.raw(TagId.ICC_PROFILE) or None,
+        icc_profile=profile_of(path, base),
         properties={"tiff.ImageDescription": ifds[0].text(TagId.IMAGE_DESCRIPTION)},
     )
-    associated = {
-        name: ifds[image.ifd]
-        for name, image in named.items()
-        if name in ASSOCIATED and image is not main and image.ifd < len(ifds)
-    }
-    return Layout(unique(levels), associated, info)
+
+
+def three_planes(path: Path, ifds: Sequence[Ifd], main: OmeImage) -> Layout:
+    """Takes the planes of red, green and blue together, level by level."""
+    planes = [unique([ifds[at], *reduced_versions(ifds[at], ifds[at].children)])
+              for at in main.colours]  # fmt: skip
+    count = min(map(len, planes))
+    more = [tuple(plane[level] for plane in planes[1:]) for level in range(count)]
+    return Layout(planes[0][:count], {}, ome_info(path, ifds, main), more=more)
+
+
+def profile_of(path: Path, ifd: Ifd) -> bytes | None:
+    """Reads the ICC profile of an image; None where there is none that fits RGB pixels."""
+    return fitting_profile(path, ifd.optional(TagId.ICC_PROFILE))
 
 
 def unique(ifds: Sequence[Ifd]) -> list[Ifd]:
@@ -240,11 +302,7 @@ def resolution(path: Path, ifd: Ifd) -> float | None:
     if unit is None:
         return None
     mpp_x, mpp_y = (unit / value if value and value > 0 else None for value in per_unit)
-    mpp = mean_mpp(path, mpp_x, mpp_y)
-    if mpp is not None and mpp > PRINT_MPP:
-        log.info("%s: its resolution of %.0f um a pixel is a print setting, not used", path, mpp)
-        return None
-    return mpp
+    return microscopic(path, mean_mpp(path, mpp_x, mpp_y))
 
 
 def associated_image(source: BytesAt, ifd: Ifd, name: str) -> RGB:

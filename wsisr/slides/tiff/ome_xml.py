@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from wsisr.slides.base import positive
+from wsisr.slides.base import ASSOCIATED, positive
 
 MICROMETRES = {
-    "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6,
-    "Å": 1e-4, "in": 25400.0,
+    "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "fm": 1e-9, "pm": 1e-6, "nm": 1e-3, "mm": 1e3,
+    "cm": 1e4, "dm": 1e5, "m": 1e6, "km": 1e9, "Å": 1e-4, "thou": 25.4, "in": 25400.0,
+    "ft": 304800.0, "yd": 914400.0, "pt": 25400 / 72,
 }  # fmt: skip
+"""Units of length of the OME model; `pixel` and `reference frame` are no lengths."""
 MAX_XML = 32 << 20
+PURE = {"red": -16776961, "green": 16711935, "blue": 65535}
+"""Colours of red, green and blue channels: RGBA as a signed number."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,11 @@ class OmeImage:
         name: its name, empty where it has none.
         width: in px.
         height: in px.
-        ifd: index of its first image directory.
+        ifd: index of its first image directory in this file.
         planes: images of one sample that it is made of, 1 where the samples of a pixel lie
             together.
+        colours: image directories of red, green and blue, where it is made of these three planes;
+            else empty.
         mpp_x: um/px across, or None.
         mpp_y: um/px down, or None.
         magnification: nominal magnification, or None.
@@ -37,14 +44,35 @@ class OmeImage:
     height: int
     ifd: int
     planes: int
+    colours: tuple[int, ...]
     mpp_x: float | None
     mpp_y: float | None
     magnification: float | None
     other_file: bool
 
+    @property
+    def kind(self) -> str:
+        """The name in small letters, without the `image` that some writers add."""
+        return self.name.strip().lower().removesuffix(" image")
 
-def parse_ome(text: str) -> list[OmeImage]:
-    """Reads the images an OME-XML text describes, in order; none where it cannot be understood."""
+    @property
+    def is_associated(self) -> bool:
+        """Whether it is a label, a macro image or a thumbnail, by its name."""
+        return self.kind in ASSOCIATED
+
+
+def is_ome(description: str) -> bool:
+    """Tells whether a text is OME-XML, of any prefix of its namespace."""
+    return re.search(r"<([\w.-]+:)?OME[\s>]", description[: 1 << 16]) is not None
+
+
+def parse_ome(text: str, file_name: str = "") -> list[OmeImage]:
+    """Reads the images an OME-XML text describes, in order; none where it cannot be understood.
+
+    Args:
+        text: the document.
+        file_name: name of the file that it describes, among the files of a set.
+    """
     if len(text) > MAX_XML or "<!DOCTYPE" in text or "<!ENTITY" in text:
         return []
     # ElementTree refuses a declared encoding in text that is decoded already
@@ -57,15 +85,34 @@ def parse_ome(text: str) -> list[OmeImage]:
         str(element.get("ID")): positive(element.get("NominalMagnification"))
         for element in root.iterfind(".//{*}Objective")
     }
+    here = _File(file_name, root.get("UUID"))
     images = []
     following = 0
     for element in root.iterfind("{*}Image"):
         pixels = element.find("{*}Pixels")
         if pixels is not None:
-            image = _image(element, pixels, following, objectives)
-            following = image.ifd + image.planes
+            image = _image(element, pixels, following, objectives, here)
+            if not image.other_file:
+                following = image.ifd + image.planes
             images.append(image)
     return images
+
+
+@dataclass(frozen=True)
+class _File:
+    """Tells which of the files of a set is this one."""
+
+    name: str
+    uuid: str | None
+
+    def holds(self, data: ElementTree.Element) -> bool:
+        """Tells whether the planes of a TiffData element lie in this file."""
+        uuid = data.find("{*}UUID")
+        if uuid is None:
+            return True
+        own = self.uuid is not None and (uuid.text or "").strip() == self.uuid
+        # files are renamed more often than they change their identifier
+        return own or uuid.get("FileName") in (None, self.name)
 
 
 def _image(
@@ -73,27 +120,59 @@ def _image(
     pixels: ElementTree.Element,
     following: int,
     objectives: dict[str, float | None],
+    here: _File,
 ) -> OmeImage:
     """Reads one Image element; its directories start at `following` where it names none."""
-    data = pixels.find("{*}TiffData")
+    listed = pixels.findall("{*}TiffData")
+    own = [data for data in listed if here.holds(data)]
     settings = element.find("{*}ObjectiveSettings")
     only = next(iter(objectives.values())) if len(objectives) == 1 else None
     magnification = objectives.get(str(settings.get("ID"))) if settings is not None else only
     counts = [_count(pixels.get(name), 1) for name in ("SizeC", "SizeZ", "SizeT")]
-    samples = [
-        _count(channel.get("SamplesPerPixel"), 1) for channel in pixels.iterfind("{*}Channel")
-    ]
+    channels = pixels.findall("{*}Channel")
+    samples = [_count(channel.get("SamplesPerPixel"), 1) for channel in channels]
+    planes = max(1, counts[0] // max(samples, default=1)) * counts[1] * counts[2]
+    places = _places(own, following, planes)
+    order = _order(channels) if planes == counts[0] == 3 and places.keys() >= {0, 1, 2} else ()
     return OmeImage(
         name=element.get("Name", ""),
         width=_count(pixels.get("SizeX"), 0),
         height=_count(pixels.get("SizeY"), 0),
-        ifd=following if data is None else _count(data.get("IFD"), following),
-        planes=max(1, counts[0] // max(samples, default=1)) * counts[1] * counts[2],
+        ifd=places[min(places)] if places else following,
+        planes=planes,
+        colours=tuple(places[channel] for channel in order),
         mpp_x=_size(pixels, "X"),
         mpp_y=_size(pixels, "Y"),
         magnification=magnification,
-        other_file=data is not None and data.find("{*}UUID[@FileName]") is not None,
+        other_file=bool(listed) and not own,
     )
+
+
+def _places(listed: Sequence[ElementTree.Element], following: int, planes: int) -> dict[int, int]:
+    """Gives {channel: image directory} of the first depth and time, as TiffData elements say."""
+    found: dict[int, int] = {}
+    for data in listed:
+        if any(_count(data.get(name), 0) for name in ("FirstZ", "FirstT")):
+            continue
+        named = data.get("IFD") is not None
+        ifd, channel = _count(data.get("IFD"), following), _count(data.get("FirstC"), 0)
+        count = _count(data.get("PlaneCount"), 1 if named else planes)
+        for step in range(min(count, planes)):
+            found.setdefault(channel + step, ifd + step)
+    return found or {channel: following + channel for channel in range(min(planes, 3))}
+
+
+def _order(channels: Sequence[ElementTree.Element]) -> tuple[int, ...]:
+    """Tells which of three channels are red, green and blue; empty where they are others."""
+    names = [channel.get("Name", "").strip().lower() for channel in channels]
+    colours = [channel.get("Color") for channel in channels]
+    numbers = [
+        int(text) if text and re.fullmatch(r"-?[0-9]{1,10}", text) else 0 for text in colours
+    ]
+    for found, wanted in ((names, list(PURE)), (numbers, list(PURE.values()))):
+        if len(found) == 3 and set(found) == set(wanted):
+            return tuple(found.index(each) for each in wanted)
+    return () if any(names) or any(colours) else (0, 1, 2)
 
 
 def _count(text: str | None, default: int) -> int:

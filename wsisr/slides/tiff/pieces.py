@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsisr.errors import SlideError
 from wsisr.formats import (
+    Alpha,
     Codec,
     Photometric,
     PlanarConfiguration,
@@ -28,6 +30,7 @@ MAX_PIECE_BYTES = 1 << 30
 """A tile or strip larger than this, decoded, is refused: real ones are a thousandth of it."""
 JPEG_EXPANSION = 2048
 """Decoded bytes for each stored byte: an empty block costs two bits, less in progressive JPEG."""
+STRIP_TAGS = (TagId.STRIP_OFFSETS, TagId.STRIP_BYTE_COUNTS)
 RAW_STRIP_ROWS = 64
 """Uncompressed strips are read in parts of this many rows."""
 
@@ -39,6 +42,8 @@ COLOURS: dict[int, int] = {
     Photometric.YCBCR: 3,
 }
 """Samples of a pixel that hold its colour."""
+UNSIGNED = (1, 4)
+"""Values of the tag `SAMPLE_FORMAT` for unsigned samples: stated, or left undefined."""
 JPEG_2000 = (Codec.APERIO_J2K_YCBCR, Codec.APERIO_J2K_RGB, Codec.JPEG2000)
 
 
@@ -127,8 +132,7 @@ def piece_grid(ifd: Ifd) -> PieceGrid:
 
     Raises:
         NotDirectError: an encoding unknown here.
-        SlideError: tags that contradict each other or the file's size, or anything but 8 bits a
-            sample.
+        SlideError: tags that contradict each other or the file's size.
     """
     width, height = checked_size(ifd)
     samples = ifd.integer(TagId.SAMPLES_PER_PIXEL, 1)
@@ -157,26 +161,60 @@ def piece_grid(ifd: Ifd) -> PieceGrid:
         offsets=offsets,
         lengths=np.where(offsets == 0, np.uint64(0), lengths),
     )
+    if codec is Codec.NONE:
+        # some writers count a whole strip of more rows than the image has
+        most = piece[0] * piece[1] * (samples if planes == 1 else 1)
+        grid = replace(grid, lengths=np.minimum(grid.lengths, np.uint64(most)))
     if codec is Codec.NONE and not tiled and planes == 1 and not grid.predictor:
         return split_raw_strips(grid)
     return checked_stream(ifd, grid)
+
+
+def joined_planes(first: PieceGrid, further: Sequence[PieceGrid]) -> PieceGrid:
+    """Makes one image of the grey images of red, green and blue.
+
+    Args:
+        first: the pieces of red.
+        further: those of green and blue.
+
+    Returns:
+        The pieces of all, in planes.
+
+    Raises:
+        NotDirectError: they are not stored alike.
+    """
+
+    def stored(grid: PieceGrid) -> tuple[object, ...]:
+        size = grid.width, grid.height, grid.piece_width, grid.piece_height
+        return *size, grid.tiled, grid.samples, grid.codec, grid.predictor, grid.jpeg_tables
+
+    grey = first.samples == 1 and first.photometric == Photometric.MIN_IS_BLACK
+    if not grey or any(stored(grid) != stored(first) for grid in further):
+        raise NotDirectError("its planes are not stored alike")
+    grids = [first, *further]
+    return replace(
+        first,
+        samples=len(grids),
+        photometric=Photometric.RGB,
+        offsets=np.concatenate([grid.offsets for grid in grids]),
+        lengths=np.concatenate([grid.lengths for grid in grids]),
+    )
 
 
 def checked_size(ifd: Ifd) -> tuple[int, int]:
     """Reads width and height of an image of 8 bits a sample.
 
     Raises:
-        SlideError: a size that cannot be, or samples of another kind.
+        NotDirectError: samples of another kind.
+        SlideError: a size that cannot be.
     """
     path = ifd.source.path
     width, height = image_size(ifd)
     if not (0 < width < 1 << 31 and 0 < height < 1 << 31):
         raise SlideError(f"{path} is damaged: it declares an image of {width}x{height} pixels")
     bits = {int(value) for value in ifd.integers(TagId.BITS_PER_SAMPLE)} or {1}
-    if bits != {8} or ifd.integer(TagId.SAMPLE_FORMAT, 1) != 1:
-        raise SlideError(
-            f"{path} has {max(bits)} bits a sample; convert it to 8 bit grey or RGB first"
-        )
+    if bits != {8} or ifd.integer(TagId.SAMPLE_FORMAT, 1) not in UNSIGNED:
+        raise NotDirectError(f"it has {max(bits)} bits a sample, or signed or floating samples")
     return width, height
 
 
@@ -186,16 +224,32 @@ def piece_size(ifd: Ifd, width: int, height: int, pixel_bytes: int) -> tuple[int
     Raises:
         SlideError: a size that cannot be, or takes too much memory to decode.
     """
-    if is_tiled(ifd):
-        piece = ifd.integer(TagId.TILE_WIDTH, 0), ifd.integer(TagId.TILE_LENGTH, 0)
-    else:
-        piece = width, min(height, ifd.integer(TagId.ROWS_PER_STRIP, height))
-    if min(piece) < 1 or piece[0] * piece[1] * pixel_bytes > MAX_PIECE_BYTES:
+    piece = piece_shape(ifd, width, height)
+    too_large = piece[0] * piece[1] * pixel_bytes > MAX_PIECE_BYTES
+    if min(piece) < 1 or (too_large and not is_raw_strip(ifd)):
         raise SlideError(
             f"{ifd.source.path} is stored in pieces of {piece[0]}x{piece[1]} pixels; it is "
             "damaged, or must be converted to a tiled TIFF first"
         )
     return piece
+
+
+def piece_shape(ifd: Ifd, width: int, height: int) -> tuple[int, int]:
+    """Reads width and height of a piece, in px, as they are declared."""
+    if is_tiled(ifd):
+        return ifd.integer(TagId.TILE_WIDTH, 0), ifd.integer(TagId.TILE_LENGTH, 0)
+    return width, min(height, ifd.integer(TagId.ROWS_PER_STRIP, height))
+
+
+def is_raw_strip(ifd: Ifd) -> bool:
+    """Tells whether an image lies in uncompressed strips, which need not be read whole."""
+    planar = ifd.integer(TagId.PLANAR_CONFIGURATION, PlanarConfiguration.INTERLEAVED)
+    return (
+        not is_tiled(ifd)
+        and ifd.integer(TagId.COMPRESSION, Codec.NONE) == Codec.NONE
+        and (planar != PlanarConfiguration.SEPARATE or ifd.integer(TagId.SAMPLES_PER_PIXEL, 1) == 1)
+        and ifd.integer(TagId.PREDICTOR, Predictor.NONE) == Predictor.NONE
+    )
 
 
 def stored_pieces(
@@ -204,12 +258,13 @@ def stored_pieces(
     """Reads positions and lengths of the pieces, each of `shape` (planes, rows, columns).
 
     Raises:
+        NotDirectError: the tags are missing: some writers misplace them.
         SlideError: fewer are listed than the image needs.
     """
-    if is_tiled(ifd):
-        offsets, lengths = ifd.integers(TagId.TILE_OFFSETS), ifd.integers(TagId.TILE_BYTE_COUNTS)
-    else:
-        offsets, lengths = ifd.integers(TagId.STRIP_OFFSETS), ifd.integers(TagId.STRIP_BYTE_COUNTS)
+    tags = (TagId.TILE_OFFSETS, TagId.TILE_BYTE_COUNTS) if is_tiled(ifd) else STRIP_TAGS
+    if not all(tag in ifd.tags for tag in tags):
+        raise NotDirectError("it does not list where its pieces lie, or how long they are")
+    offsets, lengths = (ifd.integers(tag) for tag in tags)
     needed = math.prod(shape)
     if offsets.size < needed or lengths.size < offsets.size:
         width, height = image_size(ifd)
@@ -227,8 +282,12 @@ def encoding(ifd: Ifd, samples: int) -> tuple[Codec, int, int]:
         NotDirectError: one of them, or their combination, is unknown here.
     """
     code = ifd.integer(TagId.COMPRESSION, 1)
-    photometric = ifd.integer(TagId.PHOTOMETRIC, Photometric.MIN_IS_BLACK)
+    unsaid = Photometric.RGB if samples >= 3 else Photometric.MIN_IS_BLACK
+    photometric = ifd.integer(TagId.PHOTOMETRIC, unsaid)
     extra = [int(value) for value in ifd.integers(TagId.EXTRA_SAMPLES)]
+    if photometric == Photometric.MIN_IS_BLACK and samples == 3 and not any(extra):
+        # what several writers call an RGB image whose colours they do not know to be such
+        photometric = Photometric.RGB
     colours = COLOURS.get(photometric)
     if code not in list(Codec):
         raise NotDirectError(f"its compression {code} is unknown")
@@ -243,7 +302,9 @@ def encoding(ifd: Ifd, samples: int) -> tuple[Codec, int, int]:
         raise NotDirectError("its bits are in reversed order")
     if ifd.integer(TagId.PREDICTOR, Predictor.NONE) not in tuple(Predictor):
         raise NotDirectError("its predictor is unknown")
-    return codec, photometric, (extra[0] if extra else 0) if samples > colours else 0
+    # where writers leave the tag out, libtiff takes what follows the colours for alpha
+    kind = extra[0] if extra else Alpha.STRAIGHT
+    return codec, photometric, kind if samples > colours else Alpha.NONE
 
 
 def split_raw_strips(grid: PieceGrid) -> PieceGrid:
