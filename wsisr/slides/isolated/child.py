@@ -113,7 +113,7 @@ class Server:
             answer["logged"] = _logged.records
             connection.send_bytes(json.dumps(answer).encode())
             if pixels is not None:
-                connection.send_bytes(memoryview(pixels).cast("B"))
+                connection.send_bytes(pixels.data.cast("B"))
 
 
 def plain(value: object) -> Any:

@@ -83,7 +83,7 @@ class Decoder:
             connection.send_bytes(json.dumps(request).encode())
             answer = json.loads(connection.recv_bytes(LARGEST_ANSWER))
             if into is not None and "error" not in answer:
-                received = connection.recv_bytes_into(memoryview(into).cast("B"))
+                received = connection.recv_bytes_into(into.data.cast("B"))
                 if received != into.nbytes:
                     raise ValueError(f"{received} bytes of pixels in place of {into.nbytes}")
         except (EOFError, OSError, ValueError) as error:
