@@ -71,9 +71,9 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(
 def test_names_of_the_face() -> None:
     wanted = {
         *("upscale", "upscale_image", "convert", "evaluate", "measure", "open_slide", "load_model"),
-        *("batch", "foresee", "staged"),
+        *("batch", "foresee", "foresee_batch", "staged"),
         *("Job", "Rect", "Result", "WsisrError", "UsageError", "OptionError", "SlideError"),
-        *("ModelError", "OutputError", "State", "__version__"),
+        *("ExistsError", "ModelError", "OutputError", "State", "__version__"),
     }
     assert set(wsisr.__all__) == wanted
     assert wanted - {"__version__"} <= set(dir(wsisr))

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from wsisr.errors import OptionError
 
-WINDOW_MULTIPLE = 64
+WINDOW_MULTIPLE, LARGEST_WINDOW = 64, 16384
 LATENT_PX = 8
 """Windows start on this grid, that of the latents and of the noise."""
 LARGEST_FACTOR = 1000.0
@@ -185,7 +185,7 @@ def make_plan(
         view_height: rows of the resolution that is upscaled.
         scale: output px for each view px, > 1.
         region: part of the view to upscale, in view px; the whole by default.
-        window: side of a window in output px, a multiple of 64.
+        window: side of a window in output px, a multiple of 64, at most 16384.
         overlap: a multiple of 8, at most half the window: the latent grid has 8 px, and no pixel
             is shared by more than two windows along an axis.
 
@@ -193,8 +193,9 @@ def make_plan(
         OptionError: any of these does not hold, or the region lies outside.
     """
     check_factor(scale)
-    if window < WINDOW_MULTIPLE or window % WINDOW_MULTIPLE:
-        raise OptionError("window", window, f"must be a multiple of {WINDOW_MULTIPLE}")
+    if not WINDOW_MULTIPLE <= window <= LARGEST_WINDOW or window % WINDOW_MULTIPLE:
+        rule = f"must be a multiple of {WINDOW_MULTIPLE}, at most {LARGEST_WINDOW}"
+        raise OptionError("window", window, rule)
     if overlap < 0 or overlap % LATENT_PX or overlap > window // 2:
         raise OptionError(
             "overlap", overlap, f"must be a multiple of {LATENT_PX}, at most {window // 2}"

@@ -14,10 +14,11 @@ import zarr
 from PIL import Image
 
 from tests.processes import wsisr
-from wsisr.cli import progress
+from wsisr.cli import cohort, progress
 from wsisr.cli.info import as_text
 from wsisr.engine import NOTICE
 from wsisr.progress import State
+from wsisr.scaleout.cohort import CohortState
 
 OPTIONS = ("--input-mag", 10, "--model", "bicubic", "--scale", 4)
 
@@ -180,3 +181,16 @@ def test_eval_tells_in_a_line_what_is_left_out_and_where_the_report_is(picture: 
     done = wsisr(*command, "--metrics", "sharpness,hf_db", "--out", out)
     assert done.stderr.splitlines()[-1] == f"report: {out / 'report.html'}"
     assert (out / "report.html").exists()
+
+
+def test_a_cohort_without_a_terminal_tells_a_line_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(cohort.time, "monotonic", lambda: now)
+    write = cohort.lines()
+    for second, windows in ((0, 1), (30, 2), (61, 3), (100, 4)):
+        now = 1000.0 + second
+        write(CohortState(0, 0, 2, 0.001, float(second), {"a": (windows, 10)}))
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["0 of 2 slides: a 10 %", "0 of 2 slides: a 30 %"]

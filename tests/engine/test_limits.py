@@ -36,6 +36,14 @@ def test_no_scale_is_a_traceback(picture: Path, scale: float, force: bool) -> No
         wsisr.upscale_image(tissue_like(60, 40), scale, model="bicubic", force=force)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("window", 64 * 10**8), ("uncertainty", 10**9), ("uncertainty", 1)]
+)
+def test_what_would_take_for_ever_is_refused(picture: Path, option: str, value: int) -> None:
+    with pytest.raises(OptionError, match=f"{option} {value}"):
+        prepare(job(picture, **{option: value}))
+
+
 @pytest.mark.parametrize("scale", ["inf", "nan", "0", "-1", "1e308"])
 def test_nor_is_it_on_the_command_line(picture: Path, scale: str) -> None:
     done = command(

@@ -15,7 +15,8 @@ from PIL import Image
 
 from tests.evaluation.extremes import NAMES, pairs, tissue
 from tests.processes import wsisr
-from wsisr.errors import UsageError
+from wsisr.errors import OptionError, UsageError
+from wsisr.evaluation import evaluate
 from wsisr.evaluation.measures import nuclear_features
 from wsisr.evaluation.nuclei import ClassicalSegmenter, compare_nuclei
 from wsisr.evaluation.nuclei.classical import _flood, _peaks, keep_by_area
@@ -99,6 +100,12 @@ def test_eval_of_extreme_tiles(tmp_path: Path) -> None:
     done = wsisr("eval", "--tiles", *folders, "--workers", 1, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["tiles"] == 7
+
+
+@pytest.mark.parametrize("wrong", [{"count": -3}, {"count": 0}, {"seed": -1}, {"tile_size": 0}])
+def test_numbers_that_lead_nowhere_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        evaluate(tmp_path / "sr.png", **wrong)
 
 
 def test_eval_in_the_smallest_tiles(tmp_path: Path) -> None:

@@ -32,3 +32,18 @@ def test_planes_are_halved_without_rounding(kind: type) -> None:
         even = plane[: rows // 2 * 2, : columns // 2 * 2].astype(np.float64)
         a, b, c, d = even[::2, ::2], even[::2, 1::2], even[1::2, ::2], even[1::2, 1::2]
         np.testing.assert_array_equal(halve_plane(plane), (a + b + c + d) / 4.0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (2, 1, 3), (1, 5, 4), (3, 3, 1)])
+@pytest.mark.parametrize("value", [0, 255])
+def test_the_smallest_images_are_halved(shape: tuple[int, int, int], value: int) -> None:
+    made = halve(np.full(shape, value, np.uint8))
+    assert made.shape == ((shape[0] + 1) // 2, (shape[1] + 1) // 2, shape[2])
+    assert (made == value).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (1, 7), (2, 3)])
+def test_the_smallest_planes_are_halved(shape: tuple[int, int]) -> None:
+    made = halve_plane(np.full(shape, 255, np.uint8))
+    assert made.shape == (shape[0] // 2, shape[1] // 2)
+    assert (made == 255).all()

@@ -18,7 +18,7 @@ from wsisr.cli.telling import note, tell
 if TYPE_CHECKING:
     from wsisr.scaleout.cohort import CohortResult, CohortState, ReportRow, Watch
 
-DRAW_S = 0.2
+DRAW_S, LINE_S = 0.2, 60.0
 BAR = "{percentage:3.0f}%|{bar}| {postfix} [{elapsed}]"
 
 
@@ -103,7 +103,7 @@ def show_cohort_plan(
 def show_cohort() -> Iterator[Watch]:
     """Shows on stderr how far a cohort is, and yields what it is told by."""
     if not sys.stderr.isatty():
-        yield tell_ended
+        yield lines()
         return
     from tqdm import tqdm
 
@@ -129,10 +129,22 @@ def show_cohort() -> Iterator[Watch]:
         yield draw
 
 
-def tell_ended(state: CohortState) -> None:
-    """Writes a line on stderr for each slide that ends."""
-    if state.ended is not None:
-        tell(f"{describe(state.ended)} ({summary(state)})")
+def lines() -> Watch:
+    """Gives what writes a line on stderr for each slide that ends, and one a minute between."""
+    due = 0.0
+
+    def write(state: CohortState) -> None:
+        nonlocal due
+        now = time.monotonic()
+        if state.ended is not None:
+            tell(f"{describe(state.ended)} ({summary(state)})")
+        elif now >= due:
+            tell(f"{summary(state)}: {under_way(state)}" if state.running else summary(state))
+        else:
+            return
+        due = now + LINE_S
+
+    return write
 
 
 def summary(state: CohortState) -> str:

@@ -25,6 +25,7 @@ from wsisr.errors import OptionError
 from wsisr.models import Upscaler, WindowInput
 from wsisr.pyramid import PyramidSpec
 
+MOST_SAMPLES = 1000
 COUNTS_PER_LEVEL = 4
 """A count of the map is a quarter of a grey level; 255 stands for 63.75 and more."""
 CHANNEL = f"standard deviation, grey levels x {COUNTS_PER_LEVEL}"
@@ -56,8 +57,9 @@ def check_uncertainty(job: Job, stochastic: bool) -> None:
     if job.destination is not None:
         rule = "the map is written beside OUT as a file; give OUT as a path"
         raise OptionError("uncertainty", job.uncertainty, rule)
-    if job.uncertainty < 2:
-        raise OptionError("uncertainty", job.uncertainty, "a deviation needs at least 2 samples")
+    if not 2 <= job.uncertainty <= MOST_SAMPLES:
+        rule = f"a deviation needs at least 2 samples, and gains little by more than {MOST_SAMPLES}"
+        raise OptionError("uncertainty", job.uncertainty, rule)
     if job.output_sample not in OUTPUT_SAMPLES:
         rule = f"must be one of {', '.join(OUTPUT_SAMPLES)}"
         raise OptionError("output_sample", job.output_sample, rule)

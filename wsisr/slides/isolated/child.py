@@ -12,8 +12,10 @@ import itertools
 import json
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from threading import Lock, Thread, local
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from wsisr.errors import SlideError, UsageError, WsisrError
 from wsisr.slides.base import Slide, SlideInfo
+from wsisr.slides.isolated.decoder import send
 
 Pixels = NDArray[np.uint8]
 Damaged = set[tuple[str, int, int]]
@@ -113,7 +116,7 @@ class Server:
             answer["logged"] = _logged.records
             connection.send_bytes(json.dumps(answer).encode())
             if pixels is not None:
-                connection.send_bytes(memoryview(pixels).cast("B"))
+                send(connection, pixels)
 
 
 def plain(value: object) -> Any:
@@ -132,16 +135,22 @@ def main() -> None:
     key = bytes.fromhex(sys.stdin.readline())
     server = Server()
     logging.getLogger().addHandler(Keep())
-    with Listener(authkey=key) as listener:
-        sys.stdout.write(json.dumps(listener.address) + "\n")
+    # a name that is no file, where there are such
+    name = f"\0wsisr-{secrets.token_hex(16)}" if sys.platform == "linux" else None
+    with Listener(name, authkey=key) as listener:
+        sys.stdout.write(json.dumps(name or listener.address) + "\n")
         sys.stdout.flush()
         # libraries that print would write into the parent's pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        Thread(target=_end_with_the_parent, daemon=True).start()
+        Thread(target=_end_with_the_parent, args=(listener,), daemon=True).start()
         while True:
             Thread(target=server.serve, args=(listener.accept(),), daemon=True).start()
 
 
-def _end_with_the_parent() -> None:
+def _end_with_the_parent(listener: Listener) -> None:
     sys.stdin.read()
+    if isinstance(listener.address, str) and not listener.address.startswith("\0"):
+        with suppress(OSError):
+            listener.close()
+            Path(listener.address).parent.rmdir()
     os._exit(0)

@@ -83,9 +83,7 @@ class Decoder:
             connection.send_bytes(json.dumps(request).encode())
             answer = json.loads(connection.recv_bytes(LARGEST_ANSWER))
             if into is not None and "error" not in answer:
-                received = connection.recv_bytes_into(memoryview(into).cast("B"))
-                if received != into.nbytes:
-                    raise ValueError(f"{received} bytes of pixels in place of {into.nbytes}")
+                receive(connection, into)
         except (EOFError, OSError, ValueError) as error:
             connection.close()
             raise DecoderDiedError(self._end()) from error
@@ -127,6 +125,37 @@ class Decoder:
         with suppress(ValueError):
             return f"was ended by {signal.Signals(-code).name}"
         return f"was ended by signal {-code}"
+
+
+def send(connection: Connection, pixels: NDArray[Any]) -> None:
+    """Sends pixels, C-contiguous; `receive` knows how many there are."""
+    view = pixels.data.cast("B")
+    if os.name != "posix":
+        connection.send_bytes(view)
+        return
+    # past the connection's own messages, which are put together in memory once more
+    while view:
+        view = view[os.write(connection.fileno(), view) :]
+
+
+def receive(connection: Connection, into: NDArray[Any]) -> None:
+    """Receives the pixels of `send`.
+
+    Raises:
+        EOFError: the other side has ended.
+        ValueError: there were fewer.
+    """
+    view = into.data.cast("B")
+    if os.name != "posix":
+        received = connection.recv_bytes_into(view)
+        if received != into.nbytes:
+            raise ValueError(f"{received} bytes of pixels in place of {into.nbytes}")
+        return
+    while view:
+        count = os.readv(connection.fileno(), [view])
+        if not count:
+            raise EOFError
+        view = view[count:]
 
 
 _lock = Lock()
