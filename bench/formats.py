@@ -37,8 +37,8 @@ SUFFIXES = frozenset(
 )
 LARGEST = 100_000_000
 """Pixels of the largest image that is compared."""
-SECONDS = 60
-"""Time that all readers together have for a file."""
+SECONDS = 180
+"""Time that all readers together have for a file; one that takes longer counts as a crash."""
 MEAN_DIFFERENCE, LARGEST_DIFFERENCE = 0.5, 8
 """Grey levels within which pixels are the same: decoders of JPEG round differently."""
 OUTCOMES = ("equal", "refused", "different", "crash", "no two agree")
@@ -87,12 +87,19 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if counts["different"] or counts["crash"] else 0
 
 
-def outcomes(files: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Yields what became of each file: one of `OUTCOMES`, and details."""
+def outcomes(
+    files: Sequence[Path], comparing: Callable[[Path], tuple[str, str]] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yields what became of each file: one of `OUTCOMES`, and details.
+
+    Args:
+        files: the images.
+        comparing: what is done with each in the other process; `compare` where it is None.
+    """
     pool = None
     for path in files:
         pool = pool or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        future = pool.submit(compare, path)
+        future = pool.submit(comparing or compare, path)
         try:
             yield future.result(SECONDS)
         except (TookTooLong, BrokenProcessPool) as error:

@@ -56,6 +56,7 @@ def examine() -> list[Check]:
         *_libraries(),
         _triton(),
         _openslide(),
+        _libvips(),
         _devices(),
         _cpu(),
         _disk(),
@@ -141,6 +142,16 @@ def _openslide() -> Check:
             "openslide library", "missing", f"{_one_line(error)}; pip install openslide-bin"
         )
     return Check("openslide library", "ok", str(openslide.__library_version__))
+
+
+def _libvips() -> Check:
+    try:
+        pyvips = importlib.import_module("pyvips")
+    except (ImportError, OSError) as error:
+        return Check(
+            "libvips library", "missing", f"{_one_line(error)}; pip install 'pyvips[binary]'"
+        )
+    return Check("libvips library", "ok", ".".join(str(pyvips.version(part)) for part in range(3)))
 
 
 def _devices() -> Check:

@@ -8,6 +8,7 @@ from .finding import slides_among as slides_among
 from .opening import open_marks as open_marks
 from .opening import open_slide as open_slide
 from .selection import select_view as select_view
+from .values import read_values as read_values
 from .view import View as View
 from .view import coarser_view as coarser_view
 from .view import overview as overview

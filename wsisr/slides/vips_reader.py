@@ -63,9 +63,11 @@ class VipsLevel:
         except libvips().Error as error:
             self._damage = undecodable(self._path, error)
             raise self._damage from error
-        kind = np.uint16 if image.format == "ushort" else np.uint8
-        stored = np.frombuffer(data, kind).reshape(height, width, image.bands)
-        pixels = np.asarray(stored >> 8 if kind is np.uint16 else stored, np.uint8)
+        shape = height, width, image.bands
+        if image.format == "ushort":
+            pixels = (np.frombuffer(data, np.uint16).reshape(shape) >> 8).astype(np.uint8)
+        else:
+            pixels = np.frombuffer(data, np.uint8).reshape(shape)
         return flattened(pixels, COLOURS[image.interpretation], self._background)
 
 
@@ -179,8 +181,13 @@ def undecodable(path: Path, error: BaseException) -> SlideError:
 @cache
 def libvips() -> Any:
     """Loads libvips, without its cache of operations, which would keep files open and pixels."""
-    import pyvips
-
+    try:
+        import pyvips
+    except (ImportError, OSError) as error:
+        raise SlideError(
+            f"libvips, which reads such images, cannot be loaded ({error}); "
+            "pip install 'pyvips[binary]'"
+        ) from error
     # what libvips warns of, such as tags out of order, it reads
     logging.getLogger("pyvips").setLevel(logging.ERROR)
     pyvips.cache_set_max(0)

@@ -305,6 +305,27 @@ def test_label_images_are_renumbered_and_checked(tmp_path: Path) -> None:
         read_labels(tmp_path / "d.png")
 
 
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32", "int32"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_label_images_of_any_depth_stand_upright(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
+    labels = np.arange(12, dtype=kind).reshape(3, 4) * 20
+    upright = labels if orientation == 1 else np.rot90(labels, 3)
+    tags = [(274, 3, 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "a.tif", labels, photometric="minisblack", extratags=tags)
+    assert (read_labels(tmp_path / "a.tif") == upright // 20).all()
+    if kind == "uint16" and orientation == 1:
+        cv2.imwrite(str(tmp_path / "a.png"), labels)
+        assert (read_labels(tmp_path / "a.png") == labels // 20).all()
+
+
+def test_label_images_in_colours_are_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(SlideError, match="3 channels and not one"):
+        read_labels(tmp_path / "a.png")
+
+
 def square(x: float, y: float, side: float) -> list[list[float]]:
     return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
 

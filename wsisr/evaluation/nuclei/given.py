@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from skimage.draw import polygon
@@ -20,6 +19,7 @@ from wsisr.errors import SlideError, UsageError
 from wsisr.evaluation.measures import Image, check_image, check_pair
 from wsisr.evaluation.nuclei.classical import keep_by_area
 from wsisr.evaluation.nuclei.segmenter import Labels, ReferenceNuclei
+from wsisr.slides import read_values
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 GEOJSON_SUFFIXES = (".geojson", ".json")
@@ -222,10 +222,10 @@ def read_labels(path: Path) -> Labels:
         if path.suffix.lower() == ".npy":
             values = np.load(path, allow_pickle=False)
         else:
-            values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            values = read_values(path)
     except (OSError, ValueError) as error:
         raise SlideError(f"{path} cannot be read as a label image: {error}") from error
-    if values is None or values.ndim != 2 or values.dtype.kind not in "iub" or values.min() < 0:
+    if values.ndim != 2 or values.dtype.kind not in "iub" or values.min() < 0:
         raise SlideError(f"{path} is no label image: one channel of whole numbers, 0 background")
     _, numbered = np.unique(values, return_inverse=True)
     # without background the lowest label would become it

@@ -169,9 +169,10 @@ def _order(channels: Sequence[ElementTree.Element]) -> tuple[int, ...]:
     numbers = [
         int(text) if text and re.fullmatch(r"-?[0-9]{1,10}", text) else 0 for text in colours
     ]
-    for found, wanted in ((names, list(PURE)), (numbers, list(PURE.values()))):
-        if len(found) == 3 and set(found) == set(wanted):
-            return tuple(found.index(each) for each in wanted)
+    if sorted(names) == sorted(PURE):
+        return tuple(names.index(name) for name in PURE)
+    if sorted(numbers) == sorted(PURE.values()):
+        return tuple(numbers.index(number) for number in PURE.values())
     return () if any(names) or any(colours) else (0, 1, 2)
 
 
