@@ -23,6 +23,10 @@ from wsisr.models.files import (
 )
 
 
+MAX_CARD = 1 << 20
+"""Characters of a model's README.md that are read."""
+
+
 @dataclass(frozen=True)
 class PartSummary:
     """One part of a model.
@@ -106,9 +110,15 @@ def summarise(name: str) -> ModelSummary:
         parts=parts,
         schedule=card.schedule,
         sampling=card.sampling,
-        card=readme.read_text(encoding="utf-8") if readme.is_file() else None,
+        card=_text_of(readme) if readme.is_file() else None,
         base=card.base,
     )
+
+
+def _text_of(file: Path) -> str:
+    """Reads a text for people, of which a card's worth is shown."""
+    with file.open(encoding="utf-8", errors="replace") as text:
+        return text.read(MAX_CARD)
 
 
 def as_lines(model: ModelSummary) -> list[str]:

@@ -17,6 +17,7 @@ import imagecodecs
 
 from wsisr.errors import OutputError, UsageError
 from wsisr.files import os_errors
+from wsisr.parsing import MalformedError, as_object, parse_json
 from wsisr.pyramid.levels import TileAddress
 from wsisr.pyramid.spec import PyramidSpec
 
@@ -157,7 +158,10 @@ def _header(path: Path, data: bytes) -> tuple[dict[str, Any], int] | None:
         return None
     if _CHECK.unpack_from(data, end)[0] != checksum(data[:end]):
         raise damaged
-    header = json.loads(data[start:end])
+    try:
+        header = as_object(parse_json(data[start:end]))
+    except MalformedError as error:
+        raise damaged from error
     return header, end + _CHECK.size
 
 

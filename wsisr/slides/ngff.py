@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 
 from wsisr.errors import SlideError
+from wsisr.parsing import MAX_XML_CHARACTERS, MalformedError, read_bytes
 from wsisr.slides.base import RGB, WHITE, SlideInfo, StoredSlide, filled, mean_mpp
 from wsisr.slides.grid import parts_of
 from wsisr.slides.tiff import parse_ome
 
 MICROMETRES = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
-MAX_CHUNK_BYTES = 1 << 30
+MAX_LEVELS = 64
+MAX_PROFILE = 16 << 20
+"""Bytes of the largest colour profile."""
+LARGE_CHUNK_BYTES = 16 << 20
+"""Chunks larger than this are decoded one after another."""
 
 
 def is_zarr(path: Path) -> bool:
@@ -39,32 +44,31 @@ def open_zarr(path: Path, *, unreadable: set[tuple[str, int, int]] | None = None
     Raises:
         SlideError: a folder that is incomplete, or holds images of another kind.
     """
-    import zarr
+    # only here: zarr takes longer to import than most slides to open
+    from wsisr.slides.zarr_arrays import attributes_of, open_array
 
     try:
-        group = zarr.open_group(str(path), mode="r")
-        attributes = dict(group.attrs)
+        attributes = attributes_of(path)
         attributes = attributes.get("ome", attributes)
         multiscale = attributes["multiscales"][0]
         axes = [str(axis["name"]).lower() for axis in multiscale["axes"]]
-        datasets = multiscale["datasets"]
-        levels = [
-            ZarrLevel(path, group[entry["path"]], axes, entry["path"], unreadable)
-            for entry in datasets
-        ]
+        names = [str(entry["path"]) for entry in multiscale["datasets"]]
+        if not 0 < len(names) <= MAX_LEVELS:
+            raise ValueError(f"it has {len(names)} levels")
+        levels = [ZarrLevel(path, open_array(path, n), axes, n, unreadable) for n in names]
         mpp = pixel_size(path, multiscale)
-    except SlideError:
-        raise
-    except Exception as error:  # zarr's stores and codecs raise errors of any kind
+    except (
+        ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
+    ) as error:  # fmt: skip
+        reason = (str(error).splitlines() or [""])[0][:200]
         raise SlideError(
-            f"{path} is not an OME-Zarr image that can be understood ({type(error).__name__}); "
-            "check that the folder is complete"
+            f"{path} is not an OME-Zarr image that can be understood ({type(error).__name__}: "
+            f"{reason}); check that the folder is complete"
         ) from error
-    profile = path / "OME" / "profile.icc"
     info = SlideInfo(
         vendor="ome-zarr",
         mpp=mpp,
-        icc_profile=profile.read_bytes() if profile.is_file() else None,
+        icc_profile=_read_inside(path, "OME/profile.icc", MAX_PROFILE),
         magnification=magnification(path),
         properties={"ome-zarr.multiscales": json.dumps(multiscale)},
     )
@@ -86,11 +90,26 @@ def pixel_size(path: Path, multiscale: dict[str, Any]) -> float | None:
 
 def magnification(path: Path) -> float | None:
     """Reads the magnification of the first image in `OME/METADATA.ome.xml`, where there is one."""
-    metadata = path / "OME" / "METADATA.ome.xml"
-    if not metadata.is_file():
-        return None
-    images = parse_ome(metadata.read_text(encoding="utf-8", errors="replace"))
+    data = _read_inside(path, "OME/METADATA.ome.xml", MAX_XML_CHARACTERS)
+    images = [] if data is None else parse_ome(data.decode("utf-8", "replace"))
     return images[0].magnification if images else None
+
+
+def _read_inside(path: Path, name: str, most: int) -> bytes | None:
+    """Reads a file that stands beside the pixels; None where there is none.
+
+    Raises:
+        SlideError: it is a link that leaves the folder, or cannot be read.
+    """
+    from wsisr.slides.zarr_arrays import inside
+
+    file = inside(path, name)
+    if not file.is_file():
+        return None
+    try:
+        return read_bytes(file, most)
+    except MalformedError as error:
+        raise SlideError(f"{path}: {name} cannot be used: {error}; remove it") from error
 
 
 class ZarrLevel:
@@ -109,6 +128,8 @@ class ZarrLevel:
         unreadable: set[tuple[str, int, int]] | None,
     ) -> None:
         shape = dict(zip(axes, array.shape, strict=True))
+        if len(shape) != len(axes) or not {"x", "y"} <= shape.keys():
+            raise ValueError("its axes are not those of an image")
         channels = shape.get("c", 1)
         planes = [shape.get(axis, 1) for axis in "tz"]
         if array.dtype != np.uint8 or channels not in (1, 3) or planes != [1, 1]:
@@ -116,26 +137,29 @@ class ZarrLevel:
                 f"{path} holds {array.dtype} {shape}; only uint8 images of one or three channels "
                 "in one plane can be read"
             )
-        if math.prod(array.chunks) > MAX_CHUNK_BYTES:
-            raise SlideError(f"{path} has chunks too large to decode; store it in smaller ones")
         self.width, self.height = shape["x"], shape["y"]
         self._path, self._array, self._axes, self._name = path, array, axes, name
         self._chunk = dict(zip(axes, array.chunks, strict=True))
         self._unreadable = unreadable
+        # zarr decodes several chunks at a time
+        self._one_by_one = math.prod(array.chunks) > LARGE_CHUNK_BYTES
 
     def read(self, x: int, y: int, width: int, height: int) -> RGB:
         """Reads a region, see `LevelPixels.read`."""
-        try:
-            return self._read(x, y, width, height)
-        except SlideError:
-            if self._unreadable is None:
-                raise
+        if not self._one_by_one:
+            try:
+                return self._read(x, y, width, height)
+            except SlideError:
+                if self._unreadable is None:
+                    raise
         out = np.empty((height, width, 3), np.uint8)
         piece = self._chunk["x"], self._chunk["y"]
         for part in parts_of(x, y, width, height, piece=piece):
             try:
                 pixels = self._read(part.left, part.top, part.width, part.height)
             except SlideError:
+                if self._unreadable is None:
+                    raise
                 self._unreadable.add((f"level {self._name}", part.column, part.row))
                 pixels = filled(part.width, part.height, WHITE)
             out[part.within(x, y)] = pixels

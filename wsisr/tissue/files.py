@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import OptionError, SlideError
+from wsisr.parsing import read_features
 from wsisr.slides import Slide, View, open_slide
 from wsisr.tissue.find import MASK_SIDE, mask_factor
 from wsisr.tissue.mask import Mask, TissueMask
 
-MAX_JSON = 256 << 20
+MAX_PAINTED = 1 << 33
+"""Mask px that all polygons of a file may cover together: so many are painted in seconds."""
 
 
 def load_mask(path: Path, view: View) -> TissueMask:
@@ -52,10 +53,7 @@ def load_mask(path: Path, view: View) -> TissueMask:
 def _polygons(path: Path) -> Iterator[list[NDArray[np.float64]]]:
     """Yields the polygons of a GeoJSON file, each its rings (n, 2) in level-0 px."""
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError(f"it is larger than {MAX_JSON >> 20} MB")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for geometry in _geometries(content):
+        for geometry in (each for part in read_features(path) for each in _geometries(part)):
             coordinates = geometry.get("coordinates", [])
             for polygon in [coordinates] if geometry["type"] == "Polygon" else coordinates:
                 rings = [np.asarray(ring, np.float64) for ring in polygon]
@@ -65,7 +63,7 @@ def _polygons(path: Path) -> Iterator[list[NDArray[np.float64]]]:
                     raise ValueError("a coordinate is not a finite number")
                 yield [ring[:, :2] for ring in rings]
     except (
-        ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError,
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError,
     ) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OptionError("tissue", path, f"not GeoJSON with polygons ({reason})") from error

