@@ -171,6 +171,8 @@ class ZarrLevel:
         kept = [axis for axis in self._axes if axis in spans]
         try:
             pixels = np.asarray(self._array[tuple(spans.get(axis, 0) for axis in self._axes)])
+        except SlideError:
+            raise
         except Exception as error:  # zarr's stores and codecs raise errors of any kind
             raise SlideError(
                 f"{self._path}: level {self._name}, {width}x{height} pixels at ({x}, {y}) cannot "
