@@ -294,7 +294,7 @@ def jpeg_tiles(slide: Slide) -> JpegTiles | None:
             if not _is_plain_jpeg(page) or size != (slide.width, slide.height):
                 return None
             return _tiles_of(page, file.filehandle)
-    except (OSError, tifffile.TiffFileError, ValueError):
+    except Exception:  # tifffile raises errors of any kind
         # no TIFF, or one that tifffile takes no part in: the slide's own reader decodes it
         return None
 

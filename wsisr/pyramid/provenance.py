@@ -30,7 +30,7 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
                 value = next((each.text for each in annotation if each.text), None)
                 record = parse_json(value or "null")
                 return record if isinstance(record, dict) else None
-    except (OSError, ValueError, tifffile.TiffFileError):
+    except Exception:  # tifffile raises errors of any kind for what is damaged
         return None
     return None
 

@@ -80,7 +80,7 @@ def check_settings(values: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             _SETTING_TYPES[name].validate_python(value, strict=True)
         except ValidationError as error:
-            raise ValueError(f"`{name}` cannot be {str(value)[:MAX_NAME]}") from error
+            raise ValueError(f"`{name}` cannot be {repr(value)[:MAX_NAME]}") from error
     joint = values.get("joint")
     if joint is not None and not 0 <= joint[1] < joint[0] <= LARGEST_BLOCK:
         raise ValueError(f"`joint` cannot be {joint!r}: a side and a smaller overlap are needed")
@@ -184,7 +184,7 @@ def read_card(folder: Path) -> ModelCard:
     names = (field.name for field in fields(ModelCard))
     values = {name: content[name] for name in names if name in content}
     try:
-        card = ModelCard(**{**values, "name": str(values.get("name", folder.name))})
+        card = ModelCard(**{"name": folder.name, **values})
     except ValidationError as error:
         raise ModelError(f"{file}: {_first_fault(error)}") from error
     if unknown := sorted(set(card.parts) - set(PART_CLASSES)):

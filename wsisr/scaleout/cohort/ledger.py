@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from wsisr.engine import Job
 from wsisr.errors import OutputError
 from wsisr.files import os_errors, write_atomic
@@ -22,6 +24,9 @@ _NOT_OF_PIXELS = frozenset(
     {"output", "destination", "batch", "device", "gpus", "workers", "overwrite", "resume", "force"}
 )
 """Fields of a job that say where or how it runs, and not what comes out."""
+
+
+_ROWS = TypeAdapter(ReportRow)
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,13 @@ class Ledger:
         """Gives what is known of a slide; None for nothing, or what cannot be read."""
         try:
             fields: dict[str, Any] = read_json_object(self.folder / f"{name}.json")
-            row = fields["row"]
-            output = self._results / row.pop("output")
+            row = _ROWS.validate_python(fields["row"])
+            row = dataclasses.replace(row, output=self._results / row.output)
+            if row.id != name:
+                return None
             written = fields["written"]
             return Known(
-                ReportRow(output=output, **row),
+                row,
                 str(fields["request"]),
                 None if written is None else (int(written[0]), int(written[1])),
                 str(fields["command"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,9 @@ from wsisr.slides.tiff.bytes_at import BytesAt
 
 MAX_IFDS = 4096
 MAX_TAGS = 4096
-MAX_TEXT = 64 << 20
+MAX_TEXT = 32 << 20
+MAX_VALUE = 128 << 20
+"""Bytes of the longest value: positions of 16 million tiles."""
 
 # type number: numpy type of one value, or of its parts (TIFF 6.0 section 2, BigTIFF 16-18)
 TYPES = {
@@ -65,12 +67,19 @@ class Ifd:
         found = self.tags.get(tag)
         return b"" if found is None else read_value(self.source, found)
 
-    def text(self, tag: int) -> str:
-        """Reads a text up to its first zero byte; empty where there is none."""
+    def text(self, tag: int, most: int | None = None) -> str:
+        """Reads a text up to its first zero byte; empty where there is none.
+
+        Args:
+            tag: the tag.
+            most: how many bytes of it are read; None reads all of what is not beyond `MAX_TEXT`.
+        """
         found = self.tags.get(tag)
-        if found is None or found.count * found.dtype.itemsize > MAX_TEXT:
+        if found is None or (most is None and found.count * found.dtype.itemsize > MAX_TEXT):
             return ""
-        return self.raw(tag).split(b"\0", 1)[0].decode("utf-8", "replace")
+        if most is not None:
+            found = replace(found, count=min(found.count, most // found.dtype.itemsize))
+        return read_value(self.source, found).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     def integers(self, tag: int) -> NDArray[np.uint64]:
         """Reads whole numbers.
@@ -95,15 +104,21 @@ class Ifd:
 
     def integer(self, tag: int, default: int) -> int:
         """Reads the first whole number; `default` where there is none."""
-        values = self.integers(tag) if tag in self.tags else np.zeros(0, np.uint64)
-        return int(values[0]) if values.size else default
+        found = self.tags.get(tag)
+        if found is None or not found.count:
+            return default
+        return int(self._first(tag).integers(tag)[0])
+
+    def _first(self, tag: int) -> Ifd:
+        """Gives the directory with the first value of a tag alone."""
+        return replace(self, tags={tag: replace(self.tags[tag], count=1)})
 
     def number(self, tag: int) -> float | None:
         """Reads the first value as a float, rationals divided; None where there is none."""
         found = self.tags.get(tag)
         if found is None or not found.count:
             return None
-        value = np.frombuffer(self.raw(tag), found.dtype)[0]
+        value = np.frombuffer(self._first(tag).raw(tag), found.dtype)[0]
         if found.dtype.fields is None:
             return float(value)
         return float(value[0]) / float(value[1]) if value[1] else None
@@ -111,6 +126,8 @@ class Ifd:
 
 def read_value(source: BytesAt, tag: Tag) -> bytes:
     """Reads all bytes of a tag's value."""
+    if tag.count * tag.dtype.itemsize > MAX_VALUE:
+        raise SlideError(f"{source.path} is damaged: a tag claims {tag.count} values")
     return source.read(tag.offset, tag.count * tag.dtype.itemsize)
 
 

@@ -25,7 +25,7 @@ from wsisr.slides.tiff.bytes_at import BytesAt
 from wsisr.slides.tiff.ifd import Ifd, read_ifds
 from wsisr.slides.tiff.level import TiffLevel
 from wsisr.slides.tiff.ome_xml import OmeImage, parse_ome
-from wsisr.slides.tiff.pieces import NotDirectError, image_size, is_tiled, piece_grid
+from wsisr.slides.tiff.pieces import NotDirectError, PieceGrid, image_size, is_tiled, piece_grid
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,11 @@ MICROMETRES_PER_UNIT: dict[int, float] = {
 }
 PRINT_MPP = 30.0
 """Resolution tags coarser than this (850 dpi) are settings for printers, not pixel sizes."""
+MAX_LEVELS = 256
+MAX_PIECES = 1 << 24
+"""Tiles of all levels together; a slide of a million pixels a side has so many of 256 px."""
+MAX_FIELDS = 1 << 16
+"""Characters of Aperio's description that are looked at."""
 MAX_ASSOCIATED = 64 << 20
 """Pixels of the largest associated image that is decoded."""
 
@@ -91,9 +96,7 @@ def _open(
         raise SlideError(f"{path} is a TIFF file without images; copy or download it again")
     layout = layout_of(path, ifds)
     grids = sorted(
-        (piece_grid(ifd) for ifd in layout.levels),
-        key=lambda grid: grid.width * grid.height,
-        reverse=True,
+        grids_of(path, layout.levels), key=lambda grid: grid.width * grid.height, reverse=True
     )
     if layout.info.vendor == "aperio" and any((grid.lengths == 0).any() for grid in grids[1:]):
         raise NotDirectError("tiles that a lower level lacks are to be made from the level above")
@@ -118,6 +121,23 @@ def _open(
         source.close()
 
     return StoredSlide(path, levels, layout.info, AssociatedImages(loaders), close)
+
+
+def grids_of(path: Path, levels: Sequence[Ifd]) -> list[PieceGrid]:
+    """Reads how the levels are cut into pieces.
+
+    Raises:
+        NotDirectError: the file has to be read by another library.
+        SlideError: the file is damaged, or has more levels or pieces than a slide.
+    """
+    grids: list[PieceGrid] = []
+    pieces = 0
+    for ifd in levels:
+        grids.append(piece_grid(ifd))
+        pieces += grids[-1].lengths.size
+        if len(grids) > MAX_LEVELS or pieces > MAX_PIECES:
+            raise SlideError(f"{path} has more levels or tiles than a slide; check the file")
+    return grids
 
 
 def layout_of(path: Path, ifds: Sequence[Ifd]) -> Layout:
@@ -163,12 +183,12 @@ def reduced_versions(base: Ifd, candidates: Sequence[Ifd]) -> list[Ifd]:
 
 def aperio_layout(ifds: Sequence[Ifd], description: str) -> Layout:
     """Takes tiled images as levels; the second one and those named in their description are not."""
-    parts = [part.partition("=") for part in description.split("|")[1:] if "=" in part]
+    parts = [part.partition("=") for part in description[:MAX_FIELDS].split("|")[1:] if "=" in part]
     fields = {key.strip(): value.strip() for key, _, value in parts}
     associated = {}
     for index, ifd in enumerate(ifds):
         if not is_tiled(ifd):
-            name = "thumbnail" if index == 1 else aperio_name(ifd.text(TagId.IMAGE_DESCRIPTION))
+            name = "thumbnail" if index == 1 else aperio_name(ifd.text(TagId.IMAGE_DESCRIPTION, MAX_FIELDS))
             if name in ASSOCIATED:
                 associated[name] = ifd
     info = SlideInfo(
