@@ -106,7 +106,7 @@ def _in_child(
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except parser.allowed as error:
             found.refused += 1
-            if "\n" in str(error) or len(str(error)) > 2000:
+            if "\n" in str(error) or len(str(error)) > 8000:
                 found.faults.setdefault("not one line", repr(str(error))[:300] + repr(data[:300]))
         except BaseException as error:
             found.faults.setdefault(_place_of(error), repr(data[:600]))

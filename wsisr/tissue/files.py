@@ -65,7 +65,7 @@ def _polygons(path: Path) -> Iterator[list[NDArray[np.float64]]]:
     except (
         ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError,
     ) as error:  # fmt: skip
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise OptionError("tissue", path, f"not GeoJSON with polygons ({reason})") from error
 
 

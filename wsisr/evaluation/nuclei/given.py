@@ -108,7 +108,7 @@ class GivenNuclei:
         except (
             ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError,
         ) as error:  # fmt: skip
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UsageError(f"{self.path} is no GeoJSON of polygons ({reason})") from error
         if not outlines:
             raise UsageError(f"{self.path} holds no polygons; export the detections again")
@@ -226,9 +226,10 @@ def read_labels(path: Path) -> Labels:
             values = np.load(path, allow_pickle=False)
         else:
             values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    except (OSError, ValueError) as error:
-        raise SlideError(f"{path} cannot be read as a label image: {error}") from error
-    if values is None or values.ndim != 2 or values.dtype.kind not in "iub" or values.min() < 0:
+    except Exception as error:  # both raise errors of any kind for what is no image
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise SlideError(f"{path} cannot be read as a label image: {reason}") from error
+    if not isinstance(values, np.ndarray) or not values.size or values.ndim != 2 or values.dtype.kind not in "iub" or values.min() < 0:
         raise SlideError(f"{path} is no label image: one channel of whole numbers, 0 background")
     _, numbered = np.unique(values, return_inverse=True)
     # without background the lowest label would become it

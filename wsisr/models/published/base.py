@@ -169,7 +169,7 @@ def _prediction(folder: Path) -> str | None:
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return None
-    return PREDICTIONS.get(_read_json(file).get("prediction_type", "epsilon"))
+    return PREDICTIONS.get(str(_read_json(file).get("prediction_type", "epsilon")))
 
 
 def _read_json(file: Path) -> dict[str, Any]:

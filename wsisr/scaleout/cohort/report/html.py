@@ -100,7 +100,7 @@ def to_html(rows: Sequence[ReportRow], folder: Path, *, seconds: float | None, w
     lines = [_line(row, folder, measures) for row in ordered]
     bare = _render(lines, measures, seconds=seconds, written=written, left_out=0)
     room = PAGE_BYTES - len(bare.encode())
-    pictured, left_out = _with_pictures(lines, ordered, room)
+    pictured, left_out = _with_pictures(lines, ordered, room, folder)
     if pictured == lines and not left_out:
         return bare
     return _render(pictured, measures, seconds=seconds, written=written, left_out=left_out)
@@ -168,14 +168,22 @@ def _number(value: float | None, shape: str) -> Cell:
     return Cell(shape.format(value).replace("-", "−"), value)  # noqa: RUF001 -- a minus sign
 
 
+def _is_shown(output: Path, folder: Path) -> bool:
+    """Tells whether a result is there, and below the folder: a page shows no other pictures."""
+    try:
+        return output.exists() and output.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):
+        return False
+
+
 def _with_pictures(
-    lines: Sequence[Line], rows: Sequence[ReportRow], room: int
+    lines: Sequence[Line], rows: Sequence[ReportRow], room: int, folder: Path
 ) -> tuple[list[Line], int]:
     """Adds the pictures that fit; also tells how many results have none for want of room."""
     pictured, left_out = [], 0
     for line, row in zip(lines, rows, strict=True):
         picture = ""
-        if row.status in ("done", "skipped", "elsewhere") and row.output.exists():
+        if row.status in ("done", "skipped", "elsewhere") and _is_shown(row.output, folder):
             if left_out:
                 left_out += 1
             else:
