@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "closing": "",
     "errors": "",
     "urls": "",
+    "sharing": "urls",
     "version": "",
     "files": "",
     "parsing": "",
@@ -30,11 +31,11 @@ MAY_IMPORT = {
     "models": "resize files parsing wsisr_kernels",
     "pyramid": "plan formats resize files urls parsing",
     "tissue": "slides resize parsing",
-    "transcode": "pyramid slides formats resolution progress files",
+    "transcode": "pyramid slides formats resolution progress files sharing",
     "engine": "models pyramid slides tissue plan resize resolution progress files urls "
-    "wsisr_kernels",
-    "evaluation": "slides tissue models.files resize resolution files formats urls parsing",
-    "scaleout": "engine evaluation models pyramid slides plan progress files urls parsing",
+    "sharing wsisr_kernels",
+    "evaluation": "slides tissue models.files resize resolution files formats urls parsing sharing",
+    "scaleout": "engine evaluation models pyramid slides plan progress files urls parsing sharing",
     "viewer": "scaleout evaluation engine pyramid slides tissue plan files",
 }
 """Room of wsisr -> the rooms it may import, beside those that are open to all."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.fuzz.harness import as_table, fuzz
 from tests.fuzz.parsers import all_parsers
 
-MEMORY = "/dev/shm"  # noqa: S108 -- files that are written a million times need no disk
+MEMORY = "/dev/shm"
 
 
 def main() -> int:

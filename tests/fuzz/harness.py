@@ -84,9 +84,7 @@ def fuzz(parser: Parser, seed: int, seconds: float, most: int = 1 << 62) -> Foun
     return found
 
 
-def _in_child(
-    parser: Parser, seed: int, seconds: float, most: int, shared: mmap.mmap
-) -> Found:
+def _in_child(parser: Parser, seed: int, seconds: float, most: int, shared: mmap.mmap) -> Found:
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     limit = _own_bytes(0) + LIMIT_BYTES

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save
 
 from tests.fuzz.mutation import mutated_bytes, mutated_json
-from tests.hostile.test_zarr import CHUNK, attributes, zarr2, zarr3
+from tests.hostile.test_zarr import CHUNK, zarr2, zarr3
 from wsisr.errors import WsisrError
 from wsisr.evaluation.networks.states import load_state as load_weights
 from wsisr.evaluation.nuclei.given import GivenNuclei, read_labels
@@ -214,7 +214,9 @@ def _slides(folder: Path) -> list[Parser]:
                        (three, "0/zarr.json")):  # fmt: skip
         # a copy each, for the others are to stay whole
         own = folder / f"{root.name} {name.replace('/', ' ')}" / "a.zarr"
-        (zarr2 if root == two else zarr3)(own, pixels, **({} if root == two else {"codecs": sharded}))
+        (zarr2 if root == two else zarr3)(
+            own, pixels, **({} if root == two else {"codecs": sharded})
+        )
         for chunk in (own / "0").rglob("0*"):
             # chunks that are not stored are blank
             if chunk.is_file():
@@ -227,11 +229,15 @@ def _slides(folder: Path) -> list[Parser]:
         for tiff in (True, False)
     )
     parsers.append(Parser("OME/METADATA.ome.xml", seeds[1:], _written(xml, _reader(two))))
-    parsers.append(Parser("OME-XML", seeds, lambda data: parse_ome(data.decode("utf-8", "replace"))))
+    parsers.append(
+        Parser("OME-XML", seeds, lambda data: parse_ome(data.decode("utf-8", "replace")))
+    )
     tiffs = tuple(_tiff(folder / "seed.tif", **each) for each in _TIFFS)
     file = folder / "a.tif"
     parsers.append(Parser("TIFF", tiffs, _written(file, lambda: _read_tiff(file)), allowed=(WsisrError, _not_direct())))  # fmt: skip
-    parsers.append(Parser("heads of JPEG", (_stream("jpeg"),), _heads, allowed=(DamagedPieceError,)))
+    parsers.append(
+        Parser("heads of JPEG", (_stream("jpeg"),), _heads, allowed=(DamagedPieceError,))
+    )
     parsers.append(Parser("heads of JPEG 2000", (_stream("j2k"),), _heads, allowed=(DamagedPieceError,)))  # fmt: skip
     return parsers
 
@@ -364,7 +370,9 @@ def _evaluation(folder: Path) -> list[Parser]:
 
 def _nuclei(path: Path) -> None:
     given = GivenNuclei(path)
-    given.at("a", 0, 0, np.array([[1.0, 0, 0], [0, 1, 0]])).segment(np.zeros((64, 64, 3), np.uint8), 0.25)
+    given.at("a", 0, 0, np.array([[1.0, 0, 0], [0, 1, 0]])).segment(
+        np.zeros((64, 64, 3), np.uint8), 0.25
+    )
 
 
 def _torchscript() -> bytes:
@@ -388,9 +396,21 @@ def _cohorts(folder: Path) -> list[Parser]:
     (folder / "seed.tif").touch()
     results = folder / "results"
     ledger = Ledger(results)
-    row = {"id": "a", "slide": "a.svs", "output": "a.ome.tif", "status": "done", "reason": "",
-           "seconds": 1.5, "mpix_per_s": 2.0, "tissue_tiles": 3, "peak_rss_mb": 5.0,
-           "device": "cpu", "attempts": 1, "sha256_pixels": None, "figures": {"psnr": 30.0}}
+    row = {
+        "id": "a",
+        "slide": "a.svs",
+        "output": "a.ome.tif",
+        "status": "done",
+        "reason": "",
+        "seconds": 1.5,
+        "mpix_per_s": 2.0,
+        "tissue_tiles": 3,
+        "peak_rss_mb": 5.0,
+        "device": "cpu",
+        "attempts": 1,
+        "sha256_pixels": None,
+        "figures": {"psnr": 30.0},
+    }
     known = {"row": row, "request": "ab", "written": [5, 6], "command": "c"}
     owner = {"host": "h", "pid": 5, "started": 1.5, "command": "c", "beat": 1}
     cache = Cache(folder / "cache", 1000)

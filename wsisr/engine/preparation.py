@@ -19,6 +19,7 @@ from wsisr.models import Upscaler, block_side, load_upscaler, pick_device
 from wsisr.plan import Plan, make_plan, scaled_region
 from wsisr.pyramid import PyramidSpec
 from wsisr.resolution import LARGEST_MAGNIFICATION, default_scale, nominal_magnification
+from wsisr.sharing import file_name
 from wsisr.slides import View, open_slide, select_view
 from wsisr.tissue import TissueMask, load_mask, tissue_mask
 from wsisr.version import VERSION
@@ -244,11 +245,12 @@ def describe_run(
     job: Job, view: View, plan: Plan, resolution: Resolution, model: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Says what makes the pixels, in plain JSON values: input, model, weights, seed, settings."""
+    mask = "mask" if job.anonymous else file_name(job.tissue)
     return {
         "software": f"wsisr {VERSION}",
         "notice": NOTICE,
         "input": {
-            "name": job.source.name,
+            "name": job.shown_name,
             "sha256": file_sha256(job.source),
             "mpp": view.mpp,
             "magnification": view.magnification,
@@ -258,7 +260,7 @@ def describe_run(
         "window": plan.window,
         "overlap": plan.overlap,
         "blend_margin": blend_margin(plan.overlap),
-        "tissue": job.tissue,
+        "tissue": job.tissue if job.tissue in ("auto", "off") else mask,
         **({"samples": [job.uncertainty, job.output_sample]} if job.uncertainty else {}),
         **model,
     }
@@ -286,6 +288,6 @@ def describe_output(
         associated=dict(view.slide.associated) if job.associated else {},
         icc_profile=view.icc_profile,
         background=view.background,
-        name=job.source.stem,
+        name=job.shown_name if job.anonymous else job.source.stem,
         provenance=provenance,
     )

@@ -22,7 +22,6 @@ from wsisr.models.files import (
     weight_files,
 )
 
-
 MAX_CARD = 1 << 20
 """Characters of a model's README.md that are read."""
 

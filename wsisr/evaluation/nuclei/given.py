@@ -48,7 +48,7 @@ class GivenNuclei:
     @property
     def convention(self) -> str:
         """Tells where the nuclei come from."""
-        return f"nuclei of HR given by {self.path}"
+        return f"nuclei of HR given by {self.path.name}"
 
     def segment(self, image: Image, mpp: float) -> Labels:
         """Refuses: given nuclei belong to places, see `at`.
@@ -229,7 +229,13 @@ def read_labels(path: Path) -> Labels:
     except Exception as error:  # both raise errors of any kind for what is no image
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise SlideError(f"{path} cannot be read as a label image: {reason}") from error
-    if not isinstance(values, np.ndarray) or not values.size or values.ndim != 2 or values.dtype.kind not in "iub" or values.min() < 0:
+    if (
+        not isinstance(values, np.ndarray)
+        or not values.size
+        or values.ndim != 2
+        or values.dtype.kind not in "iub"
+        or values.min() < 0
+    ):
         raise SlideError(f"{path} is no label image: one channel of whole numbers, 0 background")
     _, numbered = np.unique(values, return_inverse=True)
     # without background the lowest label would become it

@@ -237,7 +237,9 @@ def _read_content(folder: Path, file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelError(f"{file}: not a {FORMAT} description")
     if content.get("version") != VERSION:
-        raise ModelError(f"{file}: version {str(content.get('version'))[:MAX_NAME]}, this wsisr reads {VERSION}")
+        raise ModelError(
+            f"{file}: version {str(content.get('version'))[:MAX_NAME]}, this wsisr reads {VERSION}"
+        )
     return content
 
 

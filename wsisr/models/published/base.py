@@ -83,9 +83,7 @@ def load_base(name: str, wanted: Iterable[str], *, download: bool = True) -> Bas
     place = Path(name)
     if place.is_file():
         return _from_file(place, set(wanted))
-    return _from_folder(
-        place if place.is_dir() else fetch(name, download=download), set(wanted)
-    )
+    return _from_folder(place if place.is_dir() else fetch(name, download=download), set(wanted))
 
 
 def fetch(name: str, *, download: bool = True) -> Path:
@@ -109,9 +107,7 @@ def fetch(name: str, *, download: bool = True) -> Path:
         raise ModelError(f"<base> {name}: no such folder or file, and not a hub id (owner/name)")
     try:
         return Path(
-            snapshot_download(
-                name, allow_patterns=list(HUB_FILES), local_files_only=not download
-            )
+            snapshot_download(name, allow_patterns=list(HUB_FILES), local_files_only=not download)
         )
     except Exception as error:  # the hub's client raises its transport's errors too, of any kind
         if not download:

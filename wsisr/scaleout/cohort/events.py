@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wsisr.scaleout.cohort.run import CohortResult, CohortState
-from wsisr.scaleout.events import PROGRESS_S, JsonLines, plain, refuse_files_of_run
-from wsisr.urls import is_url, last_part, shown
+from wsisr.scaleout.events import PROGRESS_S, JsonLines, refuse_files_of_run
+from wsisr.sharing import file_name, shareable
+from wsisr.urls import is_url, last_part
 
 
 class CohortEvents:
@@ -31,8 +32,8 @@ class CohortEvents:
     def __call__(self, state: CohortState) -> None:
         """Notes how far the cohort is, every few seconds, and every slide that ends."""
         if state.ended is not None:
-            row = dataclasses.replace(state.ended, slide=shown(state.ended.slide))
-            self._lines.write("slide", **plain(dataclasses.asdict(row)))
+            row = dataclasses.asdict(state.ended.shareable())
+            self._lines.write("slide", **shareable({**row, "output": file_name(row["output"])}))
         now = time.monotonic()
         if now - self._told >= PROGRESS_S or state.done == state.total:
             self._told = now

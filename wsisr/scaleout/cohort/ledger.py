@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,9 @@ class Ledger:
         Raises:
             OutputError: the folder cannot be written.
         """
-        row = dataclasses.asdict(known.row)
-        output = known.row.output
-        if output.is_relative_to(self._results):
-            output = output.relative_to(self._results)
-        row["output"] = str(output)
+        row = dataclasses.asdict(known.row.shareable())
+        # absolute paths are private, and end with a folder that is moved
+        row["output"] = os.path.relpath(known.row.output, self._results)
         fields = {**dataclasses.asdict(known), "row": row}
         path = self.folder / f"{known.row.id}.json"
         with os_errors(path):

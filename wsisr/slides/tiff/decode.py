@@ -14,7 +14,6 @@ from wsisr.formats import Alpha, Codec, DamagedPieceError, Photometric, j2k_head
 from wsisr.slides.base import RGB, on_background
 from wsisr.slides.tiff.pieces import JPEG_2000, JPEG_EXPANSION, PieceGrid
 
-
 LARGE_BYTES = 128 << 20
 """From this size on, decoded, a piece must be stored in a sixteenth of it."""
 LARGE_EXPANSION = 16

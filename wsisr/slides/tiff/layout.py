@@ -188,7 +188,11 @@ def aperio_layout(ifds: Sequence[Ifd], description: str) -> Layout:
     associated = {}
     for index, ifd in enumerate(ifds):
         if not is_tiled(ifd):
-            name = "thumbnail" if index == 1 else aperio_name(ifd.text(TagId.IMAGE_DESCRIPTION, MAX_FIELDS))
+            name = (
+                "thumbnail"
+                if index == 1
+                else aperio_name(ifd.text(TagId.IMAGE_DESCRIPTION, MAX_FIELDS))
+            )
             if name in ASSOCIATED:
                 associated[name] = ifd
     info = SlideInfo(

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from wsisr.engine import NOTICE
 from wsisr.errors import WsisrError
 from wsisr.evaluation.report import data_uri, page_template
-from wsisr.scaleout.cohort.report.wording import duration, one_line, relative, without_paths
+from wsisr.scaleout.cohort.report.wording import duration, one_line, relative
 from wsisr.scaleout.cohort.rows import ReportRow, Status
 from wsisr.slides import open_slide, overview
 from wsisr.urls import last_part
@@ -157,7 +157,7 @@ def _line(row: ReportRow, folder: Path, measures: Sequence[str]) -> Line:
         link=None if output is None else quote(output),
         status=row.status,
         rank=ORDER.index(row.status),
-        reason=without_paths(row),
+        reason=one_line(row.reason),
         cells=cells,
     )
 
