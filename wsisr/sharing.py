@@ -83,7 +83,7 @@ def pseudonym(place: str | Path) -> str:
     if (isinstance(place, str) and is_url(place)) or not path.exists():
         return hashlib.sha256(str(place).encode("utf-8", "replace")).hexdigest()[:12]
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in files[:1] if path.is_file() else files:
+    for file in files:
         size = file.stat().st_size
         digest.update(size.to_bytes(8, "little"))
         if file is files[0] or file is files[-1]:

@@ -56,6 +56,8 @@ class JsonLines:
         """Appends a line with the event, the time and other fields."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"event": event, "time": now, **fields}, default=str)
+        for hidden, stand_in in self.names.items():
+            line = line.replace(json.dumps(hidden)[1:-1], stand_in)
         with self._lock, os_errors(self._path):
             self._file.write(line.encode() + b"\n")
 
@@ -66,11 +68,8 @@ class JsonLines:
         self.write("failed", **fields, reason=self.told(reason) or name, error=name)
 
     def told(self, text: str) -> str:
-        """Gives a text without folders and without names that are not to be told."""
-        text = without_folders(text, *self.places)
-        for hidden, stand_in in self.names.items():
-            text = text.replace(hidden, stand_in)
-        return text
+        """Gives a text without folders."""
+        return without_folders(text, *self.places)
 
     def close(self) -> None:
         """Closes the file."""

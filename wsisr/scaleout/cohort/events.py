@@ -15,7 +15,7 @@ from pathlib import Path
 
 from wsisr.scaleout.cohort.run import CohortResult, CohortState
 from wsisr.scaleout.events import PROGRESS_S, JsonLines, refuse_files_of_run
-from wsisr.sharing import file_name, shareable
+from wsisr.sharing import file_name, pseudonym, shareable
 from wsisr.urls import is_url, last_part
 
 
@@ -49,12 +49,15 @@ class CohortEvents:
 
 
 @contextmanager
-def open_cohort_events(path: Path, inputs: Sequence[str | Path]) -> Iterator[CohortEvents]:
+def open_cohort_events(
+    path: Path, inputs: Sequence[str | Path], *, anonymous: bool = False
+) -> Iterator[CohortEvents]:
     """Opens the file of events of a cohort, and notes there how the block ends if it fails.
 
     Args:
         path: the file.
         inputs: of the cohort.
+        anonymous: whether digests stand for the names of the inputs.
 
     Yields:
         What is told how far the cohort is.
@@ -65,8 +68,10 @@ def open_cohort_events(path: Path, inputs: Sequence[str | Path]) -> Iterator[Coh
     """
     refuse_files_of_run(path, *(Path(place) for place in inputs if not is_url(place)))
     lines = JsonLines(path)
+    lines.places = tuple(Path(place) for place in inputs if not is_url(place))
+    name = pseudonym if anonymous else last_part
     try:
-        lines.write("started", inputs=[last_part(str(place)) for place in inputs])
+        lines.write("started", inputs=[name(str(place)) for place in inputs])
         yield CohortEvents(lines)
     except BaseException as error:
         lines.failed(error)

@@ -78,7 +78,8 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         with os_errors(path):
-            write_atomic(path, text)
+            # names of files may hold bytes that are no text
+            write_atomic(path, text.encode("utf-8", "replace"))
     return paths
 
 
