@@ -36,6 +36,8 @@ def without_folders(text: str, *places: str | Path | None) -> str:
         text: the text.
         places: files whose folders are known, for blanks in paths are not to be told from others.
     """
+    if "/" not in text and "\\" not in text:
+        return text
     for place in places:
         if place is None or (isinstance(place, str) and is_url(place)):
             continue
@@ -109,18 +111,12 @@ def to_csv(rows: Iterable[Sequence[object]]) -> str:
 def cell(value: object) -> object:
     """Gives a cell's value: text that a spreadsheet would compute gets an apostrophe before it."""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(FORMULA) and not _is_number(value) else value
+        # a bare carriage return ends a line unquoted
+        value = value.replace("\r", "\n")
+        return f"'{value}" if value.startswith(FORMULA) else value
     return "" if value is None or value != value else value
 
 
 def plain_cell(text: str) -> str:
     """Gives the text that `cell` wrote."""
     return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

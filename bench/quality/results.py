@@ -141,6 +141,6 @@ class QualityTable:
             for name in self.columns:
                 ends = row.intervals.get(name, (math.nan, math.nan))
                 figures = (row.value(name), *ends)
-                shown = ["" if math.isnan(v) else repr(float(v)) for v in figures]
+                shown = ["" if math.isnan(v) else float(v) for v in figures]
                 lines.append([*where, name, *shown, row.tiles, row.reason(name) or ""])
         return to_csv(lines)

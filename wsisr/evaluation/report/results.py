@@ -91,7 +91,7 @@ class Evaluation:
             where = [at.group, at.name, at.x, at.y, at.width, at.height]
             for method, values in tile.values.items():
                 for name, (value, weight) in values.items():
-                    shown = "" if value != value else repr(float(value))
+                    shown = "" if value != value else float(value)
                     rows.append([*where, method, name, shown, f"{weight:g}"])
         return to_csv(rows)
 

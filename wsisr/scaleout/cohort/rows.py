@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from wsisr.sharing import file_name, without_folders
 from wsisr.slides import slide_stem
+from wsisr.urls import last_part
 
 Status = Literal["done", "skipped", "failed", "interrupted", "elsewhere"]
 
@@ -74,7 +75,8 @@ class ReportRow:
         name = file_name(self.slide)
         reason = without_folders(self.reason, self.slide, self.output)
         if self.anonymous:
-            for hidden in (name, slide_stem(name)):
-                reason = reason.replace(hidden, self.id) if hidden else reason
+            last = last_part(self.slide)
+            for hidden in filter(None, (self.slide, name, last, slide_stem(last))):
+                reason = reason.replace(hidden, self.id)
             name = self.id
         return replace(self, slide=name, reason=reason)
