@@ -7,7 +7,7 @@ DEMO_OUT ?= demo
 # Processes that share the tests, with one thread each; each needs about 2 GB.
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow fuzz lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --out $(DEMO_OUT) $(if $(SLIDE),--slide "$(SLIDE)")
@@ -17,6 +17,12 @@ test: $(VENV)/.weights
 
 test-slow: $(VENV)/.weights
 	$(BIN)/python -m pytest -m slow
+
+# Every parser for so many seconds, on inputs that are changed at random.
+FUZZ_SECONDS ?= 60
+
+fuzz: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ_SECONDS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -15,8 +15,6 @@ Histo-Diffusion 2024, table 4 (stage 1) and table 6 (degradation, iterations).
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import json
 import logging
 import time
@@ -39,6 +37,7 @@ from train.loop import (
 from train.run import advance, check_sections, complete_config, export_model
 from wsisr.errors import UsageError
 from wsisr.files import write_atomic
+from wsisr.sharing import to_csv
 
 KEPT = 4
 """Number of iterations at which a variant is judged, where the config does not say."""
@@ -103,10 +102,10 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
     """Writes the figures as CSV and as Markdown, a line a model."""
     columns = list(dict.fromkeys(key for row in figures.values() for key in row))
     rows = [[name, *(row.get(key, "") for key in columns)] for name, row in figures.items()]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([["model", *columns], *rows])
     lines = [["model", *columns], ["---"] * (len(columns) + 1), *rows]
-    return text.getvalue(), "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    return to_csv([["model", *columns], *rows]), "".join(
+        f"| {' | '.join(map(str, line))} |\n" for line in lines
+    )
 
 
 def run_ablations(

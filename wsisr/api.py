@@ -79,6 +79,7 @@ class UpscaleOptions(ModelSettings, total=False):
     subsampling: Subsampling
     layout: Layout
     zarr_version: ZarrVersion
+    anonymous: bool
     associated: bool
     overwrite: bool
     resume: bool | None

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from wsisr.errors import OutputError
+from wsisr.errors import OutputError, SlideError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -157,13 +157,16 @@ def file_sha256(path: Path) -> str:
         The digest as hexadecimal text.
 
     Raises:
+        SlideError: a link leaves the folder.
         OSError: a file cannot be read.
     """
     digest = hashlib.sha256()
-    files = [path]
+    files, root = [path], path.resolve()
     if path.is_dir():
         files = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda file: file.parts)
     for file in files:
+        if file is not path and file.is_symlink() and not file.resolve().is_relative_to(root):
+            raise SlideError(f"{path}: the link {file.name} leads outside of it; remove the link")
         with file.open("rb") as handle:
             while block := handle.read(_HASH_BLOCK):
                 digest.update(block)

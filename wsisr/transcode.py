@@ -41,6 +41,7 @@ from wsisr.pyramid import (
     z_order,
 )
 from wsisr.resolution import completed
+from wsisr.sharing import pseudonym
 from wsisr.slides import Slide, open_slide
 from wsisr.version import VERSION
 
@@ -127,6 +128,7 @@ def convert(
     input_mpp: float | None = None,
     input_mag: float | None = None,
     associated: bool = False,
+    anonymous: bool = False,
     reencode: bool = False,
     on_tile_error: Literal["fail", "blank"] = "fail",
     threads: int = 1,
@@ -155,6 +157,7 @@ def convert(
         input_mag: magnification of the source in place of what it records; where only one of the
             two is known, the other follows from it (10 um/px at 1x).
         associated: carry label, macro and thumbnail, which may hold patient data.
+        anonymous: write a digest in place of the name of the source.
         reencode: do not copy JPEG tiles as they are.
         on_tile_error: `fail` stops at a damaged tile of the source; with `blank`, damaged tiles
             become background and are listed in the output's metadata.
@@ -179,6 +182,7 @@ def convert(
     damaged: DamagedTiles | None = set() if on_tile_error == "blank" else None
     with ExitStack() as stack:
         slide = stack.enter_context(open_slide(source, unreadable=damaged))
+        name = pseudonym(slide.path) if anonymous else slide.path.name
         mpp, magnification = _resolution(slide, input_mpp, input_mag)
         wants_jpeg = compression == "jpeg" and not output.name.lower().endswith(".zarr")
         tiles = jpeg_tiles(slide) if wants_jpeg and not reencode else None
@@ -194,8 +198,8 @@ def convert(
             layout=layout,
             icc_profile=slide.icc_profile,
             background=slide.background,
-            name=slide.path.name,
-            provenance=_provenance(slide, copied=tiles is not None),
+            name=name,
+            provenance=_provenance(slide, name, copied=tiles is not None),
             associated=dict(slide.associated) if associated else {},
             zarr_version=zarr_version,
         )
@@ -297,7 +301,7 @@ def jpeg_tiles(slide: Slide) -> JpegTiles | None:
             if slide.vendor == "generic-tiff" and page.tags.valueof(TagId.ORIENTATION, 1) != 1:
                 return None  # the slide shows it turned
             return _tiles_of(page, file.filehandle)
-    except (OSError, tifffile.TiffFileError, ValueError):
+    except Exception:  # tifffile raises errors of any kind
         # no TIFF, or one that tifffile takes no part in: the slide's own reader decodes it
         return None
 
@@ -383,12 +387,12 @@ def _resolution(
     return mpp, magnification
 
 
-def _provenance(slide: Slide, *, copied: bool) -> dict[str, Any]:
+def _provenance(slide: Slide, name: str, *, copied: bool) -> dict[str, Any]:
     return {
         "software": f"wsisr {VERSION}",
         "operation": "convert",
         "input": {
-            "name": slide.path.name,
+            "name": name,
             "format": slide.vendor,
             "sha256": file_sha256(slide.path),
             "mpp": slide.mpp,

@@ -64,7 +64,11 @@ def shown(place: str) -> str:
     """Gives a URL without user, password, query and fragment, and a path as it is."""
     if not is_url(place):
         return place
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError:
+        # what cannot be taken apart may hold a secret anywhere
+        return f"{scheme_of(place)}://..."
     host = parts.netloc
     if parts.scheme.lower() not in ACCOUNT_SCHEMES:
         host = host.rpartition("@")[2]
@@ -80,7 +84,7 @@ def name_of(url: str) -> str:
     """
     name = last_part(url)
     if name in ("", ".", "..") or any(sign in name for sign in "\\\0"):
-        raise UsageError(f"{shown(url)}: names no file; give the URL of a slide")
+        raise UsageError(f"{shown(url)[:300]}: names no file; give the URL of a slide")
     return name
 
 
@@ -88,7 +92,10 @@ def last_part(place: str) -> str:
     """Gives the last part of a URL or path; empty for a URL that has a host alone."""
     if not is_url(place):
         return Path(place).name or Path(place).resolve().name
-    path = urlsplit(place).path
+    try:
+        path = urlsplit(place).path
+    except ValueError:
+        return ""
     return PurePosixPath(unquote(path) if EXTRAS.get(scheme_of(place)) == "http" else path).name
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from wsisr.sharing import to_csv
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,13 @@ class QualityTable:
 
     def csv(self) -> str:
         """Returns one line a data set, slide, method, scale and measure."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         head = ("data", "slide", "method", "scale", "metric", "value", "low", "high", "tiles")
-        writer.writerow([*head, "not_run"])
+        lines: list[list[object]] = [[*head, "not_run"]]
         for row in self.rows:
             where = [row.data, row.slide or "all", row.method, row.scale]
             for name in self.columns:
                 ends = row.intervals.get(name, (math.nan, math.nan))
                 figures = (row.value(name), *ends)
-                shown = ["" if math.isnan(v) else repr(float(v)) for v in figures]
-                writer.writerow([*where, name, *shown, row.tiles, row.reason(name) or ""])
-        return text.getvalue()
+                shown = ["" if math.isnan(v) else float(v) for v in figures]
+                lines.append([*where, name, *shown, row.tiles, row.reason(name) or ""])
+        return to_csv(lines)

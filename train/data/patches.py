@@ -46,6 +46,7 @@ from train.errors import DataError
 from train.loop import lock_folder, make_parser, run_and_report
 from wsisr.errors import SlideError, UsageError
 from wsisr.files import write_atomic
+from wsisr.sharing import cell, plain_cell
 from wsisr.slides import View, coarser_view, open_slide, select_view
 from wsisr.tissue import BLACK, INK_LEAD, INK_SATURATION, tissue_mask
 
@@ -205,7 +206,7 @@ def cut(source: SourceSlide, out: Path, settings: PatchSettings) -> int:
         for x, y, sharp, data in sorted(kept, key=lambda patch: (patch.y, patch.x)):
             tile = writer.add(f"{source.path.stem}/x{x}_y{y}.jpg", data)
             row = (tile.name, source.patient, x, y, f"{view.mpp:.5g}", f"{sharp:.1f}", tile.sha256)
-            table.writerow(row)
+            table.writerow(map(cell, row))
     write_atomic(done, text.getvalue().encode())
     return len(kept)
 
@@ -215,7 +216,7 @@ def _count_patches(done: Path, prefix: Path) -> int | None:
     shards = (prefix.with_name(f"{prefix.name}-{i:04d}.tar") for i in count())
     try:
         with done.open(newline="", encoding="utf-8") as file:
-            wanted = {row["name"]: row["sha256"] for row in csv.DictReader(file)}
+            wanted = {plain_cell(row["name"]): row["sha256"] for row in csv.DictReader(file)}
         tiles = [tile for shard in takewhile(Path.exists, shards) for tile in read_index(shard)]
     except (OSError, KeyError, ValueError, csv.Error, DataError):
         return None

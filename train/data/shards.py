@@ -20,6 +20,7 @@ from typing import IO, Self
 
 from train.errors import DataError
 from wsisr.files import write_atomic
+from wsisr.sharing import cell, plain_cell
 
 END = b"\0" * 2 * tarfile.BLOCKSIZE
 """The two empty blocks that end a tar."""
@@ -132,7 +133,13 @@ def _indexed(shard: Path, index: Path) -> list[Tile]:
                     f"{shard.name} again"
                 )
             tiles.append(
-                Tile(row["name"], shard, int(row["offset"]), int(row["size"]), row["sha256"])
+                Tile(
+                    plain_cell(row["name"]),
+                    shard,
+                    int(row["offset"]),
+                    int(row["size"]),
+                    row["sha256"],
+                )
             )
     end = max((tile.offset + _padded(tile.size or 0) for tile in tiles), default=0)
     if end + len(END) != shard.stat().st_size:
@@ -225,7 +232,7 @@ class ShardWriter:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(COLUMNS)
-        table.writerows((t.name, t.offset, t.size, t.sha256) for t in self._rows)
+        table.writerows((cell(t.name), t.offset, t.size, t.sha256) for t in self._rows)
         write_atomic(shard.with_suffix(".csv"), text.getvalue().encode())
         self._file, self._rows = None, []
         self._count += 1

@@ -38,6 +38,7 @@ from wsisr.errors import SlideError, UsageError
 from wsisr.evaluation.measures import Image, sharpness
 from wsisr.evaluation.pairing import read_image
 from wsisr.files import write_atomic
+from wsisr.sharing import cell, plain_cell
 
 log = logging.getLogger("train")
 
@@ -239,7 +240,7 @@ def _write_manifest(items: Sequence[Item], out: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in fields(Item)])
-    writer.writerows(astuple(item) for item in items)
+    writer.writerows(map(cell, astuple(item)) for item in items)
     write_atomic(out / "manifest.csv", text.getvalue().encode())
 
 
@@ -255,8 +256,9 @@ def read_manifest(folder: Path) -> list[Item]:
     with file.open(newline="") as handle:
         return [
             Item(
-                row["file"], row["kind"], float(row["score"]), float(row["psf_variance"]),
-                row["source"], int(row["x"]), int(row["y"]), row["sha256"],
+                plain_cell(row["file"]), row["kind"],
+                float(row["score"]), float(row["psf_variance"]),
+                plain_cell(row["source"]), int(row["x"]), int(row["y"]), row["sha256"],
             )
             for row in csv.DictReader(handle)
         ]  # fmt: skip

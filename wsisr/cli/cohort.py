@@ -43,7 +43,11 @@ def run_cohort(
             return wsisr.batch(inputs, out, watch=show, **options)
     from wsisr.scaleout.cohort import open_cohort_events
 
-    with open_cohort_events(log_json, inputs) as events, show_cohort() as show:
+    hidden = bool(options.get("anonymous"))
+    with (
+        open_cohort_events(log_json, inputs, anonymous=hidden) as events,
+        show_cohort() as show,
+    ):
 
         def watch(state: CohortState) -> None:
             show(state)

@@ -177,6 +177,11 @@ def pyramid_options(function: Any) -> Any:
             help="Version of OME-Zarr that an .ome.zarr is written in.",
         ),
         output_option(
+            "--anonymous",
+            is_flag=True,
+            help="Write a digest in place of IN's name, which may be a patient's.",
+        ),
+        output_option(
             "--associated",
             is_flag=True,
             help="Copy label and macro image to OUT; they may show patient data.",

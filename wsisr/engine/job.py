@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from wsisr.plan import Rect
 from wsisr.pyramid import Compression, Layout, Subsampling, ZarrVersion
+from wsisr.sharing import pseudonym
 
 TileErrors = Literal["fail", "blank"]
 Sample = Literal["first", "mean"]
@@ -50,6 +52,7 @@ class Job:
         subsampling: chroma subsampling of JPEG.
         layout: layout of an OME-TIFF.
         zarr_version: NGFF version of an OME-Zarr.
+        anonymous: whether a digest stands for the name of the input wherever it is written.
         associated: whether label, macro and thumbnail are carried; they may hold patient data.
         overwrite: whether an existing output is replaced and an unfinished run discarded.
         resume: whether an unfinished run of the same job goes on; None does so if there is one.
@@ -87,10 +90,16 @@ class Job:
     subsampling: Subsampling = "420"
     layout: Layout = "ome"
     zarr_version: ZarrVersion = "0.4"
+    anonymous: bool = False
     associated: bool = False
     overwrite: bool = False
     resume: bool | None = None
     force: bool = False
+
+    @cached_property
+    def shown_name(self) -> str:
+        """What the input is called in all that is written: its name, or a digest."""
+        return pseudonym(self.source) if self.anonymous else self.source.name
 
     @property
     def exact(self) -> bool:

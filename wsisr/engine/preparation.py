@@ -20,6 +20,7 @@ from wsisr.models import Upscaler, block_side, load_upscaler, pick_device
 from wsisr.plan import Plan, check_factor, make_plan, scaled_region
 from wsisr.pyramid import PyramidSpec
 from wsisr.resolution import default_scale, nominal_magnification
+from wsisr.sharing import file_name
 from wsisr.slides import View, open_slide, select_view
 from wsisr.tissue import TissueMask, load_mask, tissue_mask
 from wsisr.version import VERSION
@@ -240,11 +241,12 @@ def describe_run(
     job: Job, view: View, plan: Plan, resolution: Resolution, model: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Says what makes the pixels, in plain JSON values: input, model, weights, seed, settings."""
+    mask = "mask" if job.anonymous else file_name(job.tissue)
     return {
         "software": f"wsisr {VERSION}",
         "notice": NOTICE,
         "input": {
-            "name": job.source.name,
+            "name": job.shown_name,
             "sha256": file_sha256(job.source),
             "mpp": view.mpp,
             "magnification": view.magnification,
@@ -255,7 +257,7 @@ def describe_run(
         "window": plan.window,
         "overlap": plan.overlap,
         "blend_margin": blend_margin(plan.overlap),
-        "tissue": job.tissue,
+        "tissue": job.tissue if job.tissue in ("auto", "off") else mask,
         **({"samples": [job.uncertainty, job.output_sample]} if job.uncertainty else {}),
         **model,
     }
@@ -280,7 +282,8 @@ def find_place(job: Job, plan: Plan, resolution: Resolution) -> tuple[float, flo
 def name_image(job: Job, resolution: Resolution, provenance: Mapping[str, Any]) -> str:
     """Gives the name that viewers show: nobody is to take the image for a scan."""
     made_by = f"wsisr {provenance.get('model', job.model)} x{resolution.scale:.4g}"
-    return f"{job.source.stem} (super-resolved, {made_by})"
+    shown = job.shown_name if job.anonymous else job.source.stem
+    return f"{shown} (super-resolved, {made_by})"
 
 
 def describe_output(

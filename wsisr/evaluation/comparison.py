@@ -20,6 +20,7 @@ from wsisr.evaluation.pairing import (
     pixel_size,
     register,
 )
+from wsisr.sharing import file_name
 from wsisr.slides import open_slide
 
 ASSUMED_MPP = 0.25
@@ -55,10 +56,10 @@ class Inputs:
     hr_mpp: float | None = None
 
     def listed(self) -> dict[str, str]:
-        """Gives {what: path} for the report."""
+        """Gives {what: name of its file} for the report, which may be passed on."""
         paths = {"sr": self.sr, "hr": self.hr, "lr": self.lr, "transform": self.transform}
         paths |= {f"also {label}": path for label, path in self.also.items()}
-        return {name: str(path) for name, path in paths.items() if path is not None}
+        return {name: file_name(path) for name, path in paths.items() if path is not None}
 
 
 @dataclass(frozen=True)

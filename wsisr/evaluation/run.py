@@ -27,6 +27,7 @@ from wsisr.evaluation.pairing import ACCEPTED_RESIDUAL, Alignment
 from wsisr.evaluation.report import Evaluation, TileResult, write_report
 from wsisr.evaluation.statistics import BOOTSTRAP_DRAWS, bootstrap
 from wsisr.evaluation.workers import measure_tiles
+from wsisr.sharing import without_folders
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def run_comparison(comparison: Comparison, options: Options) -> Evaluation:
         intervals=intervals,
         undefined={name: _count_undefined(values) for name, values in rows.items()},
         unmatched=dict(measured.unmatched),
-        not_run=not_run,
+        not_run={name: without_folders(why) for name, why in not_run.items()},
         conventions=_conventions(chosen, unit, options.segmenter),
         alignment=alignments.get(label),
         also_alignments={name: found for name, found in alignments.items() if name != label},
@@ -79,7 +80,7 @@ def run_comparison(comparison: Comparison, options: Options) -> Evaluation:
         versions=_versions(),
         mpp=comparison.pairs.mpp,
         tiles=tuple(tiles),
-        failed=measured.failed,
+        failed={name: without_folders(why) for name, why in measured.failed.items()},
     )
     if options.out is not None:
         write_report(evaluation, comparison.pairs, options.out, chosen, options.segmenter)

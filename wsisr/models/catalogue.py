@@ -24,6 +24,8 @@ from wsisr.models.files import (
 )
 
 BICUBIC = "Cubic interpolation with a = -0.75 and nothing else: the baseline, without weights.\n"
+MAX_CARD = 1 << 20
+"""Characters of a model's README.md that are read."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def summarise(name: str) -> ModelSummary:
         parts=parts,
         schedule=card.schedule,
         sampling=card.sampling,
-        card=readme.read_text(encoding="utf-8") if readme.is_file() else None,
+        card=_text_of(readme) if readme.is_file() else None,
         base=card.base,
     )
 
@@ -137,6 +139,12 @@ def trained_scales(name: str) -> tuple[float, ...]:
     if name == "bicubic" or (Path(name).is_file() and Path(name).suffix in CHECKPOINT_SUFFIXES):
         return ()
     return read_card(find_folder(DEFAULT_MODEL if name == "restore" else name)).scales
+
+
+def _text_of(file: Path) -> str:
+    """Reads a text for people, of which a card's worth is shown."""
+    with file.open(encoding="utf-8", errors="replace") as text:
+        return text.read(MAX_CARD)
 
 
 def as_lines(model: ModelSummary) -> list[str]:

@@ -126,7 +126,8 @@ def from_pretrained(
     if chosen.fidelity < 1:
         second, used = _load_second_stage(source, base)
         if used is not None:
-            identity["base"] = used
+            # of a path the name alone: folders are private
+            identity["base"] = Path(used).name if Path(used).exists() else used
     return DualStage(restoration, second, chosen, identity, torch.device(device), placement)
 
 
@@ -238,7 +239,8 @@ def _take_from_base(
     from wsisr.models.published import DEFAULT_BASE, load_base
 
     name = base or source.card.base or DEFAULT_BASE
-    taken = load_base(name, wanted)
+    # a model's card is another's word, and downloads nothing
+    taken = load_base(name, wanted, download=base is not None)
     prediction = source.card.schedule.get("prediction", "epsilon")
     if taken.prediction not in (None, prediction):
         raise ModelError(

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import tifffile
 
+from wsisr.parsing import MAX_XML_CHARACTERS, parse_json, parse_xml, read_bytes
 from wsisr.pyramid.metadata import PROVENANCE_NAMESPACE
 from wsisr.pyramid.ngff import OME_XML
-
-LARGEST_XML = 16 << 20
-BROKEN = (
-    *(ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError),
-    *(struct.error, ElementTree.ParseError, tifffile.TiffFileError),
-)
-"""What readers raise of files that are no output of wsisr, or broken."""
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
@@ -32,21 +23,21 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     """
     try:
         text = _ome_xml(path)
-        if text is None or len(text) > LARGEST_XML:
+        if text is None:
             return None
-        for annotation in ElementTree.fromstring(text).iter():
+        for annotation in parse_xml(text).iter():
             if annotation.get("Namespace") == PROVENANCE_NAMESPACE:
                 value = next((each.text for each in annotation if each.text), None)
-                record = json.loads(value or "null")
+                record = parse_json(value or "null")
                 return record if isinstance(record, dict) else None
-    except BROKEN:
+    except Exception:  # tifffile raises errors of any kind for what is damaged
         return None
     return None
 
 
 def _ome_xml(path: Path) -> str | None:
     if path.is_dir():
-        return (path / OME_XML).read_text(encoding="utf-8")
+        return read_bytes(path / OME_XML, MAX_XML_CHARACTERS).decode()
     with tifffile.TiffFile(path) as file:
         text: str | None = file.ome_metadata
     return text

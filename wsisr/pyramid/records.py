@@ -17,6 +17,7 @@ import imagecodecs
 
 from wsisr.errors import OutputError, UsageError
 from wsisr.files import os_errors
+from wsisr.parsing import MalformedError, as_object, parse_json
 from wsisr.pyramid.levels import TileAddress
 from wsisr.pyramid.spec import PyramidSpec
 
@@ -24,6 +25,8 @@ MAGIC = b"WSISRJ1\n"
 NO_PIECE, BLANK_PIECE = -1, -2
 """Slots of a tile whose piece is not kept, and of one whose piece is pure background."""
 MAX_HEADER = 1 << 20
+MAX_SHOWN = 100
+"""Characters of a value of another run that an error quotes."""
 
 # level, state, row, column, offset, length, checksum, slot, checksum of the piece
 _RECORD = struct.Struct("<BBIIQIIiI")
@@ -159,7 +162,10 @@ def _header(path: Path, data: bytes) -> tuple[dict[str, Any], int] | None:
         return None
     if _CHECK.unpack_from(data, end)[0] != checksum(data[:end]):
         raise damaged
-    header = json.loads(data[start:end])
+    try:
+        header = as_object(parse_json(data[start:end]))
+    except MalformedError as error:
+        raise damaged from error
     return header, end + _CHECK.size
 
 
@@ -178,10 +184,12 @@ def check_match(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Non
     for key, what in (("journal", "journal version"), ("format", "format")):
         if found.get(key) != wanted[key]:
             raise UsageError(f"{out}: the unfinished run has another {what}; {remedy}")
-    old, new = found.get("spec", {}), wanted["spec"]
+    old, new = found.get("spec"), wanted["spec"]
+    old = old if isinstance(old, dict) else {}
     for key in sorted(new):
         if old.get(key) != new[key]:
-            values = f"{old.get(key)}, now {new[key]}"
+            before = " ".join(str(old.get(key)).split())[:MAX_SHOWN]
+            values = f"{before}, now {new[key]}"
             raise UsageError(f"{out}: the unfinished run has {key} {values}; {remedy}")
     if found.get("fingerprint") != wanted["fingerprint"]:
         changes = "; ".join(differences(found.get("made_by"), wanted["made_by"])[:3])

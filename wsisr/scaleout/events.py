@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from wsisr.engine import Foresight, Job, Result
 from wsisr.errors import OptionError
 from wsisr.files import os_errors
 from wsisr.progress import State
+from wsisr.sharing import file_name, shareable, without_folders
 
 PROGRESS_S = 5.0
 
@@ -33,10 +34,16 @@ class JsonLines:
 
     Args:
         path: the file; what it holds already is kept.
+
+    Attributes:
+        places: files whose folders are left out of reasons.
+        names: what stands for names that are not to be told.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, Lock()
+        self.places: tuple[Path | None, ...] = ()
+        self.names: dict[str, str] = {}
         with os_errors(path):
             self._file = path.open("ab+", buffering=0)
             # a killed run may have left half a line
@@ -49,6 +56,8 @@ class JsonLines:
         """Appends a line with the event, the time and other fields."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"event": event, "time": now, **fields}, default=str)
+        for hidden, stand_in in self.names.items():
+            line = line.replace(json.dumps(hidden)[1:-1], stand_in)
         with self._lock, os_errors(self._path):
             self._file.write(line.encode() + b"\n")
 
@@ -56,7 +65,11 @@ class JsonLines:
         """Appends that what was told of has ended without success."""
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
         name = type(error).__name__
-        self.write("failed", **fields, reason=reason or name, error=name)
+        self.write("failed", **fields, reason=self.told(reason) or name, error=name)
+
+    def told(self, text: str) -> str:
+        """Gives a text without folders."""
+        return without_folders(text, *self.places)
 
     def close(self) -> None:
         """Closes the file."""
@@ -73,12 +86,16 @@ class EventLog:
 
     def __init__(self, path: Path, job: Job) -> None:
         self._job, self._lines = job, JsonLines(path)
+        self._lines.places = job.source, job.output, job.tissue_out
+        if job.anonymous:
+            stem = job.source.stem
+            self._lines.names = {job.source.name: job.shown_name, stem: job.shown_name}
         self._told = -PROGRESS_S
 
     def announce(self, foresight: Foresight) -> None:
         """Notes that the run starts."""
-        settings = plain(dataclasses.asdict(self._job))
-        self._write("started", plan=plain(dataclasses.asdict(foresight)), settings=settings)
+        settings = shareable(dataclasses.asdict(self._job)) | {"source": self._job.shown_name}
+        self._write("started", plan=shareable(dataclasses.asdict(foresight)), settings=settings)
 
     def progress(self, state: State) -> None:
         """Notes how far the run is, every few seconds and at the end."""
@@ -94,19 +111,19 @@ class EventLog:
 
     def warning(self, message: str) -> None:
         """Notes a warning."""
-        self._write("warning", message=message)
+        self._write("warning", message=self._lines.told(message))
 
     def finished(self, result: Result) -> None:
         """Notes that the output is complete."""
         fields = dataclasses.asdict(result)
-        self._write("finished", **plain({**fields, "output": Path(result.output)}))
+        self._write("finished", **shareable({**fields, "output": file_name(result.output)}))
 
     def failed(self, error: BaseException) -> None:
         """Notes that the run has ended without an output."""
-        self._lines.failed(error, slide=self._job.source.name)
+        self._lines.failed(error, slide=self._job.shown_name)
 
     def _write(self, event: str, **fields: Any) -> None:
-        self._lines.write(event, slide=self._job.source.name, **fields)
+        self._lines.write(event, slide=self._job.shown_name, **fields)
 
     def close(self) -> None:
         """Closes the file."""
@@ -163,18 +180,6 @@ def refuse_files_of_run(path: Path, *others: Path | None) -> None:
     for other in others:
         if other is not None and _is_same(path, other):
             raise OptionError("log_json", path, f"is {other} already; choose another name")
-
-
-def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives fields as JSON holds them; of a path only its name, for folders are private."""
-    return {name: _without_folder(value) for name, value in fields.items()}
-
-
-def _without_folder(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return plain(value)
-    is_path = isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute())
-    return Path(value).name if is_path else value
 
 
 def _is_same(path: Path, other: Path) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsisr.errors import SlideError
+from wsisr.parsing import MAX_XML_CHARACTERS, MalformedError, read_bytes
 from wsisr.slides.base import RGB, WHITE, SlideInfo, StoredSlide, filled, mean_mpp
 from wsisr.slides.grid import parts_of
 from wsisr.slides.profiles import fitting_profile
@@ -29,7 +30,11 @@ PURE = ("FF0000", "00FF00", "0000FF")
 """Colours of red, green and blue channels."""
 log = logging.getLogger(__name__)
 
-MAX_CHUNK_BYTES = 1 << 30
+MAX_IMAGES, MAX_LEVELS = 1024, 64
+MAX_PROFILE = 16 << 20
+"""Bytes of the largest colour profile."""
+LARGE_CHUNK_BYTES = 16 << 20
+"""Chunks larger than this are decoded one after another."""
 
 
 def is_zarr(path: Path) -> bool:
@@ -56,65 +61,69 @@ def open_zarr(path: Path, *, unreadable: set[tuple[str, int, int]] | None = None
     Raises:
         SlideError: a folder that is incomplete, or holds images of another kind.
     """
-    import zarr
+    # only here: zarr takes longer to import than most slides to open
+    from wsisr.slides.zarr_arrays import open_array
 
     try:
-        root = zarr.open_group(str(path), mode="r")
         images = ome_images(path)
-        series, group = chosen_image(path, root, images)
-        attributes = ome_attributes(group)
+        series, folder = chosen_image(path, images)
+        attributes = ome_attributes(folder)
         multiscale = attributes["multiscales"][0]
-        axes = axis_names(multiscale, group)
+        axes = axis_names(multiscale, folder)
         order = channel_order(path, attributes)
+        names = [str(entry["path"]) for entry in multiscale["datasets"]]
+        if not 0 < len(names) <= MAX_LEVELS:
+            raise ValueError(f"it has {len(names)} levels")
         levels = [
-            ZarrLevel(path, group[entry["path"]], axes, entry["path"], unreadable, order)
-            for entry in multiscale["datasets"]
+            ZarrLevel(path, open_array(folder, name), axes, name, unreadable, order)
+            for name in names
         ]
         mpp = pixel_size(path, multiscale)
-    except SlideError:
-        raise
-    except Exception as error:  # zarr's stores and codecs raise errors of any kind
+    except (
+        ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
+    ) as error:  # fmt: skip
+        reason = (str(error).splitlines() or [""])[0][:200]
         raise SlideError(
-            f"{path} is not an OME-Zarr image that can be understood ({type(error).__name__}); "
-            "check that the folder is complete"
+            f"{path} is not an OME-Zarr image that can be understood ({type(error).__name__}: "
+            f"{reason}); check that the folder is complete"
         ) from error
-    profile = path / "OME" / "profile.icc"
-    stored = profile.read_bytes() if profile.is_file() else None
     info = SlideInfo(
         vendor="ome-zarr",
         mpp=mpp,
-        icc_profile=fitting_profile(path, stored),
+        icc_profile=fitting_profile(path, _read_inside(path, "OME/profile.icc", MAX_PROFILE)),
         magnification=images[series].magnification if series < len(images) else None,
         properties={"ome-zarr.multiscales": json.dumps(multiscale)},
     )
     return StoredSlide(path, levels, info)
 
 
-def ome_attributes(group: Any) -> dict[str, Any]:
+def ome_attributes(folder: Path) -> dict[str, Any]:
     """Gives the attributes of a group; NGFF 0.5 keeps them under a key of their own."""
-    attributes = dict(group.attrs)
+    from wsisr.slides.zarr_arrays import attributes_of
+
+    attributes = attributes_of(folder)
     inner = attributes.get("ome", attributes)
+    if not isinstance(inner, dict):
+        return attributes
     return inner if "multiscales" in inner or "multiscales" not in attributes else attributes
 
 
 def ome_images(path: Path) -> list[OmeImage]:
     """Reads what `OME/METADATA.ome.xml` says of the images, where there is one."""
-    metadata = path / "OME" / "METADATA.ome.xml"
-    if not metadata.is_file():
-        return []
-    return parse_ome(metadata.read_text(encoding="utf-8", errors="replace"))
+    data = _read_inside(path, "OME/METADATA.ome.xml", MAX_XML_CHARACTERS)
+    return [] if data is None else parse_ome(data.decode("utf-8", "replace"))
 
 
-def chosen_image(path: Path, root: Any, images: Sequence[OmeImage]) -> tuple[int, Any]:
+def chosen_image(path: Path, images: Sequence[OmeImage]) -> tuple[int, Path]:
     """Finds the image of a Zarr group: itself, or the largest of those that it holds.
 
     Returns:
-        Its number, and its group.
+        Its number, and its folder.
 
     Raises:
         SlideError: it holds a plate or a well, which are many images.
     """
-    attributes = ome_attributes(root)
+    attributes = ome_attributes(path)
     for kind in ("plate", "well"):
         if kind in attributes:
             raise SlideError(
@@ -122,13 +131,8 @@ def chosen_image(path: Path, root: Any, images: Sequence[OmeImage]) -> tuple[int
                 f"{path / ('A/1/0' if kind == 'plate' else '0')}"
             )
     if "multiscales" in attributes:
-        return 0, root
-    groups = {
-        name: group for name, group in root.groups() if "multiscales" in ome_attributes(group)
-    }
-    listed = ome_attributes(root["OME"]).get("series") if "OME" in root else None
-    names = listed or sorted(groups, key=lambda name: (len(name), name))
-    found = [(number, groups[name]) for number, name in enumerate(names) if name in groups]
+        return 0, path
+    found = list(_held_images(path))
     wanted = [
         entry for entry in found if entry[0] >= len(images) or not images[entry[0]].is_associated
     ]
@@ -137,17 +141,34 @@ def chosen_image(path: Path, root: Any, images: Sequence[OmeImage]) -> tuple[int
     return max(wanted or found, key=lambda entry: math.prod(first_array(entry[1]).shape))
 
 
-def first_array(group: Any) -> Any:
-    """Gives the array of the finest level of an image."""
-    return group[ome_attributes(group)["multiscales"][0]["datasets"][0]["path"]]
+def _held_images(path: Path) -> Iterator[tuple[int, Path]]:
+    """Yields number and folder of the images below a group, as `OME` lists them, or by name."""
+    from wsisr.slides.zarr_arrays import inside
+
+    ome = inside(path, "OME")
+    listed = ome_attributes(ome).get("series") if is_zarr(ome) else None
+    names = listed or sorted(
+        (each.name for each in path.iterdir() if is_zarr(each)),
+        key=lambda name: (len(name), name),
+    )
+    for number, name in enumerate(names[:MAX_IMAGES]):
+        folder = inside(path, str(name))
+        if is_zarr(folder) and "multiscales" in ome_attributes(folder):
+            yield number, folder
 
 
-def axis_names(multiscale: dict[str, Any], group: Any) -> list[str]:
+def first_array(folder: Path) -> Any:
+    """Opens the array of the finest level of an image."""
+    from wsisr.slides.zarr_arrays import open_array
+
+    return open_array(folder, str(ome_attributes(folder)["multiscales"][0]["datasets"][0]["path"]))
+
+
+def axis_names(multiscale: dict[str, Any], folder: Path) -> list[str]:
     """Gives the names of the axes: objects since NGFF 0.4, texts in 0.3, none before."""
     axes = multiscale.get("axes")
     if axes is None:
-        shape = group[multiscale["datasets"][0]["path"]].shape
-        return list(AXES[-len(shape) :])
+        return list(AXES[-len(first_array(folder).shape) :])
     return [str(axis["name"] if isinstance(axis, dict) else axis).lower() for axis in axes]
 
 
@@ -182,6 +203,23 @@ def pixel_size(path: Path, multiscale: dict[str, Any]) -> float | None:
     return mean_mpp(path, sizes.get("x"), sizes.get("y"))
 
 
+def _read_inside(path: Path, name: str, most: int) -> bytes | None:
+    """Reads a file that stands beside the pixels; None where there is none.
+
+    Raises:
+        SlideError: it is a link that leaves the folder, or cannot be read.
+    """
+    from wsisr.slides.zarr_arrays import inside
+
+    file = inside(path, name)
+    if not file.is_file():
+        return None
+    try:
+        return read_bytes(file, most)
+    except MalformedError as error:
+        raise SlideError(f"{path}: {name} cannot be used: {error}; remove it") from error
+
+
 class ZarrLevel:
     """Reads one array of an OME-Zarr as a `LevelPixels`.
 
@@ -199,6 +237,8 @@ class ZarrLevel:
         order: list[int],
     ) -> None:
         shape = dict(zip(axes, array.shape, strict=True))
+        if len(shape) != len(axes) or not {"x", "y"} <= shape.keys():
+            raise ValueError("its axes are not those of an image")
         channels = shape.get("c", 1)
         planes = [shape.get(axis, 1) for axis in "tz"]
         if array.dtype != np.uint8 or channels not in (1, 3) or planes != [1, 1]:
@@ -206,27 +246,30 @@ class ZarrLevel:
                 f"{path} holds {array.dtype} {shape}; only uint8 images of one or three channels "
                 "in one plane can be read"
             )
-        if math.prod(array.chunks) > MAX_CHUNK_BYTES:
-            raise SlideError(f"{path} has chunks too large to decode; store it in smaller ones")
         self.width, self.height = shape["x"], shape["y"]
         self._path, self._array, self._axes, self._name = path, array, axes, name
         self._chunk = dict(zip(axes, array.chunks, strict=True))
         self._unreadable = unreadable
         self._order = order if channels == 3 and order != [0, 1, 2] else None
+        # zarr decodes several chunks at a time
+        self._one_by_one = math.prod(array.chunks) > LARGE_CHUNK_BYTES
 
     def read(self, x: int, y: int, width: int, height: int) -> RGB:
         """Reads a region, see `LevelPixels.read`."""
-        try:
-            return self._read(x, y, width, height)
-        except SlideError:
-            if self._unreadable is None:
-                raise
+        if not self._one_by_one:
+            try:
+                return self._read(x, y, width, height)
+            except SlideError:
+                if self._unreadable is None:
+                    raise
         out = np.empty((height, width, 3), np.uint8)
         piece = self._chunk["x"], self._chunk["y"]
         for part in parts_of(x, y, width, height, piece=piece):
             try:
                 pixels = self._read(part.left, part.top, part.width, part.height)
             except SlideError:
+                if self._unreadable is None:
+                    raise
                 self._unreadable.add((f"level {self._name}", part.column, part.row))
                 pixels = filled(part.width, part.height, WHITE)
             out[part.within(x, y)] = pixels
@@ -238,6 +281,8 @@ class ZarrLevel:
         kept = [axis for axis in self._axes if axis in spans]
         try:
             pixels = np.asarray(self._array[tuple(spans.get(axis, 0) for axis in self._axes)])
+        except SlideError:
+            raise
         except Exception as error:  # zarr's stores and codecs raise errors of any kind
             raise SlideError(
                 f"{self._path}: level {self._name}, {width}x{height} pixels at ({x}, {y}) cannot "

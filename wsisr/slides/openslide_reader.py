@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 Bounds = tuple[int, int, int, int]
 """Left, top, width and height, in level-0 px."""
+MAX_ASSOCIATED = 64 << 20
+"""Pixels of the largest associated image that is decoded."""
 
 
 class Handles:
@@ -267,6 +269,12 @@ def associated_image(
     path: Path, handle: openslide.OpenSlide, name: str, background: tuple[int, int, int]
 ) -> RGB:
     """Decodes an associated image to RGB."""
+    sides = [
+        int(handle.properties.get(f"openslide.associated.{name}.{side}", 0))
+        for side in ("width", "height")
+    ]
+    if sides[0] * sides[1] > MAX_ASSOCIATED:
+        raise SlideError(f"{path}: the {name} image is too large; do without it")
     try:
         return opaque(np.asarray(handle.associated_images[name]), background)
     except openslide.OpenSlideError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import OptionError
+from wsisr.parsing import read_features
 from wsisr.slides import View
 from wsisr.tissue.find import MASK_SIDE, mask_factor
 from wsisr.tissue.images import read_mask_image
 from wsisr.tissue.mask import Mask, TissueMask
-
-MAX_JSON = 256 << 20
 
 
 class Polygon(NamedTuple):
@@ -72,10 +70,9 @@ def load_mask(path: Path, view: View) -> TissueMask:
 def _polygons(path: Path) -> Iterator[Polygon]:
     """Yields the polygons of a GeoJSON file."""
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError(f"it is larger than {MAX_JSON >> 20} MB")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for geometry, ignored in _geometries(content, False):
+        for geometry, ignored in (
+            each for part in read_features(path) for each in _geometries(part, False)
+        ):
             coordinates = geometry.get("coordinates", [])
             for polygon in [coordinates] if geometry["type"] == "Polygon" else coordinates:
                 rings = [np.asarray(ring, np.float64) for ring in polygon]
@@ -85,9 +82,9 @@ def _polygons(path: Path) -> Iterator[Polygon]:
                     raise ValueError("a coordinate is not a finite number")
                 yield Polygon([ring[:, :2] for ring in rings], ignored)
     except (
-        ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError,
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError,
     ) as error:  # fmt: skip
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise OptionError("tissue", path, f"not GeoJSON with polygons ({reason})") from error
 
 

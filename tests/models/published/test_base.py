@@ -103,21 +103,22 @@ def test_three_ways_to_the_base_give_the_same_pixels(
 ) -> None:
     asked = []
 
-    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
-        asked.append((name, tuple(allow_patterns)))
+    def snapshot_download(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append((name, tuple(allow_patterns), local_files_only))
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     # the autoencoder of the test halves the size once, so the pipeline's own sizes serve
     lr = (torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
     outputs = []
+    named = {str(folder): "sd", str(single_file): single_file.name, None: DEFAULT_BASE}
     for base in (str(folder), str(single_file), "some/mirror", None):
         upscaler = load_upscaler(str(model), base=base, settings={"steps": 1})
         outputs.append(upscale_image(lr, 4, model=upscaler, window=64, overlap=8))
         told = upscaler.describe()
-        assert told["base"] == (base or DEFAULT_BASE)
+        assert told["base"] == named.get(base, base)
         assert any(key.startswith("base/") for key in told["weights_sha256"])
-    assert asked == [("some/mirror", HUB_FILES), (DEFAULT_BASE, HUB_FILES)]
+    assert asked == [("some/mirror", HUB_FILES, False), (DEFAULT_BASE, HUB_FILES, True)]
     # the same weights in another memory order may round a pixel the other way
     assert all(abs(outputs[0].astype(int) - out).max() <= 1 for out in outputs[1:])
     assert outputs[0].std() > 1
@@ -163,7 +164,7 @@ def test_no_hub_is_one_line_with_a_remedy(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(ModelError, match=r"base sd2-community/.*ConnectError.*give the") as error:
-        from_pretrained(model)
+        from_pretrained(model, base=DEFAULT_BASE)
     assert "\n" not in str(error.value)
     with pytest.raises(ModelError, match="no such folder or file"):
         from_pretrained(model, base=str(tmp_path / "nowhere"))

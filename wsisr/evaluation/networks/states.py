@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -74,10 +75,11 @@ def fill_frozen(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 class _Object:
@@ -114,6 +116,8 @@ class _TensorsOnly(pickle.Unpickler):
 
 
 def _rebuild(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    if math.prod(size) > storage.numel():
+        raise pickle.UnpicklingError("a tensor is larger than what is stored of it")
     return storage.as_strided(size, stride, offset).clone()
 
 
@@ -122,6 +126,9 @@ def _torchscript_tensors(path: Path) -> State:
         with zipfile.ZipFile(path) as archive:
             pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             root = pickled.removesuffix("data.pkl")
+            # torch stores plainly; what is compressed could be of any size
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise ModelError("it is compressed")
             tree = _TensorsOnly(
                 archive.read(pickled), lambda key: archive.read(f"{root}data/{key}")
             ).load()

@@ -5,7 +5,6 @@ Any segmenter that runs elsewhere can so serve the measures of texture and inten
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +18,13 @@ from wsisr.errors import SlideError, UsageError
 from wsisr.evaluation.measures import Image, check_image, check_pair
 from wsisr.evaluation.nuclei.classical import keep_by_area
 from wsisr.evaluation.nuclei.segmenter import Labels, ReferenceNuclei
+from wsisr.parsing import read_features
 from wsisr.slides import read_values
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 GEOJSON_SUFFIXES = (".geojson", ".json")
+
+MAX_COORDINATE = 1 << 31
 
 Matrix = npt.NDArray[np.float64]
 
@@ -46,7 +48,7 @@ class GivenNuclei:
     @property
     def convention(self) -> str:
         """Tells where the nuclei come from."""
-        return f"nuclei of HR given by {self.path}"
+        return f"nuclei of HR given by {self.path.name}"
 
     def segment(self, image: Image, mpp: float) -> Labels:
         """Refuses: given nuclei belong to places, see `at`.
@@ -102,11 +104,12 @@ class GivenNuclei:
             UsageError: the file is no GeoJSON of polygons.
         """
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            features = content["features"] if isinstance(content, dict) else content
-            outlines = [ring for feature in features for ring in _rings(feature)]
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise UsageError(f"{self.path} is no GeoJSON of polygons: {error!r}") from error
+            outlines = [ring for feature in read_features(self.path) for ring in _rings(feature)]
+        except (
+            ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError,
+        ) as error:  # fmt: skip
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise UsageError(f"{self.path} is no GeoJSON of polygons ({reason})") from error
         if not outlines:
             raise UsageError(f"{self.path} holds no polygons; export the detections again")
         return outlines
@@ -223,9 +226,10 @@ def read_labels(path: Path) -> Labels:
             values = np.load(path, allow_pickle=False)
         else:
             values = read_values(path)
-    except (OSError, ValueError) as error:
-        raise SlideError(f"{path} cannot be read as a label image: {error}") from error
-    if values.ndim != 2 or values.dtype.kind not in "iub" or values.min() < 0:
+    except Exception as error:  # numpy and the decoders raise errors of any kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise SlideError(f"{path} cannot be read as a label image: {reason}") from error
+    if not values.size or values.ndim != 2 or values.dtype.kind not in "iub" or values.min() < 0:
         raise SlideError(f"{path} is no label image: one channel of whole numbers, 0 background")
     _, numbered = np.unique(values, return_inverse=True)
     # without background the lowest label would become it
@@ -237,6 +241,10 @@ def _rings(feature: dict[str, Any]) -> list[Matrix]:
     """Gives the outer rings of a feature; of a cell, those of its nucleus."""
     geometry = feature.get("nucleusGeometry") or feature["geometry"]
     parts = {"Polygon": [geometry["coordinates"]], "MultiPolygon": geometry["coordinates"]}
-    return [
+    rings = [
         np.asarray(part[0], dtype=np.float64)[:, :2] for part in parts.get(geometry["type"], [])
     ]
+    for ring in rings:
+        if ring.shape[1] != 2 or not ring.size or not (np.abs(ring) < MAX_COORDINATE).all():
+            raise ValueError("a polygon is not made of points within a slide")
+    return rings

@@ -8,7 +8,6 @@ by half a pixel already costs more than a decibel of PSNR, so the residual is pa
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from wsisr.errors import OptionError, UsageError
 from wsisr.evaluation.pairing.features import match_overviews
 from wsisr.evaluation.pairing.shifts import local_shifts
+from wsisr.parsing import read_json_object
 from wsisr.slides import Slide, overview
 
 COARSE_MPP = 2.0
@@ -73,8 +73,8 @@ def load_transform(path: Path) -> npt.NDArray[np.float64]:
         OptionError: the file is something else.
     """
     try:
-        matrix = np.array(json.loads(path.read_text(encoding="utf-8"))["matrix"], dtype=np.float64)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        matrix = np.array(read_json_object(path)["matrix"], dtype=np.float64)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise OptionError("transform", path, f'not a JSON file with "matrix": {error}') from error
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
         raise OptionError("transform", path, "must hold two rows of three finite numbers")

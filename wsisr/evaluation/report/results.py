@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from wsisr.evaluation.measures import Measurement
 from wsisr.evaluation.pairing import Alignment, Location
+from wsisr.sharing import to_csv
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,17 @@ class Evaluation:
 
     def csv(self) -> str:
         """Gives one line a tile, method and metric; undefined values are empty."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
+        rows: list[list[object]] = [
             ["slide", "tile", "x", "y", "width", "height", "method", "metric", "value", "weight"]
-        )
+        ]
         for tile in self.tiles:
             at = tile.location
             where = [at.group, at.name, at.x, at.y, at.width, at.height]
             for method, values in tile.values.items():
                 for name, (value, weight) in values.items():
-                    shown = "" if value != value else repr(float(value))
-                    writer.writerow([*where, method, name, shown, f"{weight:g}"])
-        return text.getvalue()
+                    shown = "" if value != value else float(value)
+                    rows.append([*where, method, name, shown, f"{weight:g}"])
+        return to_csv(rows)
 
     def table(self) -> str:
         """Gives one line a metric, one column a method."""

@@ -27,6 +27,7 @@ from wsisr.evaluation.weights.registry import (
     weights_folder,
 )
 from wsisr.files import file_sha256, os_errors, write_atomic
+from wsisr.parsing import MalformedError, read_json_object
 
 MANIFEST = "manifest.json"
 
@@ -211,8 +212,8 @@ def _pinned(key: str, path: Path) -> str:
 def _read_pins() -> dict[str, str]:
     manifest = weights_folder() / MANIFEST
     try:
-        return dict(json.loads(manifest.read_text())) if manifest.is_file() else {}
-    except (OSError, ValueError) as error:
+        return read_json_object(manifest) if manifest.is_file() else {}
+    except (OSError, MalformedError) as error:
         raise ModelError(f"{manifest} cannot be read: {error}; repair or delete it") from error
 
 

@@ -23,10 +23,15 @@ from pydantic.dataclasses import dataclass
 
 from wsisr.errors import ModelError, OptionError
 from wsisr.models.files.checkpoint import PICKLES
+from wsisr.models.files.parts import PART_CLASSES
 from wsisr.models.settings import Settings
+from wsisr.parsing import MalformedError, read_json
 
 FORMAT = "wsisr-model"
 VERSION = 1
+MAX_NAME = 200
+MAX_SCALES = 64
+LARGEST_BLOCK = 8192
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 _SETTING_TYPES = {name: TypeAdapter(kind) for name, kind in get_type_hints(Settings).items()}
@@ -39,7 +44,7 @@ class _Schedule(BaseModel):
 
     beta_start: float = Field(0.00085, gt=0, lt=1)
     beta_end: float = Field(0.012, gt=0, lt=1)
-    steps: int = Field(1000, ge=1, le=100_000)
+    steps: int = Field(1000, ge=1000, le=100_000)
     prediction: Literal["epsilon", "v"] = "epsilon"
     zero_terminal_snr: bool = False
 
@@ -75,7 +80,10 @@ def check_settings(values: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             _SETTING_TYPES[name].validate_python(value, strict=True)
         except ValidationError as error:
-            raise ValueError(f"`{name}` cannot be {value!r}") from error
+            raise ValueError(f"`{name}` cannot be {repr(value)[:MAX_NAME]}") from error
+    joint = values.get("joint")
+    if joint is not None and not 0 <= joint[1] < joint[0] <= LARGEST_BLOCK:
+        raise ValueError(f"`joint` cannot be {joint!r}: a side and a smaller overlap are needed")
     try:
         Settings(**values)
     except OptionError as error:
@@ -121,12 +129,12 @@ class ModelCard:
         pydantic.ValidationError: a value of the wrong type or out of its range.
     """
 
-    name: str
+    name: Annotated[str, Field(max_length=MAX_NAME)]
     parts: Mapping[str, str]
-    scales: Annotated[tuple[Scale, ...], Field(strict=False)] = ()
+    scales: Annotated[tuple[Scale, ...], Field(strict=False, max_length=MAX_SCALES)] = ()
     schedule: ScheduleValues = Field(default_factory=dict)
     sampling: SettingValues = Field(default_factory=dict)
-    base: str | None = None
+    base: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     settings_by_scale: Mapping[ScaleKey, SettingValues] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -176,9 +184,11 @@ def read_card(folder: Path) -> ModelCard:
     names = (field.name for field in fields(ModelCard))
     values = {name: content[name] for name in names if name in content}
     try:
-        card = ModelCard(**{**values, "name": str(values.get("name", folder.name))})
+        card = ModelCard(**{"name": folder.name, **values})
     except ValidationError as error:
         raise ModelError(f"{file}: {_first_fault(error)}") from error
+    if unknown := sorted(set(card.parts) - set(PART_CLASSES)):
+        raise ModelError(f"{file}: {unknown[0][:MAX_NAME]!r} is no part of a model")
     if "restoration" not in card.parts:
         raise ModelError(
             f"{file}: lists no part `restoration`; convert the checkpoint of stage 1 together "
@@ -221,13 +231,15 @@ def _read_content(folder: Path, file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ModelError(f"{folder}: no model.json in it; not a wsisr model folder")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        content = read_json(file)
+    except MalformedError as error:
         raise ModelError(f"{file}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelError(f"{file}: not a {FORMAT} description")
     if content.get("version") != VERSION:
-        raise ModelError(f"{file}: version {content.get('version')!r}, this wsisr reads {VERSION}")
+        raise ModelError(
+            f"{file}: version {str(content.get('version'))[:MAX_NAME]}, this wsisr reads {VERSION}"
+        )
     return content
 
 
@@ -239,4 +251,5 @@ def _first_fault(error: ValidationError) -> str:
     text = str(cause) if cause is not None else fault["msg"]
     line = f"`{key}`: {text}" if key else text
     # keys and values of the file may hold anything, ends of lines too
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    printable = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[:500])
+    return "".join(printable)

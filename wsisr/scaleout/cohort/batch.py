@@ -76,7 +76,8 @@ def run_batch(
     begun = time.monotonic()
     if retries < 0:
         raise OptionError("retries", retries, "must be 0 or more")
-    rows = take_shard(read_rows(inputs, out, suffix), None, choose_shard(shard, os.environ))
+    rows = read_rows(inputs, out, suffix, anonymous=bool(options.get("anonymous")))
+    rows = take_shard(rows, None, choose_shard(shard, os.environ))
     ledger = Ledger(out)
     left, skipped = split_finished(want(rows, ledger, options), overwrite=overwrite)
     make_folder(out)

@@ -19,6 +19,7 @@ COLUMNS = {
 }  # fmt: skip
 """Column -> what it sets: a field of a row, or an option of its slide."""
 _SHOWN_CHARACTERS = 60
+_LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _model(text: str, reading: Reading) -> str:
 
 
 def _output(text: str, reading: Reading) -> str:
-    if is_url(text) or "\0" in text:
+    if is_url(text) or "\0" in text or len(text) > _LONGEST_PATH:
         raise ValueError("is not a path")
     return text
 

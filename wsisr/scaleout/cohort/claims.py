@@ -24,6 +24,7 @@ import psutil
 from wsisr.closing import Closing
 from wsisr.errors import OutputError
 from wsisr.files import lock_file, os_errors
+from wsisr.parsing import as_object, parse_json
 
 BEAT_S = 5.0
 STALE_S = 120.0
@@ -224,8 +225,8 @@ def _read(path: Path) -> bytes | None:
 def _owner_of(content: bytes) -> Owner | None:
     """Reads a claim; one that is being written has no owner yet."""
     try:
-        fields: dict[str, Any] = json.loads(content)
+        fields: dict[str, Any] = as_object(parse_json(content))
         host, pid, started = str(fields["host"]), int(fields["pid"]), float(fields["started"])
         return Owner(host, pid, started, str(fields["command"]))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wsisr.scaleout.cohort.run import CohortResult, CohortState
-from wsisr.scaleout.events import PROGRESS_S, JsonLines, plain, refuse_files_of_run
-from wsisr.urls import is_url, last_part, shown
+from wsisr.scaleout.events import PROGRESS_S, JsonLines, refuse_files_of_run
+from wsisr.sharing import file_name, pseudonym, shareable
+from wsisr.urls import is_url, last_part
 
 
 class CohortEvents:
@@ -31,8 +32,8 @@ class CohortEvents:
     def __call__(self, state: CohortState) -> None:
         """Notes how far the cohort is, every few seconds, and every slide that ends."""
         if state.ended is not None:
-            row = dataclasses.replace(state.ended, slide=shown(state.ended.slide))
-            self._lines.write("slide", **plain(dataclasses.asdict(row)))
+            row = dataclasses.asdict(state.ended.shareable())
+            self._lines.write("slide", **shareable({**row, "output": file_name(row["output"])}))
         now = time.monotonic()
         if now - self._told >= PROGRESS_S or state.done == state.total:
             self._told = now
@@ -48,12 +49,15 @@ class CohortEvents:
 
 
 @contextmanager
-def open_cohort_events(path: Path, inputs: Sequence[str | Path]) -> Iterator[CohortEvents]:
+def open_cohort_events(
+    path: Path, inputs: Sequence[str | Path], *, anonymous: bool = False
+) -> Iterator[CohortEvents]:
     """Opens the file of events of a cohort, and notes there how the block ends if it fails.
 
     Args:
         path: the file.
         inputs: of the cohort.
+        anonymous: whether digests stand for the names of the inputs.
 
     Yields:
         What is told how far the cohort is.
@@ -64,8 +68,10 @@ def open_cohort_events(path: Path, inputs: Sequence[str | Path]) -> Iterator[Coh
     """
     refuse_files_of_run(path, *(Path(place) for place in inputs if not is_url(place)))
     lines = JsonLines(path)
+    lines.places = tuple(Path(place) for place in inputs if not is_url(place))
+    name = pseudonym if anonymous else last_part
     try:
-        lines.write("started", inputs=[last_part(str(place)) for place in inputs])
+        lines.write("started", inputs=[name(str(place)) for place in inputs])
         yield CohortEvents(lines)
     except BaseException as error:
         lines.failed(error)

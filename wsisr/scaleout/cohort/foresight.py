@@ -98,7 +98,8 @@ def foresee_batch(
     Raises:
         WsisrError: what is wrong with which input or option.
     """
-    rows = take_shard(read_rows(inputs, out, suffix), None, choose_shard(shard, os.environ))
+    rows = read_rows(inputs, out, suffix, anonymous=bool(options.get("anonymous")))
+    rows = take_shard(rows, None, choose_shard(shard, os.environ))
     places = choose_places(gpus, workers, device)
     left, skipped = split_finished(want(rows, Ledger(out), options), overwrite=overwrite)
     found = {row.id: ForeseenSlide(row.id, row.slide, row.output, None, "done") for row in skipped}

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from wsisr.engine import Job
 from wsisr.errors import OutputError
 from wsisr.files import os_errors, write_atomic
+from wsisr.parsing import read_json_object
 from wsisr.scaleout.cohort.rows import ReportRow
 from wsisr.version import VERSION
 
@@ -21,6 +25,9 @@ _NOT_OF_PIXELS = frozenset(
     {"output", "destination", "batch", "device", "gpus", "workers", "overwrite", "resume", "force"}
 )
 """Fields of a job that say where or how it runs, and not what comes out."""
+
+
+_ROWS = TypeAdapter(ReportRow)
 
 
 @dataclass(frozen=True)
@@ -53,17 +60,19 @@ class Ledger:
     def read(self, name: str) -> Known | None:
         """Gives what is known of a slide; None for nothing, or what cannot be read."""
         try:
-            fields: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_bytes())
-            row = fields["row"]
-            output = self._results / row.pop("output")
+            fields: dict[str, Any] = read_json_object(self.folder / f"{name}.json")
+            row = _ROWS.validate_python(fields["row"])
+            row = dataclasses.replace(row, output=self._results / row.output)
+            if row.id != name:
+                return None
             written = fields["written"]
             return Known(
-                ReportRow(output=output, **row),
+                row,
                 str(fields["request"]),
                 None if written is None else (int(written[0]), int(written[1])),
                 str(fields["command"]),
             )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
             return None
 
     def write(self, known: Known) -> None:
@@ -72,11 +81,9 @@ class Ledger:
         Raises:
             OutputError: the folder cannot be written.
         """
-        row = dataclasses.asdict(known.row)
-        output = known.row.output
-        if output.is_relative_to(self._results):
-            output = output.relative_to(self._results)
-        row["output"] = str(output)
+        row = dataclasses.asdict(known.row.shareable())
+        # absolute paths are private, and end with a folder that is moved
+        row["output"] = os.path.relpath(known.row.output, self._results)
         fields = {**dataclasses.asdict(known), "row": row}
         path = self.folder / f"{known.row.id}.json"
         with os_errors(path):

@@ -16,6 +16,7 @@ from wsisr.pyramid import TIFF_SUFFIXES, ZARR_SUFFIXES
 from wsisr.scaleout.cohort.cells import COLUMNS, Reading, read_cells
 from wsisr.scaleout.cohort.inputs import expand, refuse
 from wsisr.scaleout.cohort.rows import Row
+from wsisr.sharing import pseudonym
 from wsisr.slides import slide_stem
 from wsisr.urls import is_url, last_part, shown
 
@@ -42,7 +43,28 @@ class _Line:
     values: Mapping[str, Any]
 
 
-def read_rows(inputs: Sequence[str | Path], out: Path, suffix: str = ".ome.tif") -> list[Row]:
+@dataclass(frozen=True)
+class _Naming:
+    """How slides and results are called that have no names of their own.
+
+    Attributes:
+        out: folder of the results.
+        suffix: of the results.
+        anonymous: whether by a digest.
+    """
+
+    out: Path
+    suffix: str
+    anonymous: bool
+
+
+def read_rows(
+    inputs: Sequence[str | Path],
+    out: Path,
+    suffix: str = ".ome.tif",
+    *,
+    anonymous: bool = False,
+) -> list[Row]:
     """Lists the slides of a cohort.
 
     Everything that can be told without opening a slide is examined, so that nothing starts which
@@ -53,6 +75,7 @@ def read_rows(inputs: Sequence[str | Path], out: Path, suffix: str = ".ome.tif")
         out: folder of the results; it need not exist.
         suffix: of the results that the manifest does not name: `.ome.tif`, `.ome.tiff` or
             `.ome.zarr`.
+        anonymous: whether slides without an id or an output of their own are called by a digest.
 
     Returns:
         The slides in the order given; folders and patterns by name.
@@ -66,12 +89,12 @@ def read_rows(inputs: Sequence[str | Path], out: Path, suffix: str = ".ome.tif")
     manifests = [place for place in inputs if _is_manifest(place)]
     if not manifests:
         lines = [_Line(shown(slide), {"slide": slide}) for slide in expand(inputs, out)]
-        rows, problems = _with_names(lines, out, suffix)
+        rows, problems = _with_names(lines, _Naming(out, suffix, anonymous))
         refuse(problems)
     elif len(inputs) == 1:
         path = Path(manifests[0])
         lines, problems = _read_manifest(path)
-        rows, further = _with_names(lines, out, suffix)
+        rows, further = _with_names(lines, _Naming(out, suffix, anonymous))
         refuse([*problems, *further], str(path))
     else:
         raise UsageError(f"{manifests[0]} is a manifest, which stands alone; leave out the others")
@@ -204,11 +227,11 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
 # ids and outputs
 
 
-def _with_names(lines: Sequence[_Line], out: Path, suffix: str) -> tuple[list[Row], list[str]]:
+def _with_names(lines: Sequence[_Line], naming: _Naming) -> tuple[list[Row], list[str]]:
     """Gives every slide its id and its output, and says what is wrong with them."""
     rows, problems = [], []
     for line in lines:
-        row = _row(line.values, out, suffix)
+        row = _row(line.values, naming)
         rows.append(row)
         problems += [f"{line.place}: {each}" for each in _faults(row)]
     places = [line.place for line in lines]
@@ -217,9 +240,13 @@ def _with_names(lines: Sequence[_Line], out: Path, suffix: str) -> tuple[list[Ro
     return rows, problems
 
 
-def _row(values: Mapping[str, Any], out: Path, suffix: str) -> Row:
+def _row(values: Mapping[str, Any], naming: _Naming) -> Row:
+    out, suffix = naming.out, naming.suffix
     slide, output = values["slide"], values.get("output")
-    name = values.get("id") or slide_stem(last_part(output or slide))
+    name = values.get("id")
+    if not name and not output and naming.anonymous:
+        name = pseudonym(slide)
+    name = name or slide_stem(last_part(output or slide))
     return Row(
         id=unicodedata.normalize("NFC", name),
         slide=slide,

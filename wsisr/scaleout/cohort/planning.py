@@ -117,9 +117,10 @@ def split_finished(
     for each in wanted:
         output = each.job.output
         if each.is_finished() or (output.exists() and _is_same(each)):
-            row = ReportRow(each.row.id, each.row.slide, output, "done")
+            hidden = each.job.anonymous
+            row = ReportRow(each.row.id, each.row.slide, output, "done", anonymous=hidden)
             if each.known is not None and each.known.row.status == "done":
-                row = each.known.row
+                row = replace(each.known.row, slide=each.row.slide, anonymous=hidden)
             skipped.append(replace(row, status="skipped", attempts=0))
         elif output.exists() and not overwrite:
             others.append(output)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from wsisr.sharing import file_name, without_folders
+from wsisr.slides import slide_stem
+from wsisr.urls import last_part
 
 Status = Literal["done", "skipped", "failed", "interrupted", "elsewhere"]
 
@@ -48,6 +52,7 @@ class ReportRow:
         attempts: how often the slide was started in this run.
         sha256_pixels: digest of the level-0 pixels; None where it is not known.
         figures: what `wsisr eval` measured, by name of the measure.
+        anonymous: whether the id stands for the name of the input wherever it is written.
     """
 
     id: str
@@ -63,3 +68,15 @@ class ReportRow:
     attempts: int = 0
     sha256_pixels: str | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    anonymous: bool = False
+
+    def shareable(self) -> ReportRow:
+        """Gives the row as files hold it: without folders, and without a name that is hidden."""
+        name = file_name(self.slide)
+        reason = without_folders(self.reason, self.slide, self.output)
+        if self.anonymous:
+            last = last_part(self.slide)
+            for hidden in filter(None, (self.slide, name, last, slide_stem(last))):
+                reason = reason.replace(hidden, self.id)
+            name = self.id
+        return replace(self, slide=name, reason=reason)

@@ -286,7 +286,10 @@ def _weight(wanted: Wanted) -> float:
 
 def _blank(slide: _Slide, status: Status) -> ReportRow:
     row = slide.wanted.row
-    return ReportRow(row.id, row.slide, row.output, status, attempts=slide.attempts)
+    anonymous = slide.wanted.job.anonymous
+    return ReportRow(
+        row.id, row.slide, row.output, status, attempts=slide.attempts, anonymous=anonymous
+    )
 
 
 def _row_of(slide: _Slide, outcome: Outcome) -> ReportRow:

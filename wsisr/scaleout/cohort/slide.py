@@ -16,6 +16,7 @@ from wsisr.engine import Job, Result
 from wsisr.errors import ExistsError, ModelError, OutputError, WsisrError
 from wsisr.progress import Progress
 from wsisr.scaleout.cohort.tasks import Outcome, SlideTask
+from wsisr.sharing import shareable, without_folders
 
 Compute = Callable[[Job, Progress], Result]
 log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ def compute_slide(task: SlideTask, progress: Progress, compute: Compute, device:
     """
     begun = time.monotonic()
     outcome = Outcome(None)
-    with slide_log(task.log):
-        log.info("%s starts: %s", task.job.source.name, _settings(task.job))
+    with slide_log(task.log, task.job):
+        log.info("%s starts: %s", task.job.shown_name, _settings(task.job))
         try:
             result = compute(task.job, progress)
         except (MemoryError, WsisrError, OSError) as error:
@@ -47,7 +48,7 @@ def compute_slide(task: SlideTask, progress: Progress, compute: Compute, device:
         else:
             figures, reason = _judge(task)
             outcome = dataclasses.replace(outcome, result=result, figures=figures, reason=reason)
-            log.info("done: %s", json.dumps({**dataclasses.asdict(result), **figures}, default=str))
+            log.info("done: %s", json.dumps(shareable(dataclasses.asdict(result) | dict(figures))))
     return dataclasses.replace(
         outcome,
         device=device,
@@ -95,12 +96,33 @@ def _settings(job: Job) -> str:
     fields = dataclasses.asdict(job)
     blank = dataclasses.asdict(Job(job.source, job.output))
     changed = {name: value for name, value in fields.items() if value != blank[name]}
-    return json.dumps({**changed, "model": job.model}, default=str)
+    return json.dumps(shareable({**changed, "model": job.model, "source": job.shown_name}))
+
+
+class _Shareable(logging.Formatter):
+    """Writes lines without folders, and without the name of an input that is hidden."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._job = job
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Gives a line."""
+        job = self._job
+        text = without_folders(super().format(record), job.source, job.output)
+        if job.anonymous:
+            for hidden in (job.source.name, job.source.stem):
+                text = text.replace(hidden, job.shown_name)
+        return text
 
 
 @contextmanager
-def slide_log(path: Path) -> Iterator[None]:
-    """Appends what is logged in the block to a file.
+def slide_log(path: Path, job: Job) -> Iterator[None]:
+    """Appends what is logged in the block to a file, which may be passed on.
+
+    Args:
+        path: the file.
+        job: what is run, whose folders, and whose name where it is hidden, are not told.
 
     Raises:
         OutputError: it cannot be written.
@@ -109,7 +131,7 @@ def slide_log(path: Path) -> Iterator[None]:
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Shareable(job))
     root = logging.getLogger("wsisr")
     level = root.level
     root.addHandler(handler)

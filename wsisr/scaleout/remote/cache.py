@@ -19,6 +19,7 @@ from pathlib import Path
 from wsisr.caches import cache_folder
 from wsisr.errors import OptionError, OutputError
 from wsisr.files import os_errors, remove, write_atomic
+from wsisr.parsing import read_json_object
 
 DEFAULT_GB = 50.0
 
@@ -158,8 +159,8 @@ def make_room(wanted: Entry, size: int) -> None:
     for facts in cache.state.glob("*.json"):
         if facts != wanted.facts:
             # another process may be writing or removing it
-            with suppress(OSError, ValueError):
-                used[facts] = facts.stat().st_mtime, int(json.loads(facts.read_text())["bytes"])
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                used[facts] = facts.stat().st_mtime, int(read_json_object(facts)["bytes"])
     room = cache.limit - size - sum(bytes_ for _, bytes_ in used.values())
     for facts, (_, bytes_) in sorted(used.items(), key=lambda item: item[1]):
         if room >= 0:

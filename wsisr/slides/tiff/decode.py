@@ -16,6 +16,10 @@ from wsisr.formats import Alpha, Codec, DamagedPieceError, Photometric, j2k_head
 from wsisr.slides.base import RGB, on_background
 from wsisr.slides.tiff.pieces import JPEG_2000, JPEG_EXPANSION, PieceGrid
 
+LARGE_BYTES = 128 << 20
+"""From this size on, decoded, a piece must be stored in a sixteenth of it."""
+LARGE_EXPANSION = 16
+
 
 def decode_piece(
     grid: PieceGrid,
@@ -65,6 +69,7 @@ def decode_plane(
 ) -> NDArray[np.uint8]:
     """Decodes one plane of a piece to (rows, columns, samples in the plane)."""
     samples = grid.samples if grid.planes == 1 else 1
+    check_memory(grid, len(data))
     try:
         if grid.codec is Codec.JPEG:
             pixels = decode_jpeg(grid, data, shape, scratch)
@@ -81,6 +86,24 @@ def decode_plane(
     if pixels.shape[0] < shape[0] or pixels.shape[1] < shape[1]:
         raise DamagedPieceError(f"it holds only {pixels.shape[1]}x{pixels.shape[0]} pixels")
     return pixels
+
+
+def check_memory(grid: PieceGrid, stored: int) -> None:
+    """Refuses a large piece of few bytes before it is decoded.
+
+    Args:
+        grid: the pieces of the image.
+        stored: bytes of the piece.
+
+    Raises:
+        DamagedPieceError: it would take much memory, and no honest picture is so small.
+    """
+    samples = 4 * grid.samples if grid.codec in JPEG_2000 else max(grid.samples, 3)
+    size = grid.piece_width * grid.piece_height * samples
+    if size > max(LARGE_BYTES, LARGE_EXPANSION * stored):
+        raise DamagedPieceError(
+            f"it would take {size >> 20} MB of memory, and its {stored} bytes cannot hold so much"
+        )
 
 
 def decode_bytes(

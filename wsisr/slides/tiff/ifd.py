@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 
 MAX_IFDS = 4096
 MAX_TAGS = 4096
-MAX_TEXT = 64 << 20
+MAX_TEXT = 32 << 20
+MAX_VALUE = 128 << 20
+"""Bytes of the longest value: positions of 16 million tiles."""
 
 # type number: numpy type of one value, or of its parts (TIFF 6.0 section 2, BigTIFF 16-18)
 TYPES = {
@@ -68,20 +70,33 @@ class Ifd:
         found = self.tags.get(tag)
         return b"" if found is None else read_value(self.source, found)
 
-    def optional(self, tag: int) -> bytes:
-        """Reads the bytes of a tag that no pixel depends on; empty where they lie nowhere."""
+    def optional(self, tag: int, most: int | None = None) -> bytes:
+        """Reads the bytes of a tag that no pixel depends on; empty where they lie nowhere.
+
+        Args:
+            tag: the tag.
+            most: how many bytes of it are read; None reads all.
+        """
+        found = self.tags.get(tag)
+        if found is not None and most is not None:
+            found = replace(found, count=min(found.count, most // found.dtype.itemsize))
         try:
-            return self.raw(tag)
+            return b"" if found is None else read_value(self.source, found)
         except SlideError as error:
             log.warning("%s (tag %d, which is left out)", error, tag)
             return b""
 
-    def text(self, tag: int) -> str:
-        """Reads a text up to its first zero byte; empty where there is none."""
+    def text(self, tag: int, most: int | None = None) -> str:
+        """Reads a text up to its first zero byte; empty where there is none.
+
+        Args:
+            tag: the tag.
+            most: how many bytes of it are read; None reads all of what is not beyond `MAX_TEXT`.
+        """
         found = self.tags.get(tag)
-        if found is None or found.count * found.dtype.itemsize > MAX_TEXT:
+        if found is None or (most is None and found.count * found.dtype.itemsize > MAX_TEXT):
             return ""
-        return self.optional(tag).split(b"\0", 1)[0].decode("utf-8", "replace")
+        return self.optional(tag, most).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     def integers(self, tag: int) -> NDArray[np.uint64]:
         """Reads whole numbers.
@@ -109,13 +124,19 @@ class Ifd:
 
     def integer(self, tag: int, default: int) -> int:
         """Reads the first whole number; `default` where there is none."""
-        values = self.integers(tag) if tag in self.tags else np.zeros(0, np.uint64)
-        return int(values[0]) if values.size else default
+        found = self.tags.get(tag)
+        if found is None or not found.count:
+            return default
+        return int(self._first(tag).integers(tag)[0])
+
+    def _first(self, tag: int) -> Ifd:
+        """Gives the directory with the first value of a tag alone."""
+        return replace(self, tags={tag: replace(self.tags[tag], count=1)})
 
     def number(self, tag: int) -> float | None:
         """Reads the first value as a float, rationals divided; None where there is none."""
         found = self.tags.get(tag)
-        data = b"" if found is None else self.optional(tag)
+        data = b"" if found is None else self.optional(tag, found.dtype.itemsize)
         if found is None or not data:
             return None
         value = np.frombuffer(data, found.dtype)[0]
@@ -126,6 +147,8 @@ class Ifd:
 
 def read_value(source: BytesAt, tag: Tag) -> bytes:
     """Reads all bytes of a tag's value."""
+    if tag.count * tag.dtype.itemsize > MAX_VALUE:
+        raise SlideError(f"{source.path} is damaged: a tag claims {tag.count} values")
     return source.read(tag.offset, tag.count * tag.dtype.itemsize)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +43,11 @@ MICROMETRES_PER_UNIT: dict[int, float] = {
     ResolutionUnit.INCH: 25400.0,
     ResolutionUnit.CENTIMETRE: 10000.0,
 }
+MAX_LEVELS = 256
+MAX_PIECES = 1 << 24
+"""Tiles of all levels together; a slide of a million pixels a side has so many of 256 px."""
+MAX_FIELDS = 1 << 16
+"""Characters of Aperio's description that are looked at."""
 MAX_ASSOCIATED = 64 << 20
 """Pixels of the largest associated image that is decoded."""
 
@@ -108,6 +114,7 @@ def _open(
         raise SlideError(f"{path} is a TIFF file without images; copy or download it again")
     layout = layout_of(path, ifds)
     ordered = sorted(layout.levels, key=lambda ifd: math.prod(image_size(ifd)), reverse=True)
+    check_pieces(path, layout)
     levels: list[LevelPixels] = []
     info = replace(layout.info, background=BLACK) if marks else layout.info
     for index, ifd in enumerate(ordered):
@@ -152,6 +159,20 @@ def _open(
         source.close()
 
     return StoredSlide(path, levels, info, AssociatedImages(loaders), close)
+
+
+def check_pieces(path: Path, layout: Layout) -> None:
+    """Makes sure that the levels have no more pieces than those of a slide.
+
+    Raises:
+        SlideError: they have.
+    """
+    pieces = 0
+    for ifd in layout.levels:
+        with suppress(NotDirectError):
+            pieces += piece_grid(ifd).lengths.size
+        if len(layout.levels) > MAX_LEVELS or pieces > MAX_PIECES:
+            raise SlideError(f"{path} has more levels or tiles than a slide; check the file")
 
 
 def layout_of(path: Path, ifds: Sequence[Ifd]) -> Layout:
@@ -208,12 +229,16 @@ def has_samples_of(base: Ifd, ifd: Ifd) -> bool:
 
 def aperio_layout(path: Path, ifds: Sequence[Ifd], description: str) -> Layout:
     """Takes tiled images as levels; the second one and those named in their description are not."""
-    parts = [part.partition("=") for part in description.split("|")[1:] if "=" in part]
+    parts = [part.partition("=") for part in description[:MAX_FIELDS].split("|")[1:] if "=" in part]
     fields = {key.strip(): value.strip() for key, _, value in parts}
     associated = {}
     for index, ifd in enumerate(ifds):
         if not is_tiled(ifd):
-            name = "thumbnail" if index == 1 else aperio_name(ifd.text(TagId.IMAGE_DESCRIPTION))
+            name = (
+                "thumbnail"
+                if index == 1
+                else aperio_name(ifd.text(TagId.IMAGE_DESCRIPTION, MAX_FIELDS))
+            )
             if name in ASSOCIATED:
                 associated[name] = ifd
     info = SlideInfo(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING
 
+from wsisr.parsing import MalformedError, parse_xml
 from wsisr.slides.base import ASSOCIATED, positive
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 MICROMETRES = {
     "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "fm": 1e-9, "pm": 1e-6, "nm": 1e-3, "mm": 1e3,
@@ -15,7 +19,6 @@ MICROMETRES = {
     "ft": 304800.0, "yd": 914400.0, "pt": 25400 / 72,
 }  # fmt: skip
 """Units of length of the OME model; `pixel` and `reference frame` are no lengths."""
-MAX_XML = 32 << 20
 PURE = {"red": -16776961, "green": 16711935, "blue": 65535}
 """Colours of red, green and blue channels: RGBA as a signed number."""
 
@@ -73,13 +76,9 @@ def parse_ome(text: str, file_name: str = "") -> list[OmeImage]:
         text: the document.
         file_name: name of the file that it describes, among the files of a set.
     """
-    if len(text) > MAX_XML or "<!DOCTYPE" in text or "<!ENTITY" in text:
-        return []
-    # ElementTree refuses a declared encoding in text that is decoded already
-    text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
     try:
-        root = ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError):
+        root = parse_xml(text)
+    except MalformedError:
         return []
     objectives = {
         str(element.get("ID")): positive(element.get("NominalMagnification"))
@@ -105,7 +104,7 @@ class _File:
     name: str
     uuid: str | None
 
-    def holds(self, data: ElementTree.Element) -> bool:
+    def holds(self, data: Element) -> bool:
         """Tells whether the planes of a TiffData element lie in this file."""
         uuid = data.find("{*}UUID")
         if uuid is None:
@@ -116,8 +115,8 @@ class _File:
 
 
 def _image(
-    element: ElementTree.Element,
-    pixels: ElementTree.Element,
+    element: Element,
+    pixels: Element,
     following: int,
     objectives: dict[str, float | None],
     here: _File,
@@ -148,7 +147,7 @@ def _image(
     )
 
 
-def _places(listed: Sequence[ElementTree.Element], following: int, planes: int) -> dict[int, int]:
+def _places(listed: Sequence[Element], following: int, planes: int) -> dict[int, int]:
     """Gives {channel: image directory} of the first depth and time, as TiffData elements say."""
     found: dict[int, int] = {}
     for data in listed:
@@ -162,7 +161,7 @@ def _places(listed: Sequence[ElementTree.Element], following: int, planes: int) 
     return found or {channel: following + channel for channel in range(min(planes, 3))}
 
 
-def _order(channels: Sequence[ElementTree.Element]) -> tuple[int, ...]:
+def _order(channels: Sequence[Element]) -> tuple[int, ...]:
     """Tells which of three channels are red, green and blue; empty where they are others."""
     names = [channel.get("Name", "").strip().lower() for channel in channels]
     colours = [channel.get("Color") for channel in channels]
@@ -181,7 +180,7 @@ def _count(text: str | None, default: int) -> int:
     return int(text) if text is not None and re.fullmatch(r"[0-9]{1,9}", text) else default
 
 
-def _size(pixels: ElementTree.Element, axis: str) -> float | None:
+def _size(pixels: Element, axis: str) -> float | None:
     """Reads the size of a pixel in um; None where it or its unit is not known."""
     size = positive(pixels.get(f"PhysicalSize{axis}"))
     unit = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))

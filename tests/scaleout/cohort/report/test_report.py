@@ -116,7 +116,8 @@ def test_the_table_has_a_line_a_slide(rows: list[ReportRow], tmp_path: Path) -> 
     assert (table[0]["psnr"], table[0]["hf_db"], table[0]["seconds"]) == ("31.25", "-1.5", "12.346")
     assert (table[1]["psnr"], table[1]["seconds"], table[1]["sha256_pixels"]) == ("", "", "")
     assert table[2]["id"] == "'=cmd()"
-    assert table[3]["output"] == "/far/away/x.ome.zarr"
+    assert table[3]["output"] == "x.ome.zarr"
+    assert [row["slide"] for row in table[:2]] == ["a b.png"] * 2
     assert [row["status"] for row in table] == [row.status for row in rows]
 
 
@@ -131,7 +132,7 @@ def test_the_json_has_totals_version_and_settings(rows: list[ReportRow], tmp_pat
     paths = write_report(rows, tmp_path / "out", settings=settings, seconds=99.0)
     found = json.loads(paths.json.read_text(encoding="utf-8"))
     assert found["wsisr"] == "0.1.0"
-    assert found["settings"] == {"out": str(tmp_path), "scale": 4, "nested": {"x": [1, None]}}
+    assert found["settings"] == {"out": tmp_path.name, "scale": 4, "nested": {"x": [1, None]}}
     assert found["totals"] == {
         "slides": 5, "done": 1, "skipped": 1, "failed": 1, "interrupted": 1, "elsewhere": 1,
         "seconds": 99.0, "seconds_of_slides": 12.34567,
@@ -161,12 +162,21 @@ def test_the_page_is_whole_and_needs_nothing_else(rows: list[ReportRow], tmp_pat
 
 def test_the_page_can_be_passed_on(rows: list[ReportRow], tmp_path: Path) -> None:
     paths = write_report(rows, tmp_path / "out")
-    page = paths.html.read_text(encoding="utf-8")
-    for private in (str(tmp_path), "private", "/var/log", "/far", "secret"):
-        assert private not in page, private
-    assert "bad.svs is empty; see x.log or" in page
+    for path in (paths.html, paths.csv, paths.json):
+        text = path.read_text(encoding="utf-8")
+        for private in (str(tmp_path), "private", "/var/log", "/far", "secret"):
+            assert private not in text, private
+        assert "bad.svs is empty; see x.log or" in text
+
+
+def test_names_may_be_hidden(rows: list[ReportRow], tmp_path: Path) -> None:
+    hidden = [replace(row, id=f"n{i}", anonymous=True) for i, row in enumerate(rows)]
+    paths = write_report(hidden, tmp_path / "out")
     for path in (paths.csv, paths.json):
-        assert "secret" not in path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        for name in ("a b.png", "bad.svs", "x.svs"):
+            assert name not in text, name
+        assert "n2 is empty" in text
 
 
 def test_only_what_can_be_read_has_a_picture(rows: list[ReportRow], tmp_path: Path) -> None:

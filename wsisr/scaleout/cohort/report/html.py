@@ -14,7 +14,7 @@ from urllib.parse import quote
 from wsisr.engine import NOTICE
 from wsisr.errors import WsisrError
 from wsisr.evaluation.report import data_uri, page_template
-from wsisr.scaleout.cohort.report.wording import duration, one_line, relative, without_paths
+from wsisr.scaleout.cohort.report.wording import duration, one_line, relative
 from wsisr.scaleout.cohort.rows import ReportRow, Status
 from wsisr.slides import open_slide, overview
 from wsisr.urls import last_part
@@ -100,7 +100,7 @@ def to_html(rows: Sequence[ReportRow], folder: Path, *, seconds: float | None, w
     lines = [_line(row, folder, measures) for row in ordered]
     bare = _render(lines, measures, seconds=seconds, written=written, left_out=0)
     room = PAGE_BYTES - len(bare.encode())
-    pictured, left_out = _with_pictures(lines, ordered, room)
+    pictured, left_out = _with_pictures(lines, ordered, room, folder)
     if pictured == lines and not left_out:
         return bare
     return _render(pictured, measures, seconds=seconds, written=written, left_out=left_out)
@@ -157,7 +157,7 @@ def _line(row: ReportRow, folder: Path, measures: Sequence[str]) -> Line:
         link=None if output is None else quote(output),
         status=row.status,
         rank=ORDER.index(row.status),
-        reason=without_paths(row),
+        reason=one_line(row.reason),
         cells=cells,
     )
 
@@ -168,14 +168,22 @@ def _number(value: float | None, shape: str) -> Cell:
     return Cell(shape.format(value).replace("-", "−"), value)  # noqa: RUF001 -- a minus sign
 
 
+def _is_shown(output: Path, folder: Path) -> bool:
+    """Tells whether a result is there, and below the folder: a page shows no other pictures."""
+    try:
+        return output.exists() and output.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):
+        return False
+
+
 def _with_pictures(
-    lines: Sequence[Line], rows: Sequence[ReportRow], room: int
+    lines: Sequence[Line], rows: Sequence[ReportRow], room: int, folder: Path
 ) -> tuple[list[Line], int]:
     """Adds the pictures that fit; also tells how many results have none for want of room."""
     pictured, left_out = [], 0
     for line, row in zip(lines, rows, strict=True):
         picture = ""
-        if row.status in ("done", "skipped", "elsewhere") and row.output.exists():
+        if row.status in ("done", "skipped", "elsewhere") and _is_shown(row.output, folder):
             if left_out:
                 left_out += 1
             else:

@@ -1,4 +1,4 @@
-"""How slides, outputs and reasons are written down: without secrets, on one line, without paths."""
+"""How slides, outputs and reasons are written down: without secrets, on one line."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from wsisr.scaleout.cohort.rows import ReportRow
-from wsisr.urls import is_url, shown
+from wsisr.urls import shown
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://[^\s'\"<>;,)]+", re.IGNORECASE)
-_FOLDERS = re.compile(
-    r"(?<![\w.:/\\-])(?:/[^\s/:;,'\"()]+)*/(?=[^\s/:;,'\"()])|\b[A-Za-z]:\\(?:[^\s\\]+\\)*"
-)
-"""The folders of an absolute path; those of a URL follow a colon or a letter."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -37,19 +32,6 @@ def relative(path: Path, folder: Path) -> str | None:
     except ValueError:
         return None
     return one_line(below.as_posix())
-
-
-def without_paths(row: ReportRow) -> str:
-    """Gives the reason of a row with files named alone, for a page that is passed on."""
-    text = row.reason
-    for place in (row.slide, str(row.output)):
-        if is_url(place) or os.sep not in text:
-            continue
-        for folder in {Path(place).absolute().parent, Path(place).resolve().parent}:
-            if folder != folder.parent:
-                text = text.replace(f"{folder}{os.sep}", "")
-                text = re.sub(rf"{re.escape(str(folder))}(?![\w.-])", "folder", text)
-    return _FOLDERS.sub("", one_line(text))
 
 
 def duration(seconds: float | None) -> str:

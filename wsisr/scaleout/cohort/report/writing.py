@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +14,8 @@ from wsisr.files import os_errors, write_atomic
 from wsisr.scaleout.cohort.report.html import to_html
 from wsisr.scaleout.cohort.report.wording import one_line, relative
 from wsisr.scaleout.cohort.rows import ReportRow, Status
-from wsisr.urls import shown
+from wsisr.sharing import shareable, to_csv
 from wsisr.version import VERSION
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet takes a cell that begins so for a formula."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,8 @@ def write_report(
 ) -> ReportPaths:
     """Writes the report on a cohort; each file is the old or the new one, whatever happens.
 
-    URLs are written without user, password and query. The page names files without their folders,
-    so that it can be passed on.
+    URLs are written without user, password and query, and files without their folders, so that the
+    report can be passed on.
 
     Args:
         rows: what became of each slide.
@@ -64,12 +59,13 @@ def write_report(
     Raises:
         OutputError: the folder cannot be written.
     """
+    rows = [row.shareable() for row in rows]
     paths = ReportPaths(*(folder / f"{name}.{kind}" for kind in ("csv", "json", "html")))
     written = datetime.now(UTC).isoformat(timespec="seconds")
     report = {
         "wsisr": VERSION,
         "written": written,
-        "settings": _plain(settings or {}),
+        "settings": shareable(settings or {}),
         "totals": _totals(rows, seconds),
         "slides": [_as_json(row, folder) for row in rows],
     }
@@ -82,7 +78,8 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         with os_errors(path):
-            write_atomic(path, text)
+            # names of files may hold bytes that are no text
+            write_atomic(path, text.encode("utf-8", "replace"))
     return paths
 
 
@@ -101,8 +98,8 @@ def _fields(row: ReportRow, folder: Path) -> dict[str, Any]:
     output = relative(row.output, folder)
     return {
         "id": one_line(row.id),
-        "slide": one_line(shown(row.slide)),
-        "output": one_line(str(row.output)) if output is None else output,
+        "slide": one_line(row.slide),
+        "output": one_line(row.output.name) if output is None else output,
         "status": row.status,
         "reason": one_line(row.reason),
         "seconds": _rounded(row.seconds, 3),
@@ -126,29 +123,9 @@ def _as_json(row: ReportRow, folder: Path) -> dict[str, object]:
 def _to_csv(rows: Sequence[ReportRow], folder: Path) -> str:
     """Gives one line a slide; each measure is a column, and what is not known is blank."""
     measures = list(dict.fromkeys(name for row in rows for name in row.figures))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     fields = list(_fields(ReportRow("", "", Path(), "done"), folder))
-    writer.writerow([*fields, *map(_cell, measures)])
-    for row in rows:
-        figures = (row.figures.get(name) for name in measures)
-        writer.writerow([_cell(value) for value in (*_fields(row, folder).values(), *figures)])
-    return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    """Gives a cell's value: text that a spreadsheet would compute gets an apostrophe before it."""
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA) else value
-    return "" if value is None or value != value else value
-
-
-def _plain(value: object) -> object:
-    """Makes what JSON can hold of a setting."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return one_line(str(value))
+    lines = [
+        [*_fields(row, folder).values(), *(row.figures.get(name) for name in measures)]
+        for row in rows
+    ]
+    return to_csv([[*fields, *measures], *lines])
