@@ -16,7 +16,6 @@ from wsisr.errors import OutputError
 from wsisr.files import (
     AppendFile,
     file_sha256,
-    lock_file,
     os_errors,
     read_at,
     remove,
@@ -24,6 +23,7 @@ from wsisr.files import (
     write_at,
     write_atomic,
 )
+from wsisr.locks import lock_file
 
 ROOT = Path(__file__).resolve().parents[1]
 POSITIONED = ("pread", "pwrite", "fdatasync")
@@ -139,7 +139,7 @@ def test_folders_are_flushed_where_the_system_can(
 HOLD = """
 import sys
 from pathlib import Path
-from wsisr.files import lock_file
+from wsisr.locks import lock_file
 with lock_file(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -19,7 +19,6 @@ from typing import Any, BinaryIO, Literal
 import tifffile
 
 from wsisr.errors import OptionError, UsageError
-from wsisr.files import file_sha256
 from wsisr.formats import (
     ADOBE_RGB,
     Codec,
@@ -28,6 +27,7 @@ from wsisr.formats import (
     PlanarConfiguration,
     jpeg_header,
 )
+from wsisr.guard import refuse_inputs
 from wsisr.progress import Progress, State
 from wsisr.pyramid import (
     Compression,
@@ -37,10 +37,11 @@ from wsisr.pyramid import (
     Subsampling,
     ZarrVersion,
     open_writer,
+    written_paths,
     z_order,
 )
 from wsisr.resolution import completed
-from wsisr.slides import Slide, open_slide
+from wsisr.slides import Slide, open_slide, slide_digests, slide_files
 from wsisr.version import VERSION
 
 TILES_LOOKED_AT = 8
@@ -177,6 +178,7 @@ def convert(
     output = Path(output)
     damaged: DamagedTiles | None = set() if on_tile_error == "blank" else None
     with ExitStack() as stack:
+        refuse_inputs(written_paths(output), [Path(source), *slide_files(Path(source))])
         slide = stack.enter_context(open_slide(source, unreadable=damaged))
         mpp, magnification = _resolution(slide, input_mpp, input_mag)
         wants_jpeg = compression == "jpeg" and not output.name.lower().endswith(".zarr")
@@ -207,6 +209,7 @@ def convert(
                 resume=resume,
                 fingerprint=json.dumps(spec.provenance, sort_keys=True),
                 url=destination,
+                blanks_damage=damaged is not None,
             )
         )
         copied = _write_tiles(slide, tiles, writer, damaged, progress)
@@ -387,7 +390,7 @@ def _provenance(slide: Slide, *, copied: bool) -> dict[str, Any]:
         "input": {
             "name": slide.path.name,
             "format": slide.vendor,
-            "sha256": file_sha256(slide.path),
+            **slide_digests(slide.path),
             "mpp": slide.mpp,
             "magnification": slide.magnification,
         },

@@ -23,6 +23,7 @@ from wsisr.cli.options import (
     resume_option,
 )
 from wsisr.cli.progress import progress_bar
+from wsisr.guard import refuse_same_url
 
 
 @click.command(cls=GroupedCommand, renamed=RENAMED)
@@ -76,6 +77,7 @@ def convert(source: str | Path, output: str | Path, as_json: bool, **options: An
     """
     import wsisr
 
+    refuse_same_url(source, output)
     with (
         local_copy(source, options["cache"], options["cache_gb"]) as local,
         progress_bar("tile") as progress,

@@ -23,7 +23,7 @@ from wsisr.evaluation.measures import (
 )
 from wsisr.evaluation.nuclei import Segmenter, choose_segmenter
 from wsisr.evaluation.options import Options, available_cores
-from wsisr.evaluation.report import Evaluation
+from wsisr.evaluation.report import Evaluation, check_report
 from wsisr.evaluation.run import run_comparison
 from wsisr.evaluation.weights import why_missing
 from wsisr.urls import is_url
@@ -117,6 +117,9 @@ def evaluate(
         sr_mpp=sr_mpp,
         hr_mpp=hr_mpp,
     )
+    if out is not None:
+        given = Path(segmenter) if isinstance(segmenter, str) else None
+        check_report(Path(out), [*inputs.paths(), *([given] if given else [])])
     options = Options(
         metrics=tuple(names),
         tile_size=tile_size,

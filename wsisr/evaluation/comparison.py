@@ -53,6 +53,10 @@ class Inputs:
     sr_mpp: float | None = None
     hr_mpp: float | None = None
 
+    def paths(self) -> list[Path]:
+        """Lists the files and folders."""
+        return [Path(path) for path in self.listed().values()]
+
     def listed(self) -> dict[str, str]:
         """Gives {what: path} for the report."""
         paths = {"sr": self.sr, "hr": self.hr, "lr": self.lr, "transform": self.transform}

@@ -15,12 +15,15 @@ from wsisr.engine import (
     Result,
     Run,
     band_plan,
+    check_outputs,
     find_parts,
     remove_parts,
     split_rows,
 )
 from wsisr.errors import OptionError, UsageError, WsisrError
+from wsisr.guard import refuse_foreign
 from wsisr.progress import State
+from wsisr.pyramid import is_own_output
 from wsisr.scaleout.cluster import tasks
 from wsisr.scaleout.cluster.connection import Cluster, absolute, check_workers, open_cluster
 from wsisr.version import VERSION
@@ -64,7 +67,7 @@ def upscale_on(scheduler: str, job: Job, progress: Progress | None = None) -> Re
     job = absolute(job)
     check_output(job)
     with open_cluster(scheduler) as cluster:
-        check_workers(cluster, job)
+        check_workers(cluster, job, of_one_kind=True)
         return run_bands(cluster, job, progress)
 
 
@@ -72,10 +75,10 @@ def check_output(job: Job) -> None:
     """Makes sure that the output may be written, and discards parts that are not to be gone on.
 
     Raises:
-        UsageError: the output is there.
+        UsageError: the output is there, or is one of the inputs.
     """
-    if job.output.exists() and not job.overwrite:
-        raise UsageError(f"{job.output} exists; give <overwrite> or another name")
+    check_outputs(job)
+    refuse_foreign(job.output, is_own_output, overwrite=job.overwrite)
     if job.resume is False or (job.overwrite and not job.resume):
         remove_parts(job.output)
 

@@ -59,10 +59,10 @@ def open_cohort_events(path: Path, inputs: Sequence[str | Path]) -> Iterator[Coh
         What is told how far the cohort is.
 
     Raises:
-        OptionError: the file is an input.
+        OptionError: the file is an input, or holds something else.
         OutputError: the file cannot be written.
     """
-    refuse_files_of_run(path, *(Path(place) for place in inputs if not is_url(place)))
+    refuse_files_of_run(path, (Path(place) for place in inputs if not is_url(place)))
     lines = JsonLines(path)
     try:
         lines.write("started", inputs=[last_part(str(place)) for place in inputs])
