@@ -18,7 +18,14 @@ from tests.pyramid import child
 from tests.pyramid.support import all_tiles, decode, feed, picture
 from wsisr.errors import OutputError, UsageError
 from wsisr.pyramid import PyramidSpec, open_writer
-from wsisr.pyramid.records import RECORD_SIZE, Record, journal_path, pack_record, pieces_path, read_journal
+from wsisr.pyramid.records import (
+    RECORD_SIZE,
+    Record,
+    journal_path,
+    pack_record,
+    pieces_path,
+    read_journal,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {
