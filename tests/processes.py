@@ -32,6 +32,7 @@ CONTEXT.set_forkserver_preload(
         "wsisr.transcode",
         "numcodecs",
         "zarr",
+        "tests.faults.warm",
     ]
 )
 

@@ -178,8 +178,8 @@ def convert(
     output = Path(output)
     damaged: DamagedTiles | None = set() if on_tile_error == "blank" else None
     with ExitStack() as stack:
-        refuse_inputs(written_paths(output), [Path(source), *slide_files(Path(source))])
         slide = stack.enter_context(open_slide(source, unreadable=damaged))
+        refuse_inputs(written_paths(output), [Path(source), *slide_files(Path(source))])
         mpp, magnification = _resolution(slide, input_mpp, input_mag)
         wants_jpeg = compression == "jpeg" and not output.name.lower().endswith(".zarr")
         tiles = jpeg_tiles(slide) if wants_jpeg and not reencode else None

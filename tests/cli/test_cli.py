@@ -247,6 +247,23 @@ def test_as_a_program() -> None:
     assert done.stderr.startswith("wsisr: missing.svs")
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr", "both"])
+def test_a_full_disk_behind_a_stream_is_told_in_one_line(picture: Path, stream: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        streams = {name: full for name in ("stdout", "stderr") if stream in (name, "both")}
+        done = subprocess.run(
+            [sys.executable, "-m", "wsisr", "info", str(picture)],
+            text=True,
+            check=False,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},  # type: ignore[call-overload]
+        )
+    assert done.returncode == (0 if stream == "stderr" else 1)
+    if stream == "stdout":
+        assert done.stderr == (
+            "wsisr: stdout: No space left on device; make room, or write elsewhere\n"
+        )
+
+
 def test_doctor_names_what_it_looked_at() -> None:
     done = wsisr("doctor")
     assert "torch" in done.stdout

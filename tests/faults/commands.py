@@ -41,7 +41,9 @@ class Case:
         source, out = folder / "in.tif", self.out(folder)
         words = [self.command, str(source), str(out), "--tile", "32", "--input-mpp", "1"]
         words += [*UPSCALE, *WINDOWS] if self.command == "upscale" else ["--threads", "1"]
-        words += ["--compression", "deflate"] if self.kind == "tiff" else ["--zarr-version", self.kind]
+        words += (
+            ["--compression", "deflate"] if self.kind == "tiff" else ["--zarr-version", self.kind]
+        )
         return [*words, "--overwrite"] if self.overwrite else words
 
     def out(self, folder: Path) -> Path:
@@ -68,9 +70,7 @@ def run(arguments: list[str], folder: Path, log: Path, fault: Fault | None = Non
     return Done(process.exitcode, "", text)
 
 
-def _main(
-    arguments: list[str], folder: Path, log: Path, stderr: Path, fault: Fault | None
-) -> None:
+def _main(arguments: list[str], folder: Path, log: Path, stderr: Path, fault: Fault | None) -> None:
     fd = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(fd, 1)
     os.dup2(fd, 2)

@@ -91,10 +91,10 @@ class Injector:
         if isinstance(place, int):
             if place < 3:
                 return False
-            place = os.readlink(f"/proc/self/fd/{place}")
+            place = Path(f"/proc/self/fd/{place}").readlink()
         place = os.fsdecode(place)
         if kwargs.get("dir_fd") is not None:
-            place = os.path.join(os.readlink(f"/proc/self/fd/{kwargs['dir_fd']}"), place)  # noqa: PTH118
+            place = Path(f"/proc/self/fd/{kwargs['dir_fd']}").readlink() / place
         return f"{os.path.abspath(place)}{os.sep}".startswith(self._folder)  # noqa: PTH100
 
     def _strike(

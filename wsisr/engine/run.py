@@ -59,8 +59,8 @@ def upscale(
         WsisrError: what is wrong with which file or option, and what to do.
     """
     clock = Stopwatch()
-    check_outputs(job)
     run = prepare(job)
+    check_outputs(job)
     check_room(run)
     damaged = None if run.damaged is None else set(run.damaged)
     with ExitStack() as stack:
