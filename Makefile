@@ -7,7 +7,7 @@ DEMO_OUT ?= demo
 # Processes that share the tests, with one thread each; each needs about 2 GB.
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow chaos lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --out $(DEMO_OUT) $(if $(SLIDE),--slide "$(SLIDE)")
@@ -17,6 +17,10 @@ test: $(VENV)/.weights
 
 test-slow: $(VENV)/.weights
 	$(BIN)/python -m pytest -m slow
+
+# Every call of the file system fails and is killed at in turn, in small runs of every kind.
+chaos: $(VENV)/.weights
+	$(BIN)/python -m pytest -m slow tests/faults
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

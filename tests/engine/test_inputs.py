@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.engine.support import job, level0, tissue_like
-from wsisr.engine import preparation, upscale
+from wsisr.engine import check_outputs, preparation, upscale
 from wsisr.engine.band import parts_folder, remove_parts
 from wsisr.engine.runner import Runner
 from wsisr.errors import ModelError, UsageError
@@ -82,7 +82,7 @@ def test_neither_map_nor_mask_is_an_input(slide: Path) -> None:
     before = contents(slide.parent)
     changes = {"output": slide.with_name("x.ome.tif"), "uncertainty": 2, "overwrite": True}
     with pytest.raises(UsageError, match="which is read"):
-        upscale(job(source, **changes))
+        check_outputs(job(source, **changes))
     with pytest.raises(UsageError, match="which is read"):
         upscale(job(source, tissue_out=source, overwrite=True))
     mask = slide.with_name("drawn.geojson")
@@ -177,6 +177,23 @@ def test_only_outputs_of_wsisr_are_replaced(suffix: str, what: str, slide: Path)
         upscale(job(slide, output=out, overwrite=True))
     assert contents(slide.parent) == before
     assert os.path.lexists(out)
+
+
+def test_a_folder_may_bear_the_name_of_a_model(
+    slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(slide.parent)
+    Path("bicubic").mkdir()
+    for overwrite in (False, True):
+        upscale(job(slide, output=Path("bicubic/out.ome.tif"), overwrite=overwrite))
+
+
+def test_weights_are_never_replaced(slide: Path, model_folder: Path) -> None:
+    mask = next(model_folder.rglob("*.safetensors"))
+    before = contents(model_folder)
+    with pytest.raises(UsageError, match="which is read"):
+        upscale(job(slide, model=str(model_folder), tissue_out=mask, overwrite=True))
+    assert contents(model_folder) == before
 
 
 def test_a_folder_of_parts_with_more_in_it_stays(tmp_path: Path) -> None:

@@ -19,9 +19,20 @@ def files_read(job: Job) -> list[Path]:
     Raises:
         SlideError: the slide's files cannot be listed.
     """
-    named = [Path(each) for each in (job.tissue, job.model, job.base) if each is not None]
     masks = [] if job.tissue in ("auto", "off") else _all_of(Path(job.tissue))
-    return [*_all_of(job.source), *masks, *named]
+    weights = _weights(Path(job.model), "model.json")
+    if job.base is not None:
+        weights += _weights(Path(job.base), "unet")
+    return [*_all_of(job.source), *masks, *weights]
+
+
+def _weights(place: Path, mark: str) -> list[Path]:
+    """Lists the files of a model; a folder without the mark only bears the name of one."""
+    if place.is_file():
+        return [place]
+    if not (place / mark).exists():
+        return []
+    return sorted(path for path in place.rglob("*") if path.is_file())
 
 
 def paths_written(job: Job) -> list[Path]:
