@@ -7,7 +7,7 @@ DEMO_OUT ?= demo
 # Processes that share the tests, with one thread each; each needs about 2 GB.
 WORKERS ?= 2
 
-.PHONY: demo test test-slow fuzz lint types clean
+.PHONY: demo test test-slow chaos fuzz lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --out $(DEMO_OUT) $(if $(SLIDE),--slide "$(SLIDE)")
@@ -23,6 +23,10 @@ FUZZ_SECONDS ?= 60
 
 fuzz: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ_SECONDS)
+
+# Every call of the file system fails and is killed at in turn, in small runs of every kind.
+chaos: $(VENV)/.weights
+	$(BIN)/python -m pytest -m slow tests/faults
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

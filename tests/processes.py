@@ -29,6 +29,10 @@ CONTEXT.set_forkserver_preload(
         "wsisr.models.networks.controlnet",
         "wsisr.scaleout.cohort.crew",
         "wsisr.scaleout.worker",
+        "wsisr.transcode",
+        "numcodecs",
+        "zarr",
+        "tests.faults.warm",
     ]
 )
 

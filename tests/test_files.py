@@ -16,7 +16,6 @@ from wsisr.errors import OutputError
 from wsisr.files import (
     AppendFile,
     file_sha256,
-    lock_file,
     os_errors,
     read_at,
     remove,
@@ -24,6 +23,7 @@ from wsisr.files import (
     write_at,
     write_atomic,
 )
+from wsisr.locks import lock_file
 
 ROOT = Path(__file__).resolve().parents[1]
 POSITIONED = ("pread", "pwrite", "fdatasync")
@@ -139,7 +139,7 @@ def test_folders_are_flushed_where_the_system_can(
 HOLD = """
 import sys
 from pathlib import Path
-from wsisr.files import lock_file
+from wsisr.locks import lock_file
 with lock_file(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -204,3 +204,27 @@ def test_a_lock_held_by_many_in_turn_is_held_by_one_at_a_time(tmp_path: Path) ->
     for thread in threads:
         thread.join()
     assert max(most) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_has_one_by_presence(
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """Lustre and FUSE as they are often mounted, and NFS without its lock service."""
+    import fcntl
+
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "a.lock"
+    for _ in range(2):
+        with lock_file(path):
+            assert path.exists()
+            with pytest.raises(OutputError, match="another run"), lock_file(path):
+                pass
+        assert not path.exists()
+    assert not recwarn.list

@@ -23,22 +23,24 @@ MAY_IMPORT = {
     "version": "",
     "files": "",
     "parsing": "",
+    "guard": "urls",
+    "locks": "files",
     "progress": "",
     "resolution": "",
     "formats": "",
     "resize": "wsisr_kernels",
     "plan": "resolution",
     "slides": "formats resize resolution files parsing",
-    "models": "resize files parsing wsisr_kernels",
-    "pyramid": "plan formats resize files urls parsing",
-    "tissue": "slides resize parsing",
-    "transcode": "pyramid slides formats resolution progress files sharing",
-    "engine": "models pyramid slides tissue plan resize resolution progress files urls "
-    "sharing wsisr_kernels",
-    "evaluation": "slides tissue pyramid models.files resize resolution files formats urls caches "
-    "parsing sharing",
-    "scaleout": "engine evaluation models pyramid slides plan progress files urls caches parsing "
-    "sharing",
+    "models": "resize files parsing guard wsisr_kernels",
+    "pyramid": "plan formats resize files urls parsing guard locks",
+    "tissue": "slides resize parsing files guard",
+    "transcode": "pyramid slides formats resolution progress files sharing guard",
+    "engine": "models pyramid slides tissue plan resize resolution progress files "
+    "urls sharing guard wsisr_kernels",
+    "evaluation": "slides tissue pyramid models.files resize resolution files formats "
+    "urls caches parsing sharing guard",
+    "scaleout": "engine evaluation models pyramid slides plan progress files urls "
+    "caches parsing sharing guard locks",
     "viewer": "scaleout evaluation engine pyramid slides tissue plan files",
 }
 """Room of wsisr -> the rooms it may import, beside those that are open to all."""

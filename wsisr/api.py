@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from wsisr.api_remote import staged
 from wsisr.errors import SlideError
+from wsisr.guard import refuse_same_url
 from wsisr.urls import is_url
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def upscale(
         if output is None:
             raise TypeError("upscale() needs the path of the output beside the source")
         if is_url(source):
+            refuse_same_url(source, output)
             with staged(source, cache=cache, cache_gb=cache_gb) as local:
                 job = make_job(local, output, cache, cache_gb, **options)
                 return upscale(job, progress=progress, announce=announce, scheduler=scheduler)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from wsisr.guard import refuse_same_url
 from wsisr.urls import is_url, shown
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def convert(
         return transcode.convert(source, output, **options)
     from wsisr.scaleout.remote import find_destination, open_cache
 
+    refuse_same_url(source, output)
     place = find_destination(output, open_cache(cache, cache_gb))
     with staged(source, cache=cache, cache_gb=cache_gb) as local:
         result = transcode.convert(local, place.path, destination=place.url, **options)

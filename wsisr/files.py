@@ -1,4 +1,4 @@
-"""Writes files so that they survive crashes: atomic writes, appending, flushing, locks, hashes.
+"""Writes files so that they survive crashes: atomic writes, appending, flushing, hashes.
 
 Nothing here needs Linux. Where a system has no positioned reads and writes (Windows), a seek and
 a read or write under one lock take their place; where it cannot flush a folder, that is left out.
@@ -10,21 +10,20 @@ import errno
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from wsisr.errors import OutputError, SlideError
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 _SEEKING = Lock()
 """Held from a seek to the read or write that rests on it."""
 _POSIX = os.name == "posix"
 _BINARY = getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""A link in the place of a file of ours was put there by another, and may lead anywhere."""
 _HASH_BLOCK = 1 << 20
 
 
@@ -69,9 +68,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         OSError: the file cannot be written.
     """
     # the process's number keeps two processes that write the same file apart
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
@@ -94,6 +93,34 @@ def commit_file(partial: Path, path: Path) -> None:
     with os_errors(path):
         partial.replace(path)
         sync_folder(path.parent)
+
+
+def commit_folder(partial: Path, path: Path) -> None:
+    """Renames a finished folder, its files flushed, to its own name, durably.
+
+    A folder of that name gets `<NAME>.replaced` until then, and goes in the end; where the rename
+    fails it gets its name back.
+
+    Args:
+        partial: the finished folder.
+        path: its name from now on.
+
+    Raises:
+        OutputError: a folder cannot be renamed or removed.
+    """
+    replaced = path.with_name(path.name + ".replaced")
+    with os_errors(path):
+        if os.path.lexists(path):
+            remove(replaced)
+            path.rename(replaced)
+        try:
+            partial.rename(path)
+        except BaseException:
+            if os.path.lexists(replaced) and not os.path.lexists(path):
+                replaced.rename(path)
+            raise
+        sync_folder(path.parent)
+    remove(replaced)
 
 
 def sync_folder(folder: Path) -> None:
@@ -239,7 +266,7 @@ def write_part(path: Path, offset: int, data: bytes, *, last: bool) -> None:
     Raises:
         OSError: the disk refused.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | _BINARY | _NO_LINK, 0o666)
     try:
         write_at(fd, offset, data)
         if last:
@@ -273,11 +300,14 @@ class AppendFile:
         self.path = path
         self._shown = shown
         with os_errors(shown):
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
-            if size is None:
-                size = os.fstat(self._fd).st_size
-            os.ftruncate(self._fd, size)
-        self.end = size
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | _BINARY | _NO_LINK, 0o666)
+            try:
+                self.end = os.fstat(self._fd).st_size if size is None else size
+                if size is not None:
+                    os.ftruncate(self._fd, size)
+            except BaseException:
+                self.close()
+                raise
 
     def append(self, data: bytes, *, align: int = 1) -> int:
         """Writes `data` at the end.
@@ -330,7 +360,9 @@ class AppendFile:
         self.end = size
 
     def sync(self) -> None:
-        """Has the disk hold everything written so far."""
+        """Has the disk hold everything written so far; does nothing once it is closed."""
+        if self._fd < 0:
+            return  # it was synced when its output was finished
         flush = getattr(os, "fdatasync", os.fsync)
         with os_errors(self._shown):
             flush(self._fd)
@@ -340,54 +372,3 @@ class AppendFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-@contextmanager
-def lock_file(path: Path, *, shown: Path | None = None) -> Iterator[None]:
-    """Holds a lock against other processes; whoever comes second is refused at once.
-
-    The lock is the operating system's own on the open file (flock, or LockFileEx on Windows), not
-    the mere presence of the file: it ends with the process that holds it, however that ends, so a
-    killed owner leaves an empty file and no stale lock. Only where the system has no such lock
-    does the file's presence stand for it, with the owner's host and process number in it, by which
-    the next one finds out that a dead owner is gone.
-
-    Args:
-        path: the lock file, used for nothing else; it is removed at the end.
-        shown: the path that errors name instead of the lock file.
-
-    Yields:
-        Nothing, while the lock is held.
-
-    Raises:
-        OutputError: another one holds the lock, or the file cannot be made.
-    """
-    import filelock
-
-    shown = shown or path
-    # not bound to a thread: whoever finishes or gives up a run may release it
-    lock = filelock.FileLock(path, timeout=0, thread_local=False)
-    with os_errors(shown):
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            busy = f"{shown} is being written by another run; wait for it to end"
-            raise OutputError(busy) from error
-    try:
-        yield
-    finally:
-        _release(lock, path)
-
-
-def _release(lock: BaseFileLock, path: Path) -> None:
-    import filelock
-
-    # a native lock's file is removed while it is held, for afterwards it may be another one's
-    if _POSIX and not isinstance(lock, filelock.SoftFileLock):
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-    lock.release()
-    if not _POSIX:
-        # Windows removes no open file; one that the next owner has opened stays
-        with suppress(OSError):
-            path.unlink(missing_ok=True)

@@ -5,6 +5,11 @@ The field's rule of thumb: mpp (um/px) = 10 / magnification.
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
+from wsisr.errors import OptionError, UsageError
+
 TARGET_MPP = 0.25
 """um/px at 40x."""
 LARGEST_MAGNIFICATION = 80.0
@@ -43,6 +48,38 @@ def completed(mpp: float | None, magnification: float | None) -> tuple[float | N
     if mpp is None:
         return (None if magnification is None else 10 / magnification), magnification
     return mpp, nominal_magnification(mpp) if magnification is None else magnification
+
+
+def stated_resolution(
+    path: Path,
+    recorded: tuple[float | None, float | None],
+    input_mpp: float | None,
+    input_mag: float | None,
+) -> tuple[float, float]:
+    """Works out um/px and magnification of a slide from what is stated, else from what it records.
+
+    Args:
+        path: the slide, for messages.
+        recorded: its pixel size in um/px and its magnification.
+        input_mpp: um/px that the user states.
+        input_mag: magnification that the user states.
+
+    Returns:
+        Both.
+
+    Raises:
+        OptionError: what is stated is no resolution.
+        UsageError: nothing is known of it.
+    """
+    for option, value in (("input_mpp", input_mpp), ("input_mag", input_mag)):
+        if value is not None and not 0 < value < math.inf:
+            raise OptionError(option, value, "is not a resolution; give a number above 0")
+    if input_mpp is None and input_mag is None:
+        input_mpp, input_mag = recorded
+    mpp, magnification = completed(input_mpp, input_mag)
+    if mpp is None or magnification is None:
+        raise UsageError(f"{path} does not record its pixel size; give <input_mpp> or <input_mag>")
+    return mpp, magnification
 
 
 def default_scale(mpp: float) -> float:

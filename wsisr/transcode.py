@@ -18,8 +18,6 @@ from typing import Any, BinaryIO, Literal
 
 import tifffile
 
-from wsisr.errors import OptionError, UsageError
-from wsisr.files import file_sha256
 from wsisr.formats import (
     ADOBE_RGB,
     Codec,
@@ -29,6 +27,7 @@ from wsisr.formats import (
     TagId,
     jpeg_header,
 )
+from wsisr.guard import refuse_inputs
 from wsisr.progress import Progress, State
 from wsisr.pyramid import (
     Compression,
@@ -38,11 +37,12 @@ from wsisr.pyramid import (
     Subsampling,
     ZarrVersion,
     open_writer,
+    written_paths,
     z_order,
 )
-from wsisr.resolution import completed
+from wsisr.resolution import stated_resolution
 from wsisr.sharing import pseudonym
-from wsisr.slides import Slide, open_slide
+from wsisr.slides import Slide, open_slide, slide_digests, slide_files
 from wsisr.version import VERSION
 
 TILES_LOOKED_AT = 8
@@ -183,7 +183,9 @@ def convert(
     with ExitStack() as stack:
         slide = stack.enter_context(open_slide(source, unreadable=damaged))
         name = pseudonym(slide.path) if anonymous else slide.path.name
-        mpp, magnification = _resolution(slide, input_mpp, input_mag)
+        refuse_inputs(written_paths(output), [Path(source), *slide_files(Path(source))])
+        recorded = slide.mpp, slide.magnification
+        mpp, magnification = stated_resolution(slide.path, recorded, input_mpp, input_mag)
         wants_jpeg = compression == "jpeg" and not output.name.lower().endswith(".zarr")
         tiles = jpeg_tiles(slide) if wants_jpeg and not reencode else None
         spec = PyramidSpec(
@@ -199,7 +201,7 @@ def convert(
             icc_profile=slide.icc_profile,
             background=slide.background,
             name=name,
-            provenance=_provenance(slide, name, copied=tiles is not None),
+            provenance=_provenance(slide, anonymous, copied=tiles is not None),
             associated=dict(slide.associated) if associated else {},
             zarr_version=zarr_version,
         )
@@ -212,6 +214,7 @@ def convert(
                 resume=resume,
                 fingerprint=json.dumps(spec.provenance, sort_keys=True),
                 url=destination,
+                blanks_damage=damaged is not None,
             )
         )
         copied = _write_tiles(slide, tiles, writer, damaged, progress)
@@ -370,31 +373,14 @@ def _kind(stream: bytes, photometric: Photometric) -> tuple[Subsampling, int, in
     return subsampling, header.width, header.height
 
 
-def _resolution(
-    slide: Slide, input_mpp: float | None, input_mag: float | None
-) -> tuple[float, float]:
-    """Determines um/px and magnification of the source."""
-    for option, value in (("input_mpp", input_mpp), ("input_mag", input_mag)):
-        if value is not None and not 0 < value < math.inf:
-            raise OptionError(option, value, "is not a resolution; give a number above 0")
-    if input_mpp is None and input_mag is None:
-        input_mpp, input_mag = slide.mpp, slide.magnification
-    mpp, magnification = completed(input_mpp, input_mag)
-    if mpp is None or magnification is None:
-        raise UsageError(
-            f"{slide.path} does not record its pixel size; give <input_mpp> or <input_mag>"
-        )
-    return mpp, magnification
-
-
-def _provenance(slide: Slide, name: str, *, copied: bool) -> dict[str, Any]:
+def _provenance(slide: Slide, anonymous: bool, *, copied: bool) -> dict[str, Any]:
     return {
         "software": f"wsisr {VERSION}",
         "operation": "convert",
         "input": {
-            "name": name,
+            "name": pseudonym(slide.path) if anonymous else slide.path.name,
             "format": slide.vendor,
-            "sha256": file_sha256(slide.path),
+            **slide_digests(slide.path, with_names=not anonymous),
             "mpp": slide.mpp,
             "magnification": slide.magnification,
         },

@@ -200,7 +200,8 @@ def path_of(command: click.Command) -> list[str]:
 def test_an_overwriting_run_can_be_gone_on_from(picture: Path) -> None:
     out = picture.with_name("out.ome.tif")
     options = ("--input-mag", "10", "--model", "bicubic", "--scale", "4")
-    out.write_bytes(b"an older output")
+    assert CliRunner().invoke(cli, ["upscale", str(picture), str(out), *options]).exit_code == 0
+    older = out.read_bytes()
     spec = PyramidSpec(320, 240, 0.25, 40)
     with open_writer(out, spec, overwrite=True, fingerprint="x") as writer:
         writer.write_tile(0, 0, np.zeros((240, 320, 3), np.uint8))
@@ -208,7 +209,7 @@ def test_an_overwriting_run_can_be_gone_on_from(picture: Path) -> None:
     command = ["upscale", str(picture), str(out), *options, "--overwrite"]
     refused = CliRunner().invoke(cli, [*command, "--resume"])
     assert "unfinished run" in str(refused.exception)
-    assert out.read_bytes() == b"an older output"
+    assert out.read_bytes() == older
     assert CliRunner().invoke(cli, command).exit_code == 0
     assert tifffile.TiffFile(out).is_ome
 
@@ -245,6 +246,23 @@ def test_as_a_program() -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("wsisr: missing.svs")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr", "both"])
+def test_a_full_disk_behind_a_stream_is_told_in_one_line(picture: Path, stream: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        streams = {name: full for name in ("stdout", "stderr") if stream in (name, "both")}
+        done = subprocess.run(
+            [sys.executable, "-m", "wsisr", "info", str(picture)],
+            text=True,
+            check=False,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},  # type: ignore[call-overload]
+        )
+    assert done.returncode == (0 if stream == "stderr" else 1)
+    if stream == "stdout":
+        assert done.stderr == (
+            "wsisr: stdout: No space left on device; make room, or write elsewhere\n"
+        )
 
 
 def test_doctor_names_what_it_looked_at() -> None:

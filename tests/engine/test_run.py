@@ -266,8 +266,12 @@ def test_existing_output_is_kept(slide: Path) -> None:
     out.write_bytes(b"precious")
     with pytest.raises((OutputError, UsageError), match="give overwrite"):
         upscale(job(slide))
+    with pytest.raises(UsageError, match="not made by wsisr"):
+        upscale(job(slide, overwrite=True))
     assert out.read_bytes() == b"precious"
-    upscale(job(slide, overwrite=True))
+    out.unlink()
+    upscale(job(slide))
+    upscale(job(slide, overwrite=True, window=256))
     assert tifffile.TiffFile(out).is_ome
 
 

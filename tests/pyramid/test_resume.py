@@ -18,7 +18,14 @@ from tests.pyramid import child
 from tests.pyramid.support import all_tiles, decode, feed, picture
 from wsisr.errors import OutputError, UsageError
 from wsisr.pyramid import PyramidSpec, open_writer
-from wsisr.pyramid.records import Record, journal_path, pack_record, pieces_path, read_journal
+from wsisr.pyramid.records import (
+    RECORD_SIZE,
+    Record,
+    journal_path,
+    pack_record,
+    pieces_path,
+    read_journal,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {
@@ -172,7 +179,7 @@ def wait_for_records(out: Path, count: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         found = read_journal(journal_path(out))
-        if found and len({r.address for r in found[1] if r.address[0] == 0}) >= count:
+        if found and len({r.address for r in found.records if r.address[0] == 0}) >= count:
             return
         time.sleep(0.01)
     pytest.fail(f"{count} tiles were not recorded within a minute")
@@ -274,11 +281,77 @@ def test_a_journal_without_its_header_starts_anew(damage: bytes, tmp_path: Path)
 def test_something_else_in_place_of_the_journal_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out.ome.tif"
     write_part(out, small(), picture(300, 200), 10)
-    data = journal_path(out).read_bytes()
-    for damaged in (b"not a journal", data[:20] + b"!" + data[21:]):
-        journal_path(out).write_bytes(damaged)
-        with pytest.raises(OutputError, match=r"journal.*give overwrite"):
-            open_writer(out, small(), fingerprint=child.FINGERPRINT)
+    for options in ({}, {"overwrite": True}):
+        journal_path(out).write_bytes(b"not a journal")
+        with pytest.raises(UsageError, match=r"journal.*not made by wsisr"):
+            open_writer(out, small(), fingerprint=child.FINGERPRINT, **options)
+        assert journal_path(out).read_bytes() == b"not a journal"
+
+
+def header_bits(out: Path) -> int:
+    found = read_journal(journal_path(out))
+    assert found is not None
+    return 8 * (found.length - len(found.records) * RECORD_SIZE)
+
+
+def test_a_bit_flipped_in_the_header_costs_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Magic, length, text or checksum: what the header was is proven by the rest of it."""
+    out, pixels = tmp_path / "out.ome.tif", picture(300, 200)
+    write_part(out, small(), pixels, 40)
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    bits = header_bits(out)
+    for bit in [0, 63, 64, 80, 95, 96, *range(97, bits - 32, bits // 6), bits - 32, bits - 1]:
+        for path in tmp_path.iterdir():
+            path.unlink()
+        for path, content in whole.items():
+            path.write_bytes(content)
+        data = bytearray(whole[journal_path(out)])
+        data[bit // 8] ^= 1 << bit % 8
+        journal_path(out).write_bytes(data)
+        assert complete(out, small(), pixels) == len(all_tiles(small())) - 40, bit
+        assert "repaired" in caplog.text
+        caplog.clear()
+        assert leftovers(out) == []
+        out.unlink()
+
+
+def test_a_header_damaged_beyond_repair_says_what_is_lost(tmp_path: Path) -> None:
+    out = tmp_path / "out.ome.tif"
+    write_part(out, small(), picture(300, 200), 10)
+    found = read_journal(journal_path(out))
+    data = bytearray(journal_path(out).read_bytes())
+    assert found is not None
+    for place in (30, len(data) - len(found.records) * RECORD_SIZE - 2):
+        data[place] ^= 4
+    journal_path(out).write_bytes(data)
+    with pytest.raises(OutputError, match=rf"the {len(found.records)} tiles.*give overwrite"):
+        open_writer(out, small(), fingerprint=child.FINGERPRINT)
+    assert journal_path(out).read_bytes() == data
+    pixels = picture(300, 200)
+    with open_writer(out, small(), fingerprint=child.FINGERPRINT, overwrite=True) as writer:
+        assert feed(writer, pixels) == len(all_tiles(small()))
+        writer.finish()
+
+
+def test_blank_tiles_of_damage_are_not_taken_for_sound_ones(tmp_path: Path) -> None:
+    out, pixels = tmp_path / "out.ome.tif", picture(300, 200)
+    key = {"fingerprint": "a"}
+    write_part_of(out, pixels, range(5), **key)
+    # where nothing was damaged so far, damage may be left blank from now on
+    write_part_of(out, pixels, range(5, 9), **key, blanks_damage=True)
+    with pytest.raises(UsageError, match=r"blank tiles.*on_tile_error"):
+        open_writer(out, small(), **key)
+    with open_writer(out, small(), **key, blanks_damage=True) as writer:
+        assert feed(writer, pixels) == len(all_tiles(small())) - 9
+        writer.finish()
+
+
+def write_part_of(out: Path, pixels: np.ndarray, tiles: range, **options: object) -> None:
+    with suppress(InterruptedRunError), open_writer(out, small(), **options) as writer:  # type: ignore[arg-type]
+        feed(writer, pixels, all_tiles(writer.spec)[tiles.start : tiles.stop])
+        raise InterruptedRunError
 
 
 numbers = st.integers(0, 2**32 - 1)
@@ -349,10 +422,10 @@ def test_bytes_flipped_anywhere_are_found_out(
     refusal = None
     try:
         complete(out, spec, pixels)
-    except OutputError as error:
+    except (OutputError, UsageError) as error:
         refusal = str(error)
     if refusal is not None:
-        assert "give overwrite" in refusal
+        assert "give overwrite" in refusal or "not made by wsisr" in refusal
         return
     (folder / "whole").mkdir()
     complete(folder / "whole" / name, spec, pixels)
@@ -372,4 +445,4 @@ def test_reading_arbitrary_bytes_as_a_journal(
             found = read_journal(path)
         except OutputError:
             continue
-        assert found is None or found[2] <= path.stat().st_size
+        assert found is None or found.length <= path.stat().st_size

@@ -41,7 +41,7 @@ def test_a_run_is_told_line_by_line(slide: Path) -> None:
 
 def test_a_failure_is_the_last_line(slide: Path) -> None:
     path = slide.with_name("events.jsonl")
-    path.write_bytes(b'{"half a line')
+    path.write_bytes(b'{"event": "half a li')
     asked = job(slide, model="nope")
     with pytest.raises(Exception, match="nope"), open_events(path, asked) as events:
         upscale(asked, events.progress, announce=events.announce)

@@ -26,6 +26,7 @@ from wsisr.cli.options import (
 )
 from wsisr.cli.progress import progress_bar
 from wsisr.cli.telling import tell
+from wsisr.guard import refuse_same_url
 
 
 @click.command(cls=GroupedCommand, renamed=RENAMED)
@@ -81,6 +82,7 @@ def convert(source: str | Path, output: str | Path, as_json: bool, **options: An
     """
     import wsisr
 
+    refuse_same_url(source, output)
     with (
         local_copy(source, options["cache"], options["cache_gb"]) as local,
         progress_bar("tile", at_once=True) as progress,

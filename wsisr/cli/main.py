@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 import click
@@ -66,6 +67,7 @@ def run() -> None:
     debug = "--debug" in sys.argv
     try:
         code = cli(standalone_mode=False)
+        sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = _fail(f"interrupted; {way_on(sys.argv)}", INTERRUPTED)
     except click.ClickException as error:
@@ -80,6 +82,10 @@ def run() -> None:
         if debug:
             raise
         code = _fail(f"out of memory; {smaller(sys.argv)}", 1)
+    except OSError as error:
+        if debug:
+            raise
+        code = _fail_on(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -110,5 +116,19 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    tell(f"wsisr: {' '.join(message.split())}")
+    # where stderr is full or closed there is nobody to tell
+    with suppress(OSError):
+        tell(f"wsisr: {' '.join(message.split())}")
     return code
+
+
+def _fail_on(error: OSError) -> int:
+    """Tells an error of the system that concerns no output, such as a full disk behind stdout."""
+    if error.filename is None:
+        # what is left in the buffer would fail once more when the interpreter ends
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 1  # the reader has seen enough
+    place = error.filename or "stdout"
+    return _fail(f"{place}: {error.strerror or error}; make room, or write elsewhere", 1)

@@ -32,7 +32,7 @@ PLACE = PlaceType()
 in_argument = click.argument("source", metavar="IN", type=PLACE)
 out_argument = click.argument("output", metavar="OUT", type=PLACE)
 overwrite_option = run_option(
-    "--overwrite", is_flag=True, help="Replace an existing OUT and start anew."
+    "--overwrite", is_flag=True, help="Replace an OUT that wsisr has made, and start anew."
 )
 resume_option = run_option(
     "--resume/--no-resume",

@@ -34,6 +34,7 @@ from wsisr.cli.running import run_and_tell, show_plan
 from wsisr.cli.telling import tell
 from wsisr.cli.upscaling import upscaling_options
 from wsisr.errors import SlideError
+from wsisr.guard import refuse_same_url
 from wsisr.urls import is_url
 
 
@@ -103,6 +104,7 @@ def upscale(
     """
     if not is_url(source) and not Path(source).exists():
         raise SlideError(f"{source} does not exist; check the path")
+    refuse_same_url(source, output)
     from wsisr.api import make_job
 
     with local_copy(source, options["cache"], options["cache_gb"]) as local:

@@ -16,8 +16,13 @@ from .foresight import Announce as Announce
 from .foresight import Foresight as Foresight
 from .foresight import foresee_run as foresee_run
 from .foresight import stream_bytes as stream_bytes
+from .inputs import check_outputs as check_outputs
+from .inputs import files_read as files_read
+from .inputs import paths_written as paths_written
 from .job import Job as Job
 from .job import Result as Result
+from .machine import describe_machine as describe_machine
+from .machine import without_machine as without_machine
 from .meter import Progress as Progress
 from .meter import State as State
 from .output import ENCODING_THREADS as ENCODING_THREADS

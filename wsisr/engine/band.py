@@ -8,6 +8,7 @@ border are computed twice.
 from __future__ import annotations
 
 import math
+import re
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,12 @@ from wsisr.engine.run import Stream, smallest_block
 from wsisr.engine.stream import Stopwatch
 from wsisr.errors import OptionError, UsageError
 from wsisr.files import remove
+from wsisr.guard import refuse_foreign, refuse_links
 from wsisr.plan import Plan, Rect
 from wsisr.progress import Progress
+
+_PART = re.compile(r"\d+-\d+\.ome\.(tiff?|zarr)\.(partial|journal|pieces|lock)", re.IGNORECASE)
+"""What the files of parts are called."""
 
 
 def split_rows(run: Run, count: int) -> list[range]:
@@ -69,8 +74,19 @@ def band_plan(run: Run, rows: range) -> Plan:
 
 
 def remove_parts(output: Path) -> None:
-    """Removes the parts of an output."""
-    remove(parts_folder(output))
+    """Removes the parts of an output.
+
+    Raises:
+        UsageError: their folder holds something else.
+    """
+    folder = parts_folder(output)
+    refuse_links([folder])
+    refuse_foreign(folder, _has_parts_alone, overwrite=True)
+    remove(folder)
+
+
+def _has_parts_alone(folder: Path) -> bool:
+    return folder.is_dir() and all(_PART.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def compute_band(

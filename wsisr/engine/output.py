@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,6 @@ from wsisr.engine.stream import Stopwatch
 from wsisr.engine.tiles import TileCutter
 from wsisr.engine.uncertainty import Summary, as_counts, companion_path
 from wsisr.engine.windows import ReadWindow
-from wsisr.errors import ModelError, UsageError
 from wsisr.plan import Plan
 from wsisr.pyramid import PyramidSpec, PyramidWriter, open_writer
 
@@ -161,7 +158,7 @@ def open_outputs(run: Run, stack: ExitStack, clock: Stopwatch) -> list[Output]:
 
     Args:
         run: says what they are.
-        stack: closes them; a run that fails for a mistake in options or model leaves nothing.
+        stack: closes them; of a run that fails what it has stored is kept.
         clock: counts their time.
 
     Raises:
@@ -177,21 +174,17 @@ def open_outputs(run: Run, stack: ExitStack, clock: Stopwatch) -> list[Output]:
         resume=job.resume,
         fingerprint=fingerprint(run.image),
         url=job.destination,
+        blanks_damage=run.damaged is not None,
     )
-    _close_with(stack, image)
+    stack.enter_context(image)
     outputs: list[Output] = [
         ImageOutput(image, clock, round(run.plan.scale) if job.exact else None)
     ]
     if run.map is not None:
         writer = _open_map(run, run.map, image)
-        _close_with(stack, writer)
+        stack.enter_context(writer)
         outputs.append(MapOutput(writer, clock))
     return outputs
-
-
-def _close_with(stack: ExitStack, writer: PyramidWriter) -> None:
-    stack.enter_context(writer)
-    stack.push(partial(_discard_after_mistake, writer))
 
 
 def _open_map(run: Run, spec: PyramidSpec, image: PyramidWriter) -> PyramidWriter:
@@ -205,15 +198,5 @@ def _open_map(run: Run, spec: PyramidSpec, image: PyramidWriter) -> PyramidWrite
         overwrite=run.job.overwrite or is_resumed,
         resume=True if is_resumed else run.job.resume,
         fingerprint=fingerprint(spec),
+        blanks_damage=run.damaged is not None,
     )
-
-
-def _discard_after_mistake(
-    writer: PyramidWriter,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-) -> None:
-    """Leaves nothing of a run that would only fail again."""
-    if isinstance(error, (ModelError, UsageError)):
-        writer.abort(keep=False)

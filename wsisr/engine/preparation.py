@@ -13,15 +13,14 @@ import torch
 from wsisr.engine.exact import aligned_overlap, check_exact
 from wsisr.engine.job import Job
 from wsisr.engine.limits import check_input, check_original, check_output
+from wsisr.engine.machine import describe_machine
 from wsisr.engine.uncertainty import check_uncertainty, describe_map
 from wsisr.errors import OptionError, SlideError
-from wsisr.files import file_sha256
 from wsisr.models import Upscaler, block_side, load_upscaler, pick_device
 from wsisr.plan import Plan, check_factor, make_plan, scaled_region
 from wsisr.pyramid import PyramidSpec
 from wsisr.resolution import default_scale, nominal_magnification
-from wsisr.sharing import file_name
-from wsisr.slides import View, open_slide, select_view
+from wsisr.slides import View, open_slide, select_view, slide_digests
 from wsisr.tissue import TissueMask, load_mask, tissue_mask
 from wsisr.version import VERSION
 from wsisr_kernels import blend_margin
@@ -138,13 +137,14 @@ def prepare(job: Job) -> Run:
         )
         model = choice.load_to_describe()
         check_uncertainty(job, getattr(model, "stochastic", False))
-        provenance = describe_run(job, view, plan, resolution, model.describe())
+        tissue = find_tissue(job, view)
+        provenance = describe_run(job, view, plan, resolution, model.describe(), choice.device)
         image = describe_output(job, view, plan, resolution, provenance)
         return Run(
             job,
             resolution,
             plan,
-            find_tissue(job, view),
+            tissue,
             choice,
             image,
             None if job.uncertainty is None else describe_map(image),
@@ -237,19 +237,33 @@ def find_tissue(job: Job, view: View) -> TissueMask | None:
     return tissue_mask(view) if job.tissue == "auto" else load_mask(Path(job.tissue), view)
 
 
+def describe_tissue(job: Job) -> str | dict[str, Any]:
+    """Says where the model runs: how tissue is found, or by which mask file."""
+    if job.tissue in ("auto", "off"):
+        return job.tissue
+    mask = Path(job.tissue)
+    name = "mask" if job.anonymous else mask.name
+    return {"name": name, **slide_digests(mask, with_names=not job.anonymous)}
+
+
 def describe_run(
-    job: Job, view: View, plan: Plan, resolution: Resolution, model: Mapping[str, Any]
+    job: Job,
+    view: View,
+    plan: Plan,
+    resolution: Resolution,
+    model: Mapping[str, Any],
+    device: torch.device,
 ) -> dict[str, Any]:
     """Says what makes the pixels, in plain JSON values: input, model, weights, seed, settings."""
-    mask = "mask" if job.anonymous else file_name(job.tissue)
     return {
         "software": f"wsisr {VERSION}",
         "notice": NOTICE,
         "input": {
             "name": job.shown_name,
-            "sha256": file_sha256(job.source),
+            **slide_digests(job.source, with_names=not job.anonymous),
             "mpp": view.mpp,
             "magnification": view.magnification,
+            "downsample": resolution.downsample,
         },
         "region": [plan.region.x, plan.region.y, plan.region.width, plan.region.height],
         **describe_place(job, plan, resolution),
@@ -257,7 +271,8 @@ def describe_run(
         "window": plan.window,
         "overlap": plan.overlap,
         "blend_margin": blend_margin(plan.overlap),
-        "tissue": job.tissue if job.tissue in ("auto", "off") else mask,
+        "tissue": describe_tissue(job),
+        "machine": describe_machine(device),
         **({"samples": [job.uncertainty, job.output_sample]} if job.uncertainty else {}),
         **model,
     }

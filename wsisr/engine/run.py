@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wsisr.engine.executor import OpenExecutor, open_executor
 from wsisr.engine.foresight import Announce, foresee_run
+from wsisr.engine.inputs import check_outputs
 from wsisr.engine.job import Job, Result
 from wsisr.engine.meter import Meter
 from wsisr.engine.output import MapOutput, Output, open_outputs
@@ -43,8 +44,8 @@ def upscale(
     """Upscales a slide into a pyramid.
 
     The output appears under its name when it is complete. After an interruption, a full disk or a
-    damaged input, `<output>.partial` and its journal wait for the same job to be run again; after
-    a mistake in the options or the model nothing is left.
+    damaged input, `<output>.partial` and its journal wait for the same job to be run again; where
+    nothing was stored, nothing is left.
 
     Args:
         job: what is asked for.
@@ -59,10 +60,12 @@ def upscale(
     """
     clock = Stopwatch()
     run = prepare(job)
+    check_outputs(job)
     check_room(run)
     damaged = None if run.damaged is None else set(run.damaged)
     with ExitStack() as stack:
         view = stack.enter_context(open_view(job, damaged))
+        check_mask(run)
         outputs = open_outputs(run, stack, clock)
         adopt_parts(run, outputs, parts)
         write_mask(run)
@@ -147,12 +150,27 @@ def adopt_parts(run: Run, outputs: Sequence[Output], parts: Sequence[Path]) -> N
         UsageError: a part belongs to another run.
     """
     for part in parts:
-        adopt_part(outputs[0].writer, run.job.output, part, fingerprint(run.image))
+        adopt_part(
+            outputs[0].writer,
+            part,
+            fingerprint(run.image),
+            blanks_damage=run.damaged is not None,
+        )
 
 
 def smallest_block(run: Run) -> int:
     """Gives the side in px of the blocks that exact consistency makes in one piece, else 1."""
     return round(run.plan.scale) if run.job.exact else 1
+
+
+def check_mask(run: Run) -> None:
+    """Makes sure that the tissue mask can be written where the job asks for it.
+
+    Raises:
+        UsageError: another file is there.
+    """
+    if run.tissue is not None and run.job.tissue_out is not None:
+        run.tissue.lacks_file(run.job.tissue_out, overwrite=run.job.overwrite)
 
 
 def write_mask(run: Run) -> None:
@@ -162,7 +180,7 @@ def write_mask(run: Run) -> None:
         OutputError: it cannot be written.
     """
     if run.tissue is not None and run.job.tissue_out is not None:
-        run.tissue.to_geojson(run.job.tissue_out)
+        run.tissue.to_geojson(run.job.tissue_out, overwrite=run.job.overwrite)
 
 
 def finish(outputs: Sequence[Output], damaged: DamagedTiles | None, clock: Stopwatch) -> None:

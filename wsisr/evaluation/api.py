@@ -24,7 +24,7 @@ from wsisr.evaluation.measures import (
 )
 from wsisr.evaluation.nuclei import Segmenter, choose_segmenter
 from wsisr.evaluation.options import Options, available_cores
-from wsisr.evaluation.report import Evaluation
+from wsisr.evaluation.report import Evaluation, check_report
 from wsisr.evaluation.run import run_comparison
 from wsisr.evaluation.weights import why_missing
 from wsisr.urls import is_url
@@ -125,6 +125,9 @@ def evaluate(
     ):
         if value is not None and value < least:
             raise OptionError(option, value, f"give a whole number from {least} on")
+    if out is not None:
+        given = Path(segmenter) if isinstance(segmenter, str) else None
+        check_report(Path(out), [*inputs.paths(), *([given] if given else [])])
     options = Options(
         metrics=tuple(names),
         tile_size=tile_size,

@@ -55,6 +55,10 @@ class Inputs:
     sr_mpp: float | None = None
     hr_mpp: float | None = None
 
+    def paths(self) -> list[Path]:
+        """Lists the files and folders."""
+        return [Path(path) for path in self.listed().values()]
+
     def listed(self) -> dict[str, str]:
         """Gives {what: name of its file} for the report, which may be passed on."""
         paths = {"sr": self.sr, "hr": self.hr, "lr": self.lr, "transform": self.transform}

@@ -5,6 +5,8 @@ from .output import TIFF_SUFFIXES as TIFF_SUFFIXES
 from .output import ZARR_SUFFIXES as ZARR_SUFFIXES
 from .output import open_writer as open_writer
 from .output import tile_encoder as tile_encoder
+from .ownership import is_own_output as is_own_output
+from .ownership import written_paths as written_paths
 from .parts import adopt_part as adopt_part
 from .provenance import read_provenance as read_provenance
 from .spec import COMPRESSIONS as COMPRESSIONS

@@ -7,7 +7,7 @@ incomplete tiles as they are before encoding, because a level made from decoded 
 from one made without interruption. A slot is used again once the tile above is recorded. Every
 stored tile is recorded with its piece at once, however soon the tile above may follow: a producer
 that pauses after a burst would otherwise leave the burst unrecorded, and keeping a piece costs a
-twenty-fifth of encoding its tile. `<OUT>.lock` keeps a second run out, see `wsisr.files.lock_file`.
+twenty-fifth of encoding its tile. `<OUT>.lock` keeps a second run out, see `wsisr.locks.lock_file`.
 
 What is durable when: after `kill -9` every tile that a worker has finished is there, for the page
 cache outlives the process; those in the workers' hands or queue are lost. Against power loss, the
@@ -30,13 +30,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.files import AppendFile, lock_file, remove
+from wsisr.files import AppendFile, remove
+from wsisr.locks import lock_file
 from wsisr.pyramid.levels import TileAddress
 from wsisr.pyramid.records import (
     BLANK_PIECE,
     Record,
     checksum,
     journal_path,
+    lock_path,
     pack_header,
     pack_record,
     pieces_path,
@@ -237,4 +239,4 @@ def lock_output(out: Path) -> AbstractContextManager[None]:
     Returns:
         A context manager; entering it ends in an OutputError where another run holds the lock.
     """
-    return lock_file(out.with_name(out.name + ".lock"), shown=out)
+    return lock_file(lock_path(out), shown=out)

@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 from wsisr.errors import ExistsError, OptionError, OutputError, UsageError
 from wsisr.files import remove
 from wsisr.pyramid.encode import tiff_codec
+from wsisr.pyramid.finished import FinishedWriter
 from wsisr.pyramid.journal import Journal, NoJournal, lock_output
+from wsisr.pyramid.ownership import check_names, is_journal, partial_path
 from wsisr.pyramid.records import (
-    Record,
+    JournalContent,
     check_match,
     describe_run,
     journal_path,
     pieces_path,
     read_journal,
+    write_journal,
 )
-from wsisr.pyramid.resume import SoundTile, restore, slot_bytes, sound_tiles
+from wsisr.pyramid.resume import SoundTile, is_whole, restore, slot_bytes, sound_tiles
 from wsisr.pyramid.sink import TileSink
 from wsisr.pyramid.spec import PyramidSpec
 from wsisr.pyramid.stores import FolderStore, ObjectStore
@@ -49,10 +52,29 @@ class _Target:
     kind: str
     threads: int
     url: str | None
+    fingerprint: str = ""
+    blanks_damage: bool = False
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """Header of the journal."""
+        return self._header(self.blanks_damage)
+
+    def read(self) -> JournalContent | None:
+        """Reads the journal of an interrupted run, whose header may be damaged.
+
+        Raises:
+            OutputError: it is damaged beyond repair.
+        """
+        likely = [self._header(blanks) for blanks in (False, True)]
+        return read_journal(journal_path(self.out), likely)
+
+    def _header(self, blanks: bool) -> dict[str, Any]:
+        return describe_run(self.spec, self.kind, self.fingerprint, blanks_damage=blanks)
 
     @property
     def partial(self) -> Path:
-        return self.out.with_name(self.out.name + ".partial")
+        return partial_path(self.out)
 
     def new_sink(self) -> TileSink:
         try:
@@ -61,10 +83,11 @@ class _Target:
             remove(self.partial)
             raise
 
-    def sink(self, *, resume: bool) -> TileSink:
+    def sink(self, *, resume: bool, place: Path | None = None) -> TileSink:
+        place = place or self.partial
         if self.kind == "tiff":
-            return TiffSink(self.out, self.partial, self.spec, resume=resume)
-        store = FolderStore(self.out, self.partial) if self.url is None else ObjectStore(self.url)
+            return TiffSink(self.out, place, self.spec, resume=resume)
+        store = FolderStore(self.out, place) if self.url is None else ObjectStore(self.url)
         return ZarrSink(self.out, store, self.spec, resume=resume)
 
     def is_begun(self) -> bool:
@@ -73,15 +96,23 @@ class _Target:
         there = all(file.is_file() for file in files)
         return there and (self.url is not None or self.partial.exists())
 
-    def check_free(self, url: str) -> None:
+    def check_free(self, url: str, *, overwrite: bool) -> None:
         """Makes sure that nothing behind the URL would be lost.
 
         Raises:
             ExistsError: an output is there.
-            UsageError: one is there that this machine has no journal of.
+            UsageError: one is there that this machine has no journal of, or what wsisr did not
+                make.
             OutputError: the server cannot be asked.
         """
         store = ObjectStore(url)
+        if overwrite:
+            if not store.is_own():
+                raise UsageError(
+                    f"{shown(url)} was not made by wsisr, and is not replaced; remove it, or "
+                    "choose another name"
+                )
+            return
         if store.is_finished():
             raise ExistsError(f"{shown(url)} exists; give <overwrite> or another name")
         if not self.is_begun() and not store.is_empty():
@@ -91,7 +122,8 @@ class _Target:
             )
 
     def remove_unfinished(self) -> None:
-        for left in (self.partial, journal_path(self.out), pieces_path(self.out)):
+        # the journal last: it is what the others are known by
+        for left in (self.partial, pieces_path(self.out), journal_path(self.out)):
             remove(left)
 
 
@@ -104,6 +136,7 @@ def open_writer(
     resume: bool | None = None,
     fingerprint: str = "",
     url: str | None = None,
+    blanks_damage: bool = False,
 ) -> PyramidWriter:
     """Starts, or goes on with, writing a pyramid.
 
@@ -121,29 +154,35 @@ def open_writer(
         fingerprint: what makes the pixels (input, model, settings, seed), as a short text.
         url: object storage that takes an OME-Zarr in place of `path`, beside which only the
             journal is then kept; an existing output is removed at the start, not at the end.
+        blanks_damage: whether tiles may be blank because the input is damaged there; such a run is
+            gone on from only by one that says so, too.
 
     Returns:
         The writer, to be used as a context manager.
 
     Raises:
-        UsageError: the suffix is unknown, or an unfinished run does not match.
+        UsageError: the suffix is unknown, what is there was not made by wsisr, or an unfinished
+            run does not match.
         ExistsError: the output exists.
         OutputError: the folder is missing or not writable, another run writes to the output, or
             its journal is damaged.
     """
     out = Path(path)
-    target = _Target(out, spec, _format(out, spec), threads, url)
+    target = _Target(out, spec, _format(out, spec), threads, url, fingerprint, blanks_damage)
     if threads < 1:
         raise OptionError("threads", threads, "give 1 or more")
     if not out.parent.is_dir():
         raise OutputError(f"{out}: the folder {out.parent} does not exist; create it first")
-    if (out.exists() or out.is_symlink()) and not overwrite:
-        raise ExistsError(f"{out} exists; give <overwrite> or another name")
-    if url is not None and not overwrite:
-        target.check_free(url)
+    if os.path.lexists(out) and not overwrite and fingerprint and resume is not False:
+        finished = _tidied(target)
+        if finished is not None:
+            return finished
+    check_names(out, overwrite=overwrite, is_folder=target.kind != "tiff")
+    if url is not None:
+        target.check_free(url, overwrite=overwrite)
     anew = resume is False or (overwrite and not resume)
     if fingerprint:
-        return _open_resumable(target, fingerprint, anew=anew)
+        return _open_resumable(target, anew=anew)
     unfinished = journal_path(out).is_file()
     with lock_output(out) if unfinished else nullcontext():
         if unfinished and not anew:
@@ -161,30 +200,58 @@ def tile_encoder(path: Path, spec: PyramidSpec) -> Callable[[NDArray[np.uint8]],
     return tiff_codec(spec).encode if _format(path, spec) == "tiff" else encode_chunk
 
 
-def _open_resumable(target: _Target, fingerprint: str, *, anew: bool) -> PyramidWriter:
+def _open_resumable(target: _Target, *, anew: bool) -> PyramidWriter:
     """Opens a writer with a journal; it goes on from an unfinished run unless `anew`."""
-    header = describe_run(target.spec, target.kind, fingerprint)
     lock = ExitStack()
     lock.enter_context(lock_output(target.out))
     try:
         found = None if anew else _read_unfinished(target)
         if found is None:
-            return _start(target, header, lock)
-        return _go_on(target, header, lock, found)
+            return _start(target, lock)
+        return _go_on(target, lock, found)
     except BaseException:
         lock.close()
         raise
 
 
-def _read_unfinished(target: _Target) -> tuple[dict[str, Any], list[Record], int] | None:
-    return read_journal(journal_path(target.out)) if target.is_begun() else None
+def _tidied(target: _Target) -> PyramidWriter | None:
+    """Cleans up after this very run, where it was killed when its output had its name already.
+
+    Returns:
+        A writer that has nothing to do; None where the output is another one. That it is this one
+        its bytes prove: the journal has a checksum of every tile.
+    """
+    out, spec = target.out, target.spec
+    journal = journal_path(out)
+    if target.url is not None or target.partial.exists() or not is_journal(journal):
+        return None
+    with lock_output(out):
+        try:
+            found = target.read()
+        except OutputError:
+            return None
+        is_folder = target.kind != "tiff"
+        if found is None or found.header != target.header or out.is_dir() != is_folder:
+            return None
+        sink = target.sink(resume=True, place=out)
+        try:
+            if not is_whole(spec, found.records, sink):
+                return None
+        finally:
+            sink.close()
+        target.remove_unfinished()
+    return FinishedWriter(spec)
 
 
-def _start(target: _Target, header: dict[str, Any], lock: ExitStack) -> PyramidWriter:
+def _read_unfinished(target: _Target) -> JournalContent | None:
+    return target.read() if target.is_begun() else None
+
+
+def _start(target: _Target, lock: ExitStack) -> PyramidWriter:
     target.remove_unfinished()
     sink = target.new_sink()
     try:
-        log = Journal(target.out, header, slot_bytes(target.spec), sink.sync, lock)
+        log = Journal(target.out, target.header, slot_bytes(target.spec), sink.sync, lock)
     except BaseException:
         sink.discard()
         target.remove_unfinished()
@@ -192,20 +259,24 @@ def _start(target: _Target, header: dict[str, Any], lock: ExitStack) -> PyramidW
     return StreamWriter(target.spec, sink, log, threads=target.threads, keep=True)
 
 
-def _go_on(
-    target: _Target,
-    header: dict[str, Any],
-    lock: ExitStack,
-    found: tuple[dict[str, Any], list[Record], int],
-) -> PyramidWriter:
-    out, spec = target.out, target.spec
-    old_header, records, kept = found
-    check_match(out, old_header, header)
+def _go_on(target: _Target, lock: ExitStack, found: JournalContent) -> PyramidWriter:
+    out, spec, kept = target.out, target.spec, found.length
+    check_match(out, found.header, target.header)
+    if found.is_repaired:
+        _log.warning("%s: its beginning was damaged, and was repaired", journal_path(out))
     sink = target.sink(resume=True)
     try:
-        restored = restore(out, spec, records, sink)
+        restored = restore(out, spec, found.records, sink)
+        if found.is_repaired or found.header != target.header:
+            kept = write_journal(out, target.header, restored.records.values())
         log = Journal(
-            out, header, slot_bytes(spec), sink.sync, lock, kept=kept, slots=restored.slots
+            out,
+            target.header,
+            slot_bytes(spec),
+            sink.sync,
+            lock,
+            kept=kept,
+            slots=restored.slots,
         )
     except BaseException:
         sink.close()
@@ -219,14 +290,16 @@ def _go_on(
     return writer
 
 
-def part_tiles(part: Path, spec: PyramidSpec, out: Path, fingerprint: str) -> Generator[SoundTile]:
+def part_tiles(
+    part: Path, spec: PyramidSpec, fingerprint: str, *, blanks_damage: bool = False
+) -> Generator[SoundTile]:
     """Walks over the sound tiles of a part, of which there are none where it is missing or torn.
 
     Args:
         part: the part's path.
         spec: the pyramid that it is a part of.
-        out: the pyramid's path, for its format.
         fingerprint: that of the pyramid.
+        blanks_damage: as in `open_writer`.
 
     Yields:
         The tiles from the top level down.
@@ -237,7 +310,7 @@ def part_tiles(part: Path, spec: PyramidSpec, out: Path, fingerprint: str) -> Ge
     """
     if not part.parent.is_dir():
         return
-    target = _Target(part, spec, _format(part, spec), threads=1, url=None)
+    target = _Target(part, spec, _format(part, spec), 1, None, fingerprint, blanks_damage)
     with lock_output(part):
         try:
             found = _read_unfinished(target)
@@ -246,11 +319,10 @@ def part_tiles(part: Path, spec: PyramidSpec, out: Path, fingerprint: str) -> Ge
             return
         if found is None:
             return
-        header, records, _ = found
-        check_match(part, header, describe_run(spec, _format(out, spec), fingerprint))
+        check_match(part, found.header, target.header)
         sink = target.sink(resume=True)
         try:
-            yield from sound_tiles(part, spec, records, sink)
+            yield from sound_tiles(part, spec, found.records, sink)
         finally:
             sink.close()
 

@@ -15,16 +15,18 @@ from wsisr.pyramid.output import part_tiles
 from wsisr.pyramid.writer import PyramidWriter
 
 
-def adopt_part(writer: PyramidWriter, out: Path, part: Path, fingerprint: str) -> int:
+def adopt_part(
+    writer: PyramidWriter, part: Path, fingerprint: str, *, blanks_damage: bool = False
+) -> int:
     """Copies the sound tiles of a part into an output; their checksums are verified on the way.
 
     A part that is missing or torn gives what of it is sound; the rest is left to be computed.
 
     Args:
         writer: the output, before any tile was written to it.
-        out: the output's path.
         part: the part's path, under which it never appears itself.
         fingerprint: that of the output.
+        blanks_damage: as in `open_writer`.
 
     Returns:
         How many tiles of level 0 were sound.
@@ -34,7 +36,8 @@ def adopt_part(writer: PyramidWriter, out: Path, part: Path, fingerprint: str) -
         OutputError: the part is being written, or the output cannot be.
     """
     count = 0
-    with closing(part_tiles(part, writer.spec, out, fingerprint)) as tiles:
+    tiles_of = part_tiles(part, writer.spec, fingerprint, blanks_damage=blanks_damage)
+    with closing(tiles_of) as tiles:
         for tile in tiles:
             writer.adopt(tile)
             count += tile.record.address[0] == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import imagecodecs
 
 from wsisr.errors import OutputError, UsageError
-from wsisr.files import os_errors
+from wsisr.files import os_errors, write_atomic
 from wsisr.parsing import MalformedError, as_object, parse_json
 from wsisr.pyramid.levels import TileAddress
 from wsisr.pyramid.spec import PyramidSpec
@@ -33,6 +34,7 @@ _RECORD = struct.Struct("<BBIIQIIiI")
 _CHECK = struct.Struct("<I")
 _SIZE = struct.Struct("<I")
 RECORD_SIZE = _RECORD.size + _CHECK.size
+_HEADER_START = len(MAGIC) + _SIZE.size
 
 
 class Record(NamedTuple):
@@ -67,6 +69,11 @@ def pieces_path(out: Path) -> Path:
     return out.with_name(out.name + ".pieces")
 
 
+def lock_path(out: Path) -> Path:
+    """Names the file that keeps a second run out of an output, `<OUT>.lock`."""
+    return out.with_name(out.name + ".lock")
+
+
 def checksum(data: bytes | memoryview, start: int = 0) -> int:
     """Computes the CRC-32 of `data`, continuing from `start`."""
     # libdeflate's is several times faster than zlib's, and this runs over every stored byte
@@ -74,13 +81,16 @@ def checksum(data: bytes | memoryview, start: int = 0) -> int:
     return int(codec.deflate_crc32(data, start))
 
 
-def describe_run(spec: PyramidSpec, kind: str, fingerprint: str) -> dict[str, Any]:
+def describe_run(
+    spec: PyramidSpec, kind: str, fingerprint: str, *, blanks_damage: bool = False
+) -> dict[str, Any]:
     """Describes what must agree between an interrupted run and the one that goes on.
 
     Args:
         spec: the pyramid.
         kind: the format.
         fingerprint: what makes the pixels, as a short text.
+        blanks_damage: whether tiles may be blank because the input is damaged there.
 
     Returns:
         The header of the journal, in plain JSON values.
@@ -97,6 +107,7 @@ def describe_run(spec: PyramidSpec, kind: str, fingerprint: str) -> dict[str, An
         "journal": 1,
         "format": kind,
         "fingerprint": fingerprint,
+        "blanks_damage": blanks_damage,
         "made_by": made_by,
         "spec": plain,
     }
@@ -117,25 +128,49 @@ def pack_record(record: Record, position: int) -> bytes:
     return body + _CHECK.pack(checksum(body, position & 0xFFFFFFFF))
 
 
-def read_journal(path: Path) -> tuple[dict[str, Any], list[Record], int] | None:
+class JournalContent(NamedTuple):
+    """The sound part of a journal.
+
+    Attributes:
+        header: what it is of.
+        records: the stored tiles, in their order.
+        length: how many bytes of the file are sound.
+        is_repaired: whether the header was damaged, and what it was is proven by the rest.
+    """
+
+    header: dict[str, Any]
+    records: list[Record]
+    length: int
+    is_repaired: bool = False
+
+
+def read_journal(path: Path, wanted: Sequence[dict[str, Any]] = ()) -> JournalContent | None:
     """Reads the sound part of a journal: up to the first record that is short or damaged.
 
     Args:
         path: the journal.
+        wanted: headers that it may have; a damaged one can be made out to be one of these.
 
     Returns:
-        The header, the records and the length of the sound part in bytes; None for a journal that
-        ends within its header, before anything was stored.
+        What it holds; None for a journal that ends within its header, before anything was stored.
 
     Raises:
-        OutputError: the header is damaged, or the file cannot be read.
+        OutputError: the header is damaged beyond repair, or the file cannot be read.
     """
     with os_errors(path):
         data = path.read_bytes()
-    found = _header(path, data)
-    if found is None:
-        return None
-    header, start = found
+    header, start = _header(data)
+    is_repaired = header is None
+    if header is None:
+        header, start = _repaired(data, wanted)
+    if header is None:
+        if _ends_in_header(data):
+            return None
+        count = max(0, len(data) - _end_of_header(data)) // RECORD_SIZE
+        raise OutputError(
+            f"{path}: not a journal, or its beginning is damaged, so that the {count} tiles it "
+            "notes cannot be gone on from; give <overwrite> to start anew"
+        )
     records = []
     for position in range(start, len(data) - RECORD_SIZE + 1, RECORD_SIZE):
         body = data[position : position + _RECORD.size]
@@ -144,29 +179,76 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Record], int] | None:
             break
         level, state, row, col, *rest = _RECORD.unpack(body)
         records.append(Record((level, row, col), state, *rest))
-    return header, records, start + len(records) * RECORD_SIZE
+    return JournalContent(header, records, start + len(records) * RECORD_SIZE, is_repaired)
 
 
-def _header(path: Path, data: bytes) -> tuple[dict[str, Any], int] | None:
-    damaged = OutputError(f"{path}: not a journal, or damaged; give <overwrite> to start anew")
-    start = len(MAGIC) + _SIZE.size
-    if not data.startswith(MAGIC[: len(data)]):
-        raise damaged
-    if len(data) < start:
-        return None
+def _header(data: bytes) -> tuple[dict[str, Any] | None, int]:
+    """Gives a header that is sound, and where the records begin."""
+    if not data.startswith(MAGIC) or len(data) < _HEADER_START:
+        return None, 0
     (length,) = _SIZE.unpack_from(data, len(MAGIC))
-    end = start + length
-    if length > MAX_HEADER:
-        raise damaged
-    if len(data) < end + _CHECK.size:
-        return None
+    end = _HEADER_START + length
+    if length > MAX_HEADER or len(data) < end + _CHECK.size:
+        return None, 0
     if _CHECK.unpack_from(data, end)[0] != checksum(data[:end]):
-        raise damaged
+        return None, 0
     try:
-        header = as_object(parse_json(data[start:end]))
-    except MalformedError as error:
-        raise damaged from error
-    return header, end + _CHECK.size
+        return as_object(parse_json(data[_HEADER_START:end])), end + _CHECK.size
+    except MalformedError:
+        return None, 0
+
+
+def _repaired(data: bytes, wanted: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None, int]:
+    """Finds which header a damaged one was: the one of its checksum, or of all but its checksum."""
+    for header in wanted:
+        packed = pack_header(header)
+        found = data[: len(packed)]
+        split = len(packed) - _CHECK.size
+        if len(found) == len(packed) and (
+            found[split:] == packed[split:] or found[:split] == packed[:split]
+        ):
+            return header, len(packed)
+    return None, 0
+
+
+def _ends_in_header(data: bytes) -> bool:
+    """Tells whether a journal was cut off before its first record."""
+    return MAGIC.startswith(data[: len(MAGIC)]) and _end_of_header(data) == 0
+
+
+def _end_of_header(data: bytes) -> int:
+    """Gives where a damaged header ends, by its length or else by its text; 0 where it does not."""
+    if len(data) >= _HEADER_START:
+        end = _HEADER_START + int(_SIZE.unpack_from(data, len(MAGIC))[0]) + _CHECK.size
+        if end <= len(data):
+            return end
+    try:
+        text = data[_HEADER_START : _HEADER_START + MAX_HEADER].decode("latin-1")
+        return _HEADER_START + json.JSONDecoder().raw_decode(text)[1] + _CHECK.size
+    except (ValueError, RecursionError):
+        return 0
+
+
+def write_journal(out: Path, header: dict[str, Any], records: Iterable[Record]) -> int:
+    """Writes the journal of an output anew; it is the old or the new one, whatever happens.
+
+    Args:
+        out: the output.
+        header: what the journal is of.
+        records: the stored tiles.
+
+    Returns:
+        The length of the journal in bytes.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    packed = bytearray(pack_header(header))
+    for record in records:
+        packed += pack_record(record, len(packed))
+    with os_errors(out):
+        write_atomic(journal_path(out), bytes(packed))
+    return len(packed)
 
 
 def check_match(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -191,6 +273,11 @@ def check_match(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Non
             before = " ".join(str(old.get(key)).split())[:MAX_SHOWN]
             values = f"{before}, now {new[key]}"
             raise UsageError(f"{out}: the unfinished run has {key} {values}; {remedy}")
+    if found.get("blanks_damage") and not wanted["blanks_damage"]:
+        raise UsageError(
+            f"{out}: the unfinished run may have blank tiles where its input is damaged "
+            f"(on_tile_error blank, now fail); {remedy}"
+        )
     if found.get("fingerprint") != wanted["fingerprint"]:
         changes = "; ".join(differences(found.get("made_by"), wanted["made_by"])[:3])
         raise UsageError(

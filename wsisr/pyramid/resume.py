@@ -126,6 +126,21 @@ def sound_tiles(
             sound.add(address)
 
 
+def is_whole(spec: PyramidSpec, records: list[Record], sink: TileSink) -> bool:
+    """Tells whether a journal has every tile of an output, and each is stored as it says.
+
+    Args:
+        spec: the pyramid.
+        records: the records of the journal.
+        sink: the output, which is read once.
+    """
+    latest = {record.address: record for record in records if _plausible(spec, record)}
+    grids = [spec.grid(level) for level in range(len(spec.levels))]
+    if len(latest) < sum(rows * columns for rows, columns in grids):
+        return False
+    return all(data is not None for _, data in _read_sound(sink, list(latest.values())))
+
+
 def _plausible(spec: PyramidSpec, record: Record) -> bool:
     level, row, col = record.address
     if level >= len(spec.levels) or record.state not in (STORED, BLANK):

@@ -15,7 +15,16 @@ from threading import Lock
 from typing import Any, Protocol
 
 from wsisr.errors import OutputError
-from wsisr.files import os_errors, remove, sync_file, sync_folder, write_part
+from wsisr.files import (
+    commit_folder,
+    os_errors,
+    remove,
+    sync_file,
+    sync_folder,
+    write_part,
+)
+from wsisr.pyramid.metadata import CREATOR
+from wsisr.pyramid.ngff import METADATA_NAMES, OME_XML
 from wsisr.urls import file_system, reason_of, retried, shown
 
 WriteMetadata = Callable[[Path], Iterable[Path]]
@@ -111,36 +120,39 @@ class FolderStore:
             return file.read(length)
 
     def keep(self, ends: dict[str, int]) -> None:
-        """Removes all other files, and cuts these to their ends."""
+        """Removes all other files, and cuts these to their ends; the next `sync` has them all."""
         kept = {self._partial / name: end for name, end in ends.items()}
         for path in sorted(self._partial.rglob("*")):
             if not path.is_dir() and path not in kept:
                 remove(path)
         for path, end in kept.items():
             with os_errors(self._path):
-                os.truncate(path, end)
+                if path.stat().st_size != end:
+                    os.truncate(path, end)
+        # the run before may have been killed before it had the disk hold them
+        with self._touched_lock:
+            self._touched.update(kept)
 
     def sync(self) -> None:
         """Has the disk hold the files written since the last call."""
         with self._touched_lock:
             touched, self._touched = self._touched, set()
+        folders: set[Path] = set()
         for path in touched:
             with os_errors(self._path):
                 sync_file(path)
+            folders.update(each for each in path.parents if each.is_relative_to(self._partial))
+        # and the names of new files, from the innermost folder out
+        for folder in sorted(folders, key=lambda each: -len(each.parts)):
+            with os_errors(self._path):
+                sync_folder(folder)
 
     def finish(self, write_metadata: WriteMetadata) -> None:
         """Renames the folder; what stood under its name goes."""
         with os_errors(self._path):
             self._touched.update(write_metadata(self._partial))
         self.sync()
-        with os_errors(self._path):
-            replaced = self._path.with_name(self._path.name + ".replaced")
-            if self._path.exists():
-                remove(replaced)
-                self._path.rename(replaced)
-            self._partial.rename(self._path)
-            sync_folder(self._path.parent)
-            remove(replaced)
+        commit_folder(self._partial, self._path)
 
     def close(self) -> None:
         """Has nothing to close: no file stays open between calls."""
@@ -180,6 +192,18 @@ class ObjectStore:
     def is_empty(self) -> bool:
         """Tells whether nothing is there."""
         return next(self._names(), None) is None
+
+    def is_own(self) -> bool:
+        """Tells whether all that is there can be of an OME-Zarr that was written here."""
+        names = list(self._names())
+        metadata = OME_XML.as_posix()
+        if metadata in names:
+            text: bytes = self._do(lambda: self._system.cat_file(self._place(metadata)))
+            if f'Creator="{CREATOR}"'.encode() not in text:
+                return False
+        elif MARK in names:
+            return False
+        return all(_is_part(name) for name in names)
 
     def begin(self, *, resume: bool) -> None:
         """Removes what is there unless it is gone on from; first what makes an image of it."""
@@ -269,3 +293,9 @@ class ObjectStore:
             return retried(action)
         except Exception as error:
             raise OutputError(f"{shown(self._url)}: {reason_of(self._url, error)}") from None
+
+
+def _is_part(name: str) -> bool:
+    """Tells whether an object bears a name that those of an OME-Zarr have."""
+    first, _, _ = name.partition("/")
+    return first.isdecimal() or first == OME_XML.parent.name or name in METADATA_NAMES

@@ -39,7 +39,7 @@ from wsisr.pyramid.spec import PyramidSpec
 
 SOFTWARE = "wsisr"
 HEADER = struct.Struct("<2sHHHQ")
-_UNFINISHED = HEADER.pack(b"II", 43, 8, 0, 0)
+UNFINISHED = HEADER.pack(b"II", 43, 8, 0, 0)
 _FORMATS = {
     FieldType.ASCII: "s",
     FieldType.SHORT: "H",
@@ -90,7 +90,7 @@ class TiffSink:
         self._file = AppendFile(partial, shown=path, size=None if resume else 0)
         self._blank: tuple[int, int, int] | None = None
         if not resume:
-            self._file.append(_UNFINISHED)
+            self._file.append(UNFINISHED)
 
     def encode(self, pixels: NDArray[np.uint8]) -> bytes:
         """Encodes a tile, grown to the tile size by repeating its edge."""
@@ -117,7 +117,7 @@ class TiffSink:
         """Cuts off all behind the last tile, and finds the shared background tile."""
         ends = [offset + length for offset, length in zip(index.offset, index.length, strict=True)]
         self._file.cut(max(HEADER.size, *(int(end.max()) for end in ends)))
-        self._file.overwrite(0, _UNFINISHED)
+        self._file.overwrite(0, UNFINISHED)
         for state, offset, length in zip(index.state, index.offset, index.length, strict=True):
             blank = np.argwhere(state == BLANK)
             if len(blank):

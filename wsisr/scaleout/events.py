@@ -13,20 +13,23 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from wsisr.engine import Foresight, Job, Result
+from wsisr.engine import Foresight, Job, Result, files_read, paths_written
 from wsisr.errors import OptionError
 from wsisr.files import os_errors
+from wsisr.guard import is_empty, is_same
 from wsisr.progress import State
 from wsisr.sharing import file_name, shareable, without_folders
 
 PROGRESS_S = 5.0
+EVENT_BEGIN = b'{"event": "'
+"""How each line of a file of events begins."""
 
 
 class JsonLines:
@@ -153,10 +156,11 @@ def open_events(path: Path, job: Job) -> Iterator[EventLog]:
         What the run is told to.
 
     Raises:
-        OptionError: the file is the slide, the output or the mask.
+        OptionError: the run reads or writes the file, or it holds something else.
         OutputError: the file cannot be written.
     """
-    refuse_files_of_run(path, job.source, job.output, job.tissue_out)
+    outputs = [job.output, *([job.tissue_out] if job.tissue_out else [])]
+    refuse_files_of_run(path, [*files_read(job), *paths_written(job), *outputs])
     events = EventLog(path, job)
     handler = _Warnings(events)
     logger = logging.getLogger("wsisr")
@@ -171,18 +175,29 @@ def open_events(path: Path, job: Job) -> Iterator[EventLog]:
         events.close()
 
 
-def refuse_files_of_run(path: Path, *others: Path | None) -> None:
-    """Refuses to append events to a file that a run reads or writes.
+def refuse_files_of_run(path: Path, used: Iterable[Path]) -> None:
+    """Refuses to append events to a file that a run reads or writes, or that holds something else.
+
+    Args:
+        path: the file of events.
+        used: what the run reads and writes.
 
     Raises:
-        OptionError: the path is one of them.
+        OptionError: the path is one of them, or no file of events.
     """
-    for other in others:
-        if other is not None and _is_same(path, other):
+    for other in used:
+        # what the run writes need not be there yet
+        if path.resolve() == other.resolve() or is_same(path, other):
             raise OptionError("log_json", path, f"is {other} already; choose another name")
+    if os.path.lexists(path) and not is_empty(path) and not _has_events(path):
+        rule = "is there and holds no events, and is not added to; choose another name"
+        raise OptionError("log_json", path, rule)
 
 
-def _is_same(path: Path, other: Path) -> bool:
-    return path.resolve() == other.resolve() or (
-        path.exists() and other.exists() and path.samefile(other)
-    )
+def _has_events(path: Path) -> bool:
+    """Tells whether a file begins with an event, or with half of one."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(EVENT_BEGIN)) == EVENT_BEGIN
+    except OSError:
+        return False

@@ -1,6 +1,8 @@
 from .base import Level as Level
 from .base import Slide as Slide
 from .cache import CACHE_BYTES as CACHE_BYTES
+from .companions import slide_digests as slide_digests
+from .companions import slide_files as slide_files
 from .describe import describe_slide as describe_slide
 from .finding import find_slides as find_slides
 from .finding import slide_stem as slide_stem

@@ -4,3 +4,4 @@ from .find import INK_LEAD as INK_LEAD
 from .find import INK_SATURATION as INK_SATURATION
 from .find import tissue_mask as tissue_mask
 from .mask import TissueMask as TissueMask
+from .mask import is_own_mask as is_own_mask

@@ -12,8 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.errors import OutputError
+from wsisr.files import os_errors, write_atomic
+from wsisr.guard import refuse_foreign, refuse_links
 
+MASK_HEAD = '{"type": "FeatureCollection", "software": "wsisr", "features": '
+"""How a mask file begins that is known for ours; other programs drop the software's name."""
 Mask = NDArray[np.bool_]
 Spans = Sequence[tuple[int, int]]
 
@@ -82,17 +85,40 @@ class TissueMask:
         part = self.mask[top:bottom, left:right]
         return float(part.mean()) if part.size else 0.0
 
-    def to_geojson(self, path: Path) -> None:
+    def to_geojson(self, path: Path, *, overwrite: bool = False) -> None:
         """Writes the outlines as QuPath annotations, in level-0 px (RFC 7946 geometry).
 
-        The outlines follow the edges of mask px.
+        The outlines follow the edges of mask px. A file with these outlines is left as it is.
 
         Args:
-            path: file to write; an existing one is replaced.
+            path: file to write.
+            overwrite: whether to replace another mask that wsisr has written.
 
         Raises:
+            UsageError: a file is there that is not to be replaced.
             OutputError: the file cannot be written.
         """
+        if self.lacks_file(path, overwrite=overwrite):
+            with os_errors(path):
+                write_atomic(path, self._geojson())
+
+    def lacks_file(self, path: Path, *, overwrite: bool = False) -> bool:
+        """Tells whether a file with the outlines is still to be written.
+
+        Args:
+            path: the file.
+            overwrite: whether another mask that wsisr has written may be replaced.
+
+        Raises:
+            UsageError: a file is there that is not to be replaced.
+        """
+        refuse_links([path])
+        if is_own_mask(path) and path.read_text(encoding="utf-8") == self._geojson():
+            return False
+        refuse_foreign(path, is_own_mask, overwrite=overwrite)
+        return True
+
+    def _geojson(self) -> str:
         scale = self.downsample * self.view_downsample
         features = [
             {
@@ -108,12 +134,16 @@ class TissueMask:
             }
             for rings in _outlines(self.mask)
         ]
-        try:
-            path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written ({error.strerror}); choose another place"
-            ) from error
+        return MASK_HEAD + json.dumps(features) + "}"
+
+
+def is_own_mask(path: Path) -> bool:
+    """Tells whether a file is a mask as `TissueMask.to_geojson` writes it, and nobody changed."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MASK_HEAD)) == MASK_HEAD.encode()
+    except OSError:
+        return False
 
 
 def _outlines(mask: Mask) -> Iterator[list[NDArray[np.float64]]]:

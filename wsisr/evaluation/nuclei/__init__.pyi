@@ -16,3 +16,4 @@ from .unmatched import LOST as LOST
 from .unmatched import Unmatched as Unmatched
 from .unmatched import UnmatchedFiles as UnmatchedFiles
 from .unmatched import find_unmatched as find_unmatched
+from .unmatched import is_own_folder as is_own_folder

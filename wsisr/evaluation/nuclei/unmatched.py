@@ -25,6 +25,7 @@ from wsisr.errors import OutputError
 from wsisr.evaluation.nuclei.agreement import NucleiAgreement
 from wsisr.evaluation.nuclei.segmenter import Labels
 from wsisr.evaluation.pairing import Location
+from wsisr.files import commit_folder, remove
 
 FOLDER = "lost_and_invented"
 """Name of the folder inside the report's."""
@@ -159,6 +160,23 @@ def feature(nucleus: Unmatched, x: int, y: int, mpp: float) -> dict[str, object]
     }
 
 
+def is_own_folder(folder: Path) -> bool:
+    """Tells whether a folder holds files of `UnmatchedFiles` and nothing else."""
+    if not folder.is_dir():
+        return False
+    try:
+        return all(map(_is_own_file, (path for path in folder.rglob("*") if not path.is_dir())))
+    except OSError:
+        return False
+
+
+def _is_own_file(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(len(_BEGIN))
+    # a kill may have come before anything was written
+    return path.suffix == ".geojson" and _BEGIN.encode().startswith(head)
+
+
 class UnmatchedFiles:
     """Writes lost and invented nuclei while tiles are judged; holds those of one tile.
 
@@ -216,10 +234,10 @@ class UnmatchedFiles:
             if kind is not None:
                 shutil.rmtree(self._partial, ignore_errors=True)
             else:
-                if self._folder.exists():
-                    shutil.rmtree(self._folder)
                 if self._partial.exists():
-                    self._partial.rename(self._folder)
+                    commit_folder(self._partial, self._folder)
+                else:
+                    remove(self._folder)
         except OSError as failure:
             raise self._failed(failure) from failure
 

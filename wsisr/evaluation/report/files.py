@@ -4,15 +4,57 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wsisr.errors import OutputError
 from wsisr.evaluation.measures import Metric
-from wsisr.evaluation.nuclei import Segmenter
+from wsisr.evaluation.nuclei import FOLDER, Segmenter, is_own_folder
 from wsisr.evaluation.pairing import PairSource
 from wsisr.evaluation.report.html import to_html
 from wsisr.evaluation.report.results import Evaluation
+from wsisr.files import write_atomic
+from wsisr.guard import refuse_foreign, refuse_inputs, refuse_links
+
+FILES = ("report.html", "tiles.csv", "summary.json", "tiles.geojson")
+"""Names of the files of a report."""
+
+
+def check_report(out: Path, inputs: Iterable[Path]) -> None:
+    """Makes sure that a report replaces nothing but an older report.
+
+    Args:
+        out: the folder of the report, which need not exist.
+        inputs: files and folders that are read.
+
+    Raises:
+        UsageError: a file of the report is an input, or was not made by an evaluation.
+    """
+    files = [out / name for name in FILES]
+    folders = [out / FOLDER, out / f"{FOLDER}.partial", out / f"{FOLDER}.replaced"]
+    read = list(inputs)
+    refuse_inputs([*files, *folders], [path for path in read if not _holds(path, out)])
+    refuse_links([*files, *folders])
+    is_ours = is_own_report(out)
+    for path in files:
+        refuse_foreign(path, lambda _: is_ours, overwrite=True)
+    for path in folders:
+        refuse_foreign(path, is_own_folder, overwrite=True)
+
+
+def is_own_report(out: Path) -> bool:
+    """Tells whether a folder has the report of an evaluation."""
+    try:
+        summary = json.loads((out / "summary.json").read_bytes())
+        return "wsisr" in summary["versions"] and "methods" in summary
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def _holds(folder: Path, out: Path) -> bool:
+    """Tells whether a report is to stand in a folder of tiles, which is no harm to them."""
+    return folder.is_dir() and folder.resolve() in (out / FILES[0]).resolve().parents
+
 
 REPORT = "report.html"
 """The page that people read."""
@@ -47,7 +89,7 @@ def write_report(
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            (out / name).write_text(text, encoding="utf-8")
+            write_atomic(out / name, text)
     except OSError as error:
         raise OutputError(f"<out> {out} cannot be written: {error.strerror}") from error
 

@@ -23,9 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsisr.errors import ExistsError, ModelError
-from wsisr.files import file_sha256
+from wsisr.errors import ModelError
+from wsisr.files import commit_folder, file_sha256, os_errors, remove
+from wsisr.guard import refuse_foreign, refuse_inputs, refuse_links
 from wsisr.models.files import (
+    SECOND_STAGE,
     Checkpoint,
     ModelCard,
     count_blocks,
@@ -51,6 +53,9 @@ CLASS_NAMES = {
 }
 FOLLOWS = "follows from the shapes; checked"
 SAME_ENCODER = "the autoencoder's own encoder once more; checked"
+REPORT = "conversion.json"
+WRITTEN = {"restoration", "prompt", "model.json", REPORT, *SECOND_STAGE}
+"""What a conversion writes into a folder."""
 UNUSED_TEXT = "not needed for the blank prompt"
 NO_WEIGHTS = "no weights"
 SAMPLING = {"sampler": "spaced-ddpm", "steps": 50, "start_timestep": 999, "start_from": "condition"}
@@ -128,10 +133,15 @@ def convert(
     Raises:
         ModelError: a file that is no checkpoint of the family, incomplete, not finite, or with
             keys that have no place; a part that two files bring.
+        OutputError: `out` cannot be written.
         ExistsError: `out` is there.
+        UsageError: `out` is no folder of such a conversion, or holds a checkpoint.
     """
-    if out.exists() and not overwrite:
-        raise ExistsError(f"{out}: exists; give another folder or <overwrite>")
+    partial = out.with_name(out.name + ".partial")
+    refuse_inputs([out, partial], [*checkpoints, *([Path(base)] if base else [])])
+    refuse_links([out, partial])
+    refuse_foreign(out, _is_conversion, overwrite=overwrite)
+    refuse_foreign(partial, _is_unfinished, overwrite=True)
     report, gathered = Conversion(), _Gathered()
     for file in checkpoints:
         checkpoint = read_checkpoint(file)
@@ -143,18 +153,27 @@ def convert(
     if half:
         for module in gathered.modules.values():
             module.half()
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     try:
-        save_pretrained(partial, card, gathered.modules, gathered.prompt)
-        _write_report(partial, report)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    except OSError as error:
+        with os_errors(out):
+            save_pretrained(partial, card, gathered.modules, gathered.prompt)
+            _write_report(partial, report)
+        commit_folder(partial, out)
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        raise ModelError(f"{out}: cannot be written ({error})") from error
+        raise
     return report
+
+
+def _is_conversion(folder: Path) -> bool:
+    """Tells whether a folder is a conversion's, and nobody has put more into it."""
+    has_report = (folder / REPORT).is_file() and (folder / "model.json").is_file()
+    return has_report and _is_unfinished(folder)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Tells whether a folder holds nothing but what a conversion writes."""
+    return folder.is_dir() and {entry.name for entry in folder.iterdir()} <= WRITTEN
 
 
 def convert_swinir(tensors: Mapping[str, Tensor]) -> Network:
@@ -361,4 +380,4 @@ def _write_report(folder: Path, report: Conversion) -> None:
         "unused": report.unused,
         "remarks": report.remarks,
     }
-    (folder / "conversion.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / REPORT).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -16,13 +16,16 @@ from wsisr.engine import (
     Result,
     Run,
     band_plan,
+    check_outputs,
     find_parts,
     foresee_run,
     remove_parts,
     split_rows,
 )
-from wsisr.errors import ExistsError, OptionError, UsageError, WsisrError
+from wsisr.errors import OptionError, UsageError, WsisrError
+from wsisr.guard import refuse_foreign
 from wsisr.progress import State
+from wsisr.pyramid import is_own_output
 from wsisr.scaleout.cluster import tasks
 from wsisr.scaleout.cluster.connection import Cluster, absolute, check_workers, open_cluster
 from wsisr.version import VERSION
@@ -69,7 +72,7 @@ def upscale_on(
     job = absolute(job)
     check_output(job)
     with open_cluster(scheduler) as cluster:
-        check_workers(cluster, job)
+        check_workers(cluster, job, of_one_kind=True)
         return run_bands(cluster, job, progress, announce)
 
 
@@ -78,9 +81,10 @@ def check_output(job: Job) -> None:
 
     Raises:
         ExistsError: the output is there.
+        UsageError: it is one of the inputs, or was not made by wsisr.
     """
-    if job.output.exists() and not job.overwrite:
-        raise ExistsError(f"{job.output} exists; give <overwrite> or another name")
+    check_outputs(job)
+    refuse_foreign(job.output, is_own_output, overwrite=job.overwrite)
     if job.resume is False or (job.overwrite and not job.resume):
         remove_parts(job.output)
 

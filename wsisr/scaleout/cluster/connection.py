@@ -126,17 +126,20 @@ def absolute(job: Job) -> Job:
     return replace(job, **changes)
 
 
-def check_workers(cluster: Cluster, job: Job, seen_s: float = SEEN_S) -> None:
+def check_workers(
+    cluster: Cluster, job: Job, seen_s: float = SEEN_S, *, of_one_kind: bool = False
+) -> None:
     """Makes sure that all workers have this version and see the files of a job.
 
     Args:
         cluster: where the job is to run.
         job: with absolute paths.
         seen_s: how long a file system may take to show a new file.
+        of_one_kind: whether several workers compute one slide, and must compute alike.
 
     Raises:
-        OptionError: a worker has another version, or does not see a file; the message names its
-            host.
+        OptionError: a worker has another version, does not see a file, or computes differently
+            than the others; the message names its host.
         OutputError: the output's folder cannot be written.
     """
     inputs = [str(job.source), *(p for p in (job.model, job.base, job.tissue) if _is_path(p))]
@@ -146,13 +149,29 @@ def check_workers(cluster: Cluster, job: Job, seen_s: float = SEEN_S) -> None:
     with os_errors(job.output):
         probe.touch()
     try:
-        found = cluster.client.run(_looker(), inputs, str(probe), seen_s, on_error="return")
+        found = cluster.client.run(
+            _looker(), inputs, str(probe), seen_s, job.device, on_error="return"
+        )
     finally:
         probe.unlink(missing_ok=True)
     for worker, facts in found.items():
         if isinstance(facts, BaseException):
             raise OptionError("scheduler", cluster.scheduler, f"{worker} does not answer: {facts}")
         _check_facts(cluster.scheduler, facts)
+    if of_one_kind:
+        _check_machines(cluster.scheduler, list(found.values()))
+
+
+def _check_machines(scheduler: str, found: list[dict[str, Any]]) -> None:
+    """Refuses workers of different kinds, for their rows would differ by a grey level."""
+    for facts in found[1:]:
+        if facts["machine"] != found[0]["machine"]:
+            kinds = (
+                f"{each['host']} ({', '.join(each['machine'].values())})"
+                for each in (found[0], facts)
+            )
+            rule = f"its workers on {' and '.join(kinds)} compute differently; give one kind alone"
+            raise OptionError("scheduler", scheduler, rule)
 
 
 def _is_path(name: str | None) -> bool:
@@ -176,7 +195,7 @@ def _check_facts(scheduler: str, facts: dict[str, Any]) -> None:
 def _looker() -> Any:
     """Gives what looks around on a worker; nested, so that a worker needs no wsisr to run it."""
 
-    def look(inputs: list[str], probe: str, seen_s: float) -> dict[str, Any]:
+    def look(inputs: list[str], probe: str, seen_s: float, device: str | None) -> dict[str, Any]:
         import socket
         import time
         from pathlib import Path
@@ -187,12 +206,19 @@ def _looker() -> Any:
             version: str | None = found
         except ImportError:
             version = None
+        machine = None
+        if version is not None:
+            from wsisr.engine import describe_machine
+            from wsisr.models import pick_device
+
+            machine = describe_machine(pick_device(device))
         end = time.monotonic() + seen_s
         while not Path(probe).exists() and time.monotonic() < end:
             time.sleep(0.2)
         unseen = [path for path in inputs if not Path(path).exists()]
         if not Path(probe).exists():
             unseen.append(f"the output's folder {Path(probe).parent}")
-        return {"host": socket.gethostname(), "version": version, "unseen": unseen}
+        host = socket.gethostname()
+        return {"host": host, "version": version, "unseen": unseen, "machine": machine}
 
     return look

@@ -87,7 +87,7 @@ class DaskCrew(Closing):
             self._events.put(Update(task.id, state.done, state.total))
 
         try:
-            check_workers(self._cluster, task.job)
+            check_workers(self._cluster, task.job, of_one_kind=True)
             check_output(task.job)
             result = run_bands(self._cluster, task.job, tell)
         except WsisrError as error:

@@ -17,12 +17,14 @@ from wsisr.scaleout.cohort.crew import LocalCrew
 from wsisr.scaleout.cohort.ledger import Ledger, make_folder
 from wsisr.scaleout.cohort.manifest import read_rows
 from wsisr.scaleout.cohort.planning import sort_by_cost, split_finished, want
-from wsisr.scaleout.cohort.rows import ReportRow
+from wsisr.scaleout.cohort.report import check_report
+from wsisr.scaleout.cohort.rows import ReportRow, Row
 from wsisr.scaleout.cohort.run import Cohort, CohortResult, Watch, report_on
 from wsisr.scaleout.cohort.shard import choose_shard, take_shard
 from wsisr.scaleout.cohort.tasks import Crew
 from wsisr.scaleout.devices import choose_devices
 from wsisr.scaleout.remote import Stager, open_cache
+from wsisr.urls import is_url
 
 MOST_WORKERS = 256
 
@@ -78,6 +80,7 @@ def run_batch(
         raise OptionError("retries", retries, "must be 0 or more")
     rows = read_rows(inputs, out, suffix, anonymous=bool(options.get("anonymous")))
     rows = take_shard(rows, None, choose_shard(shard, os.environ))
+    check_report(out, _read_by(rows, inputs))
     ledger = Ledger(out)
     left, skipped = split_finished(want(rows, ledger, options), overwrite=overwrite)
     make_folder(out)
@@ -108,6 +111,17 @@ def run_batch(
             raise
         found |= cohort.rows
     return report()
+
+
+def _read_by(rows: Sequence[Row], inputs: Sequence[str | Path]) -> Iterator[Path]:
+    """Yields what a cohort reads: its manifest or inputs, slides, scans and masks."""
+    for place in inputs:
+        if not is_url(place):
+            yield Path(place)
+    for row in rows:
+        for each in (row.slide, row.hr, row.options.get("tissue")):
+            if each and not is_url(each):
+                yield Path(each)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ import psutil
 
 from wsisr.closing import Closing
 from wsisr.errors import OutputError
-from wsisr.files import lock_file, os_errors
+from wsisr.files import os_errors
+from wsisr.locks import lock_file
 from wsisr.parsing import as_object, parse_json
 
 BEAT_S = 5.0

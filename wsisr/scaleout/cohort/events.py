@@ -63,10 +63,10 @@ def open_cohort_events(
         What is told how far the cohort is.
 
     Raises:
-        OptionError: the file is an input.
+        OptionError: the file is an input, or holds something else.
         OutputError: the file cannot be written.
     """
-    refuse_files_of_run(path, *(Path(place) for place in inputs if not is_url(place)))
+    refuse_files_of_run(path, (Path(place) for place in inputs if not is_url(place)))
     lines = JsonLines(path)
     lines.places = tuple(Path(place) for place in inputs if not is_url(place))
     name = pseudonym if anonymous else last_part

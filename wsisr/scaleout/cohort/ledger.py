@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from wsisr.engine import Job
-from wsisr.errors import OutputError
+from wsisr.engine import Job, files_read
+from wsisr.errors import OutputError, SlideError
 from wsisr.files import os_errors, write_atomic
 from wsisr.parsing import read_json_object
 from wsisr.scaleout.cohort.rows import ReportRow
@@ -122,8 +122,22 @@ def request_of(job: Job, slide: str) -> str:
         for name, value in dataclasses.asdict(job).items()
         if name not in _NOT_OF_PIXELS and name != "source"
     }
-    parts = [VERSION, slide.rpartition("/")[2], state_of(job.source), fields]
+    parts = [VERSION, slide.rpartition("/")[2], _states(job), fields]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _states(job: Job) -> list[tuple[str, tuple[int, int] | None]]:
+    """Gives the names and states of all files that a job reads."""
+    try:
+        paths = files_read(job)
+    except SlideError:
+        paths = [job.source]
+    files = [
+        each
+        for path in paths
+        for each in ([path, *sorted(path.rglob("*"))] if path.is_dir() else [path])
+    ]
+    return [(file.name, state_of(file)) for file in files]
 
 
 def state_of(path: Path) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from wsisr.engine import (
     open_view,
     plan_run,
     prepare,
+    without_machine,
 )
 from wsisr.errors import ExistsError, WsisrError
 from wsisr.progress import cost_of_windows
@@ -147,7 +148,11 @@ def _is_same(wanted: Wanted) -> bool:
         image = prepare(wanted.job).image
     except WsisrError:
         return False
-    return fingerprint(image) == fingerprint(replace(image, provenance=stored))
+    # on which machine it was made is no reason to make it again
+    made, wanted_now = (without_machine(each) for each in (stored, dict(image.provenance)))
+    return fingerprint(replace(image, provenance=made)) == fingerprint(
+        replace(image, provenance=wanted_now)
+    )
 
 
 def sort_by_cost(wanted: Sequence[Wanted]) -> list[Wanted]:

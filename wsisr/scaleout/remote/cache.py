@@ -19,6 +19,7 @@ from pathlib import Path
 from wsisr.caches import cache_folder
 from wsisr.errors import OptionError, OutputError
 from wsisr.files import os_errors, remove, write_atomic
+from wsisr.locks import take_lock
 from wsisr.parsing import read_json_object
 
 DEFAULT_GB = 50.0
@@ -125,9 +126,8 @@ class Entry:
         import filelock
 
         for each in list(self.users.glob("*")):
-            lock = filelock.FileLock(each, timeout=0)
             try:
-                lock.acquire()
+                lock = take_lock(each)
             except filelock.Timeout:
                 return True
             lock.release()
@@ -179,10 +179,11 @@ def make_room(wanted: Entry, size: int) -> None:
 @contextmanager
 def waiting_lock(path: Path) -> Iterator[None]:
     """Holds a lock against all other processes and threads; waits until it is free."""
-    import filelock
-
-    with filelock.FileLock(path, thread_local=False):
+    lock = take_lock(path, timeout_s=-1)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def open_cache(folder: str | Path | None = None, gb: float | None = None) -> Cache:

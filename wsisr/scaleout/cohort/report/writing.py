@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, get_args
 
 from wsisr.evaluation.report import to_json
 from wsisr.files import os_errors, write_atomic
+from wsisr.guard import refuse_foreign, refuse_inputs, refuse_links
 from wsisr.scaleout.cohort.report.html import to_html
 from wsisr.scaleout.cohort.report.wording import one_line, relative
 from wsisr.scaleout.cohort.rows import ReportRow, Status
@@ -81,6 +83,32 @@ def write_report(
             # names of files may hold bytes that are no text
             write_atomic(path, text.encode("utf-8", "replace"))
     return paths
+
+
+def check_report(folder: Path, inputs: Iterable[Path]) -> None:
+    """Makes sure that a report replaces nothing but an older report.
+
+    Args:
+        folder: of the report, which need not exist.
+        inputs: files and folders that are read.
+
+    Raises:
+        UsageError: a file of the report is an input, or was not made by a cohort.
+    """
+    files = [folder / f"report.{kind}" for kind in ("csv", "json", "html")]
+    refuse_inputs(files, (path for path in inputs if not path.is_dir()))
+    refuse_links(files)
+    is_ours = _is_own(folder / "report.json")
+    for path in files:
+        refuse_foreign(path, lambda _: is_ours, overwrite=True)
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        report = json.loads(path.read_bytes())
+        return "wsisr" in report and "slides" in report
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _totals(rows: Sequence[ReportRow], seconds: float | None) -> dict[str, object]:
