@@ -60,7 +60,7 @@ def test_what_is_behind_a_url_is_not_replaced_by_what_is_made_of_it() -> None:
     refuse_same_url("s3://b/x.ome.zarr", "x.ome.zarr")
 
 
-@pytest.mark.parametrize("name", ["model", "model.partial"])
+@pytest.mark.parametrize("name", ["model", "model.partial", "model.replaced"])
 def test_converted_models_replace_converted_models_alone(name: str, tmp_path: Path) -> None:
     checkpoint = tmp_path / "a.safetensors"
     checkpoint.touch()

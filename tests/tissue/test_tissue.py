@@ -195,7 +195,7 @@ def test_geojson_written_and_read_keeps_all_tissue(
 ) -> None:
     mask = np.random.default_rng(seed).random((30, 40)) < density
     view = view_of(np.full((300, 400, 3), 255, np.uint8), mpp=0.8)
-    TissueMask(mask, 10.0).to_geojson(tmp_path / "mask.geojson")
+    TissueMask(mask, 10.0).to_geojson(tmp_path / "mask.geojson", overwrite=True)
     content = json.loads((tmp_path / "mask.geojson").read_text())
     assert all(
         feature["properties"]["objectType"] == "annotation" for feature in content["features"]

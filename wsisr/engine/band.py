@@ -26,7 +26,7 @@ from wsisr.guard import refuse_foreign, refuse_links
 from wsisr.plan import Plan, Rect
 from wsisr.progress import Progress
 
-_PART = re.compile(r"\d+-\d+\.ome\.(tiff?|zarr)\.(partial|journal|pieces|lock)", re.IGNORECASE)
+_PART = re.compile(r".+\.ome\.(tiff?|zarr)\.(partial|journal|pieces|lock)", re.IGNORECASE)
 """What the files of parts are called."""
 
 

@@ -83,13 +83,14 @@ def check_beside(out: Path) -> None:
         pieces: begun,
         partial: begun or _is_unfinished(partial),
         lock: _is_lock(lock),
-        replaced: is_own_output(replaced),
+        # a kill may have come while it was removed
+        replaced: replaced.is_dir() and _has_zarr_alone(replaced),
     }
     for path, is_own in owned.items():
         if os.path.lexists(path) and not is_own and not is_empty(path):
             raise UsageError(
-                f"{path} is needed on the way to {out.name} and was not made by wsisr; move it "
-                "away, or choose another name"
+                f"{path} is needed on the way to {out.name} and was not made by wsisr, or is left "
+                "of a run without its journal; move it away, or choose another name"
             )
 
 
@@ -125,10 +126,15 @@ def is_journal(path: Path) -> bool:
 def _is_unfinished(path: Path) -> bool:
     """Tells whether a path is what a run leaves that was killed before it had a journal."""
     if path.is_dir():
-        names = {entry.name for entry in path.iterdir()}
-        return all(name.isdecimal() or name == "OME" or name in METADATA_NAMES for name in names)
+        return _has_zarr_alone(path)
     head = _head(path, len(UNFINISHED))
     return head is not None and (UNFINISHED.startswith(head) or is_own_output(path))
+
+
+def _has_zarr_alone(folder: Path) -> bool:
+    """Tells whether a folder has nothing but what an OME-Zarr is made of, maybe not all of it."""
+    known = METADATA_NAMES | {OME_XML.parent.name, "c"}
+    return all(entry.name.isdecimal() or entry.name in known for entry in folder.rglob("*"))
 
 
 def _is_lock(path: Path) -> bool:

@@ -236,7 +236,7 @@ class UnmatchedFiles:
             else:
                 if self._partial.exists():
                     commit_folder(self._partial, self._folder)
-                else:
+                elif self._folder.exists():
                     remove(self._folder)
         except OSError as failure:
             raise self._failed(failure) from failure

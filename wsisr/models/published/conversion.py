@@ -137,11 +137,12 @@ def convert(
         ExistsError: `out` is there.
         UsageError: `out` is no folder of such a conversion, or holds a checkpoint.
     """
-    partial = out.with_name(out.name + ".partial")
-    refuse_inputs([out, partial], [*checkpoints, *([Path(base)] if base else [])])
-    refuse_links([out, partial])
+    partial, replaced = (out.with_name(f"{out.name}.{end}") for end in ("partial", "replaced"))
+    refuse_inputs([out, partial, replaced], [*checkpoints, *([Path(base)] if base else [])])
+    refuse_links([out, partial, replaced])
     refuse_foreign(out, _is_conversion, overwrite=overwrite)
-    refuse_foreign(partial, _is_unfinished, overwrite=True)
+    for left in (partial, replaced):
+        refuse_foreign(left, _is_unfinished, overwrite=True)
     report, gathered = Conversion(), _Gathered()
     for file in checkpoints:
         checkpoint = read_checkpoint(file)
