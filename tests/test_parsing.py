@@ -22,7 +22,7 @@ from wsisr.parsing import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTENT = {"a": [1, -2.5, "x[{\\\"", None, True, {}], "b": {"c": "ü]]"}, "seed": 2**64 - 1}
+CONTENT = {"a": [1, -2.5, 'x[{\\"', None, True, {}], "b": {"c": "ü]]"}, "seed": 2**64 - 1}
 
 
 def refused(text: str | bytes) -> str:
@@ -163,7 +163,9 @@ def test_an_encoding_that_is_declared_is_of_no_importance() -> None:
 def test_nothing_else_reads_json_or_xml() -> None:
     """A round trip through JSON of what is our own is none of that."""
     wrong = []
-    reads = re.compile(r"json\.loads?\((?!json\.dumps|evaluation\.json)|ElementTree\.\w*(parse|from)")
+    reads = re.compile(
+        r"json\.loads?\((?!json\.dumps|evaluation\.json)|ElementTree\.\w*(parse|from)"
+    )
     for file in sorted((ROOT / "wsisr").rglob("*.py")):
         if file.name != "parsing.py":
             lines = file.read_text(encoding="utf-8").splitlines()

@@ -171,13 +171,20 @@ def test_folders_are_left_out(text: str, expected: str) -> None:
 
 def test_known_folders_may_have_blanks(tmp_path: Path) -> None:
     place = tmp_path / "Jane Doe" / "a.svs"
-    assert without_folders(f"{place} is empty; see {place.parent}", place) == "a.svs is empty; see folder"
+    assert (
+        without_folders(f"{place} is empty; see {place.parent}", place)
+        == "a.svs is empty; see folder"
+    )
     assert without_folders("a", "s3://b/c", None) == "a"
 
 
 def test_values_that_are_shared() -> None:
     given = {"a": Path("/x/y"), "b": ["/x/z", "rel/p", 5, None, True], "c": {"d": "s3://u:p@h/k?s"}}
-    assert shareable(given) == {"a": "y", "b": ["z", "rel/p", 5, None, True], "c": {"d": "s3://h/k"}}
+    assert shareable(given) == {
+        "a": "y",
+        "b": ["z", "rel/p", 5, None, True],
+        "c": {"d": "s3://h/k"},
+    }
     assert file_name("https://u:p@h/a.svs?sig=1") == "https://h/a.svs"
 
 
