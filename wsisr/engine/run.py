@@ -33,7 +33,7 @@ QUEUED_BATCHES = 2
 
 
 def upscale(
-    job: Job,
+    job: Job | Run,
     progress: Progress | None = None,
     *,
     open_executor: OpenExecutor = open_executor,
@@ -47,7 +47,7 @@ def upscale(
     a mistake in the options or the model nothing is left.
 
     Args:
-        job: what is asked for.
+        job: what is asked for, or a run of `prepare`.
         progress: called after each window.
         open_executor: starts what computes the windows; by default this process does.
         parts: what `compute_band` wrote; their tiles are copied, and computed here where one is
@@ -58,11 +58,13 @@ def upscale(
         WsisrError: what is wrong with which file or option, and what to do.
     """
     clock = Stopwatch()
-    run = prepare(job)
+    run = job if isinstance(job, Run) else prepare(job)
     check_room(run)
+    if run.job.destination is not None and run.job.overwrite:
+        run.model.load()  # what is behind the URL goes at once: not for a model that is broken
     damaged = None if run.damaged is None else set(run.damaged)
     with ExitStack() as stack:
-        view = stack.enter_context(open_view(job, damaged))
+        view = stack.enter_context(open_view(run.job, damaged))
         outputs = open_outputs(run, stack, clock)
         adopt_parts(run, outputs, parts)
         write_mask(run)

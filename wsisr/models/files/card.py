@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from wsisr.errors import ModelError, OptionError
-from wsisr.models.files.checkpoint import PICKLES
+from wsisr.models.files.layout import PICKLES
 from wsisr.models.settings import Settings
 
 FORMAT = "wsisr-model"

@@ -16,21 +16,9 @@ from torch import Tensor, nn
 
 from wsisr.errors import ModelError
 from wsisr.files import file_sha256
-from wsisr.models.files.checkpoint import PICKLES, check_finite, read_safetensors
+from wsisr.models.files.checkpoint import check_finite, read_safetensors
+from wsisr.models.files.layout import PART_CLASSES, check_config, weight_files
 from wsisr.models.networks import fold_scale
-
-PART_CLASSES: dict[str, dict[str, str]] = {
-    "restoration": {"SwinIR": "wsisr.models.networks", "PlainNet": "wsisr.models.networks"},
-    "vae": {
-        "AutoencoderKL": "diffusers",
-        "AutoencoderTiny": "diffusers",
-        "GuidedAutoencoderTiny": "wsisr.models.networks",
-    },
-    "unet": {"UNet2DConditionModel": "diffusers"},
-    "controlnet": {"LatentControlNet": "wsisr.models.networks"},
-}
-"""Part -> name of a class that it may have -> the package that the class is imported from."""
-SECOND_STAGE = ("vae", "unet", "controlnet")
 
 
 def network_class(part: str, name: str) -> type[nn.Module]:
@@ -43,32 +31,6 @@ def network_class(part: str, name: str) -> type[nn.Module]:
     # only now: diffusers' networks take seconds to import, and most models need few of them
     package = importlib.import_module(PART_CLASSES[part][name])
     return cast(type[nn.Module], getattr(package, name))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Lists the safetensors files of a part: one file, or its shards, and not its variants.
-
-    Folders of the hub hold `.fp16.` and `.non_ema.` variants beside the weights; those in half
-    precision serve where there is nothing else.
-
-    Args:
-        folder: of the part.
-
-    Raises:
-        ModelError: there are none.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if file.name.count(".") == 1]
-    chosen = plain or [file for file in files if ".fp16." in file.name]
-    if chosen:
-        return chosen
-    pickled = [file for file in sorted(folder.glob("*")) if file.suffix in PICKLES]
-    if pickled:
-        raise ModelError(
-            f"{pickled[0]}: pickled weights are refused, since loading them can run code; "
-            "convert them to safetensors"
-        )
-    raise ModelError(f"{folder}: no *.safetensors weights in it")
 
 
 def load_state(folder: Path, hashes: dict[str, str] | None = None) -> dict[str, Tensor]:
@@ -145,12 +107,11 @@ def empty_module(place: Path, cls: type[nn.Module]) -> nn.Module:
     Raises:
         ModelError: no config.json, or one that does not fit the class.
     """
-    if not (place / "config.json").is_file():
-        raise ModelError(f"{place}: part missing (no config.json)")
+    config = check_config(place)
     try:
-        return make_module(cls, json.loads((place / "config.json").read_text(encoding="utf-8")))
+        return make_module(cls, json.loads(config.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise ModelError(f"{place / 'config.json'}: not a {cls.__name__} ({error})") from error
+        raise ModelError(f"{config}: not a {cls.__name__} ({error})") from error
 
 
 def make_module(cls: type[nn.Module], config: Mapping[str, Any]) -> nn.Module:
