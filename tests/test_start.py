@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-COMPUTING = frozenset({"torch", "diffusers", "transformers", "accelerate"})
-"""What computes with networks: a second and more each."""
-HEAVY = COMPUTING | {"scipy", "skimage", "numba", "zarr", "distributed", "pandas", "sympy"}
+DIFFUSERS = frozenset({"diffusers", "transformers", "accelerate", "sympy", "torchvision"})
+"""What diffusers brings along: seconds."""
+HEAVY = DIFFUSERS | {"torch"} | {"scipy", "skimage", "numba", "zarr", "distributed", "pandas"}
 PROBE = """
 import json, sys
 from wsisr.cli import run
@@ -126,3 +126,12 @@ def test_models_are_described_without_torch(folder: Path, command: str) -> None:
     told = tell(folder, *command.split())
     assert told.code == 0
     assert not told.packages & HEAVY
+
+
+@pytest.mark.parametrize("model", ["tiny", "bicubic"])
+def test_a_run_does_without_diffusers(folder: Path, model: str) -> None:
+    options = ["--input-mag", "10", "--window", "64", "--overlap", "8", "--region", "0,0,32,32"]
+    told = tell(folder, "upscale", "in.png", f"{model}.ome.tif", "--model", model, *options)
+    assert told.code == 0
+    assert "torch" in told.packages
+    assert not told.packages & DIFFUSERS

@@ -17,9 +17,11 @@ from wsisr.models.files import (
     SECOND_STAGE,
     ModelCard,
     check_fit,
+    class_name,
+    load_light,
     load_module,
     load_state,
-    part_class,
+    network_class,
     read_card,
 )
 from wsisr.models.sampling import make_schedule
@@ -80,6 +82,7 @@ def load_upscaler(
         scale=scale,
         meant_for=meant_for,
         placement=placement,
+        light=True,
     )
 
 
@@ -92,6 +95,7 @@ def from_pretrained(
     scale: float | None = None,
     meant_for: str | torch.device | None = None,
     placement: Placement | None = None,
+    light: bool = False,
 ) -> DualStage:
     """Loads a model folder.
 
@@ -103,6 +107,8 @@ def from_pretrained(
         scale: see `load_upscaler`.
         meant_for: see `load_upscaler`.
         placement: see `load_upscaler`.
+        light: whether networks come in their light forms (`wsisr.models.light`), which run as the
+            others do and are loaded sooner, but are not trained or saved.
 
     Returns:
         The model on its device.
@@ -118,7 +124,8 @@ def from_pretrained(
     card = read_card(folder)
     chosen = choose_settings(card, settings or {}, str(meant_for or device), scale)
     nearest = card.nearest(scale)
-    source = _Source(folder, card, None if nearest is None else card.scales.index(nearest))
+    row = None if nearest is None else card.scales.index(nearest)
+    source = _Source(folder, card, row, light)
     identity: dict[str, Any] = {"model": card.name, "weights_sha256": source.hashes}
     restoration = source.load("restoration")
     second = None
@@ -137,18 +144,23 @@ class _Source:
         folder: of the model.
         card: its model.json.
         row: index of the scale it is loaded for; None for none.
+        light: see `from_pretrained`.
         hashes: file -> SHA-256 of what was loaded so far.
     """
 
     folder: Path
     card: ModelCard
     row: int | None
+    light: bool
     hashes: dict[str, str] = field(default_factory=dict)
 
     def load(self, part: str) -> nn.Module:
         """Loads one of the parts that the card lists."""
-        cls = part_class(self.folder, self.card, part)
-        return load_module(self.folder / part, cls, self.hashes, len(self.card.scales), self.row)
+        name = class_name(self.folder, self.card.parts, part)
+        place, scales = self.folder / part, len(self.card.scales)
+        if self.light:
+            return load_light(place, name, self.hashes, scales, self.row)
+        return load_module(place, network_class(part, name), self.hashes, scales, self.row)
 
 
 def _load_second_stage(source: _Source, base: str | None) -> tuple[SecondStage, str | None]:

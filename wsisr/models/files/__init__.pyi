@@ -22,6 +22,7 @@ from .layout import find_folder as find_folder
 from .layout import weight_files as weight_files
 from .parts import empty_module as empty_module
 from .parts import fill as fill
+from .parts import load_light as load_light
 from .parts import load_module as load_module
 from .parts import load_restoration as load_restoration
 from .parts import load_state as load_state

@@ -18,6 +18,7 @@ from wsisr.errors import ModelError
 from wsisr.files import file_sha256
 from wsisr.models.files.checkpoint import check_finite, read_safetensors
 from wsisr.models.files.layout import PART_CLASSES, check_config, weight_files
+from wsisr.models.light import light_network
 from wsisr.models.networks import fold_scale
 
 
@@ -71,9 +72,45 @@ def load_module(
     Raises:
         ModelError: see `wsisr.models.from_pretrained`.
     """
-    module = empty_module(place, cls)
+    return _filled(empty_module(place, cls), place, hashes, scales, row)
+
+
+def load_light(
+    place: Path, name: str, hashes: dict[str, str], scales: int, row: int | None
+) -> nn.Module:
+    """Loads a network to run: in its light form where it has one, which spares diffusers' import.
+
+    Args:
+        place: see `load_module`.
+        name: a class of `PART_CLASSES`.
+        hashes: see `load_module`.
+        scales: see `load_module`.
+        row: see `load_module`.
+
+    Raises:
+        ModelError: see `wsisr.models.from_pretrained`.
+    """
+    module = light_network(name, _read_config(place))
+    if module is None:
+        part = next(part for part, classes in PART_CLASSES.items() if name in classes)
+        return load_module(place, network_class(part, name), hashes, scales, row)
+    return _filled(module, place, hashes, scales, row)
+
+
+def _filled(
+    module: nn.Module, place: Path, hashes: dict[str, str] | None, scales: int, row: int | None
+) -> nn.Module:
     fill(module, fold_scale(load_state(place, hashes), scales, row, str(place)), str(place))
     return module
+
+
+def _read_config(place: Path) -> Mapping[str, Any]:
+    """Reads a config.json; `load_module` says what is wrong with one that cannot be read."""
+    try:
+        content = json.loads(check_config(place).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def load_restoration(place: Path) -> nn.Module:
