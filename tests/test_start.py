@@ -135,3 +135,19 @@ def test_a_run_does_without_diffusers(folder: Path, model: str) -> None:
     assert told.code == 0
     assert "torch" in told.packages
     assert not told.packages & DIFFUSERS
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("convert missing.svs out.ome.tif", "missing.svs does not exist"),
+        ("convert in.png there.ome.tif", "there.ome.tif exists; give --overwrite"),
+        ("convert in.png out.tif", "must end in one of .ome.tif"),
+        ("upscale in.png out.ome.tif --dry-run --input-mag 10 --model nosuch", "neither a known"),
+        ("upscale missing.svs out.ome.tif --dry-run", "missing.svs does not exist"),
+    ],
+)
+def test_other_commands_tell_mistakes_as_soon(folder: Path, command: str, message: str) -> None:
+    told = tell(folder, *command.split())
+    assert message in told.message
+    assert not told.packages & HEAVY

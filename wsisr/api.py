@@ -219,9 +219,12 @@ def foresee(job: Job) -> Foresight:
     """
     if not job.source.exists():
         raise SlideError(f"{job.source} does not exist; check the path")
+    from wsisr.engine import prepare
+
+    run = prepare(job)
     from wsisr.scaleout import estimate
 
-    return estimate(job)
+    return estimate(run)
 
 
 def make_job(
