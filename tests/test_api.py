@@ -93,7 +93,7 @@ def test_options_by_keyword_are_the_fields_of_a_job() -> None:
 
 def test_names_of_choices_are_those_that_are_registered() -> None:
     from wsisr.models.colour import COLOR_FIXES
-    from wsisr.models.settings import PRECISIONS
+    from wsisr.models.precision import PRECISIONS
 
     assert tuple(PRECISIONS) == PRECISION_NAMES
     assert (*COLOR_FIXES, "none") == COLOR_FIX_NAMES

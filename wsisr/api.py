@@ -6,7 +6,9 @@ Everything heavy is imported when a function is called, and a missing file is to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from wsisr.api_remote import staged
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from wsisr.engine import Announce, Foresight, Job, Result
+    from wsisr.engine import Announce, Foresight, Job, Result, Run
     from wsisr.models import Upscaler
     from wsisr.plan import Rect
     from wsisr.progress import Progress
@@ -163,11 +165,44 @@ def upscale(
         raise TypeError("upscale() takes the output and all options from the job")
     else:
         job = source
-    if not job.source.exists():
-        raise SlideError(f"{job.source} does not exist; check the path")
+    prepared = _check(job) if scheduler is not None else _prepare(job)
     from wsisr.scaleout import upscale as run
 
-    return run(job, progress, scheduler=scheduler, announce=announce)
+    return run(prepared, progress, scheduler=scheduler, announce=announce)
+
+
+def _check(job: Job) -> Job:
+    """Gives a job whose input is there and whose output may be written.
+
+    Raises:
+        WsisrError: what is wrong with which of them.
+    """
+    if not job.source.exists():
+        raise SlideError(f"{job.source} does not exist; check the path")
+    from wsisr.pyramid import check_output
+
+    check_output(job.output, overwrite=job.overwrite)
+    return job
+
+
+def _prepare(job: Job) -> Run:
+    """Works out a job, and imports meanwhile what computes it; mistakes are told before that.
+
+    Raises:
+        WsisrError: what is wrong with which file or option, and what to do.
+    """
+    _check(job)
+    from wsisr.engine import prepare
+    from wsisr.scaleout import name_devices
+
+    if job.gpus is not None or job.workers is not None:
+        name_devices(job.gpus, job.workers, job.device)
+    imports = Thread(target=import_module, args=("wsisr.scaleout.run",), daemon=True)
+    try:
+        return prepare(job, when_checked=imports.start)
+    finally:
+        if imports.ident is not None:
+            imports.join()
 
 
 def foresee(job: Job) -> Foresight:
@@ -187,9 +222,12 @@ def foresee(job: Job) -> Foresight:
     """
     if not job.source.exists():
         raise SlideError(f"{job.source} does not exist; check the path")
+    from wsisr.engine import prepare
+
+    run = prepare(job)
     from wsisr.scaleout import estimate
 
-    return estimate(job)
+    return estimate(run)
 
 
 def make_job(

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from wsisr.errors import SlideError
 from wsisr.guard import refuse_same_url
 from wsisr.urls import is_url, shown
 
@@ -116,6 +117,11 @@ def convert(
         WsisrError: what is wrong with which file or option, and what to do.
         TypeError: an option that does not exist.
     """
+    _check_there(source)
+    if not is_url(output):
+        from wsisr.pyramid import check_output
+
+        check_output(Path(output), overwrite=options.get("overwrite", False))
     from wsisr import transcode
 
     if not is_url(source) and not is_url(output):
@@ -157,6 +163,8 @@ def evaluate(
         WsisrError: what is wrong with which file or option, and what to do.
         TypeError: an option that does not exist.
     """
+    for each in (sr, hr, lr, *(also or {}).values()):
+        _check_there(each)
     from wsisr.evaluation import evaluate as judge
 
     with ExitStack() as stack:
@@ -173,3 +181,13 @@ def evaluate(
             also={label: local(each) for label, each in (also or {}).items()},
             **options,
         )
+
+
+def _check_there(source: str | Path | None) -> None:
+    """Tells a missing file before anything is imported that would read it.
+
+    Raises:
+        SlideError: there is nothing at the path.
+    """
+    if source is not None and not is_url(source) and not Path(source).exists():
+        raise SlideError(f"{source} does not exist; check the path")

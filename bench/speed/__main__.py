@@ -14,6 +14,7 @@ PROGRAMS = {
     "writer": "Measures speed and memory of the pyramid writer beside pyvips.",
     "kernels": "Measures the kernels beside the plain way of doing the same.",
     "optimisations": "Measures what each optimisation of the model gains on this machine.",
+    "start": "Measures how long a command takes until its first word or window.",
     "scaleout": "Measures how windows are shared among processes, and among GPUs that are assumed.",
     "evaluation": "Measures what judging costs: speed, where the time goes, and memory.",
 }

@@ -3,18 +3,9 @@
 Each kernel has a plain reference and compiled versions that agree with it bit for bit, and one
 function here that picks the version from where its data lies: numba on the CPU, Triton (optional)
 on CUDA. `fit_blocks` works on finished bytes, which lie on the CPU, and has no Triton version.
+A kernel is imported when it is first used, so who needs one alone waits for no other.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from wsisr_kernels.blending import blend_cell, blend_margin, blend_ramp
-from wsisr_kernels.blocks import fit_blocks
-from wsisr_kernels.noise import philox_normal_batch
-
-__all__ = [
-    "blend_cell",
-    "blend_margin",
-    "blend_ramp",
-    "fit_blocks",
-    "philox_normal_batch",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -133,7 +133,7 @@ def test_glass_never_meets_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         return Spy()
 
-    monkeypatch.setattr("wsisr.engine.preparation.load_upscaler", spy)
+    monkeypatch.setattr("wsisr.models.load_upscaler", spy)
     result = upscale(job(tmp_path / "in.png", tissue="auto"))
     assert sum(seen) == result.tissue_windows
     assert 0 < result.tissue_windows < result.windows / 2
@@ -249,7 +249,7 @@ def test_a_failing_model_leaves_nothing(slide: Path, monkeypatch: pytest.MonkeyP
         def describe(self) -> dict[str, object]:
             return {"model": "failing"}
 
-    monkeypatch.setattr("wsisr.engine.preparation.load_upscaler", lambda *a, **k: Failing())
+    monkeypatch.setattr("wsisr.models.load_upscaler", lambda *a, **k: Failing())
     before = sorted(slide.parent.iterdir())
     with pytest.raises(ModelError, match="not finite"):
         upscale(job(slide, tissue="off"))

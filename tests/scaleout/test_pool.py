@@ -198,6 +198,7 @@ def test_devices_that_are_not_there_are_refused(
 
 
 def test_gpus_are_chosen_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsisr.scaleout.devices.may_have_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert choose_devices("all", None, None) == tuple(torch.device("cuda", n) for n in range(4))
     assert choose_devices("2,0", None, None) == (torch.device("cuda", 2), torch.device("cuda", 0))

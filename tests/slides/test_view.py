@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsisr.errors import OptionError, UsageError
-from wsisr.resize.area import reduced_size
+from wsisr.resize import reduced_size
 from wsisr.slides import open_slide, select_view
 from wsisr.slides.base import SlideInfo, StoredSlide
 from wsisr.slides.view import coarser_view, overview

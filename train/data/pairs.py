@@ -19,7 +19,7 @@ from train.data.tiles import TileSet, random_crops
 from train.data.variation import vary_dyes, vary_sharpness, vary_stain
 from train.errors import require
 from train.loop import LoopConfig
-from wsisr.models.networks import FACTOR
+from wsisr.models.light import FACTOR
 
 
 @dataclass(frozen=True, config=STRICT_KEYS)

@@ -36,7 +36,8 @@ from train.errors import require
 from train.loop import Losses, Run, construct, run_stage, save_part, train
 from wsisr.errors import UsageError
 from wsisr.models.files import PART_CLASSES, fill, load_state, network_class
-from wsisr.models.networks import FACTOR, UNSHUFFLE, SwinIR, channels_last, fold_scale
+from wsisr.models.light import FACTOR
+from wsisr.models.networks import UNSHUFFLE, SwinIR, channels_last, fold_scale
 
 PICTURES = 4
 """Number of validation tiles that are shown."""

@@ -10,14 +10,16 @@ and end on the input's pixels, and no block needs two cells.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsisr.engine.blend import Cell
 from wsisr.errors import OptionError
 from wsisr.plan import LATENT_PX
-from wsisr_kernels import fit_blocks
+
+if TYPE_CHECKING:
+    from wsisr.engine.blend import Cell
 
 
 def check_exact(scale: float, lossless: bool) -> int:
@@ -82,6 +84,8 @@ def fit_cell(cell: Cell, lr: NDArray[np.uint8], left: int, top: int, scale: int)
         top: input row of the first of them.
         scale: output px for each input px.
     """
+    from wsisr_kernels import fit_blocks
+
     column, row = cell.x // scale, cell.y // scale
     height, width = (length // scale for length in cell.pixels.shape[:2])
     under = lr[row - top : row - top + height, column - left : column - left + width]

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from importlib import import_module
+from importlib.metadata import version
 
-import torch
+LEVELS = {
+    "AVX512": ("AVX512F", "AVX512VL", "AVX512BW", "AVX512DQ"),
+    "AVX2": ("AVX2", "FMA3"),
+}
+"""Sets of instructions that torch has kernels for, the best first -> what a processor needs."""
 
 
-def describe_machine(device: torch.device) -> dict[str, str]:
+def describe_machine(device: str) -> dict[str, str]:
     """Says what arithmetic rests on, in plain JSON values: device, instructions, torch.
 
     Rows of two machines that differ in it can differ by a grey level, so a run is gone on from only
     where it is the same. Which GPU of its kind it is is not asked, for that would occupy it.
 
     Args:
-        device: where the model runs.
+        device: where the model runs, by torch's name.
     """
-    found = {"device": device.type, "torch": torch.__version__.split("+")[0]}
-    if device.type == "cpu":
-        found["instructions"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    kind = device.partition(":")[0]
+    found = {"device": kind, "torch": version("torch").split("+")[0]}
+    if kind == "cpu":
+        found["instructions"] = f"{platform.machine()} {instructions()}"
     return found
+
+
+def instructions() -> str:
+    """Names the set of instructions that torch uses, as it would itself, without importing it."""
+    asked = os.environ.get("ATEN_CPU_CAPABILITY", "").upper()
+    if asked in (*LEVELS, "DEFAULT"):
+        return asked
+    has = import_module("numpy._core._multiarray_umath").__cpu_features__
+    return next(
+        (
+            name
+            for name, all_of in LEVELS.items()
+            if all(_multiarray_umath.__cpu_features__.get(f) for f in all_of)
+        ),
+        "DEFAULT",
+    )
 
 
 def without_machine(provenance: dict[str, object]) -> dict[str, object]:

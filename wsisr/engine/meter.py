@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-from wsisr.engine.executor import Executor
 from wsisr.engine.resume import Missing
 from wsisr.engine.windows import ReadWindow, find_tissue_windows
 from wsisr.plan import Plan
 from wsisr.progress import Progress, State
-from wsisr.tissue import TissueMask
+
+if TYPE_CHECKING:
+    from wsisr.engine.executor import Executor
+    from wsisr.tissue import TissueMask
 
 __all__ = ["Meter", "Progress", "State"]
 

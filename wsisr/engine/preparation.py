@@ -1,14 +1,16 @@
-"""From a job to a run: everything that is decided before a pixel is computed."""
+"""From a job to a run: everything that is decided before a pixel is computed.
+
+Mistakes are told here, and soon: what needs no more than names and headers comes first, hashing
+the input and finding its tissue last, and torch is not imported for any of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from wsisr.engine.exact import aligned_overlap, check_exact
 from wsisr.engine.job import Job
@@ -16,14 +18,17 @@ from wsisr.engine.limits import check_input, check_original, check_output
 from wsisr.engine.machine import describe_machine
 from wsisr.engine.uncertainty import check_uncertainty, describe_map
 from wsisr.errors import OptionError, SlideError
-from wsisr.models import Upscaler, block_side, load_upscaler, pick_device
+from wsisr.models import block_side, describe_upscaler, name_device
 from wsisr.plan import Plan, check_factor, make_plan, scaled_region
 from wsisr.pyramid import PyramidSpec
 from wsisr.resolution import default_scale, nominal_magnification
 from wsisr.slides import View, open_slide, select_view, slide_digests
-from wsisr.tissue import TissueMask, load_mask, tissue_mask
 from wsisr.version import VERSION
 from wsisr_kernels import blend_margin
+
+if TYPE_CHECKING:
+    from wsisr.models import ModelDescription, Upscaler
+    from wsisr.tissue import TissueMask
 
 NOTICE = "Computer-generated pixels: not for primary diagnosis."
 
@@ -54,14 +59,14 @@ class ModelChoice:
 
     Attributes:
         name: name, folder or weight file.
-        device: where it is put.
+        device: where it is put, a name of torch's.
         settings: overrides of the model's own settings.
         base: where a model without UNet and autoencoder takes them from.
         scale: factor it is used at.
     """
 
     name: str
-    device: torch.device
+    device: str
     settings: Mapping[str, Any]
     base: str | None
     scale: float
@@ -73,25 +78,29 @@ class ModelChoice:
             ModelError: it is missing or broken.
             UsageError: a setting is out of range.
         """
-        return self._load(self.device)
+        from wsisr.models import load_upscaler
 
-    def load_to_describe(self) -> Upscaler:
-        """Loads the model onto the CPU, to ask what it is: preparing a run touches no GPU.
-
-        Raises:
-            ModelError: it is missing or broken.
-            UsageError: a setting is out of range.
-        """
-        return self._load(torch.device("cpu"))
-
-    def _load(self, device: torch.device) -> Upscaler:
         return load_upscaler(
             self.name,
-            device=device,
+            device=self.device,
             settings=self.settings,
             base=self.base,
             scale=self.scale,
-            meant_for=self.device,
+        )
+
+    def describe(self) -> ModelDescription:
+        """Says what the model is, without loading it where that can be.
+
+        Raises:
+            ModelError: it is missing or lacks files.
+            UsageError: a setting is out of range.
+        """
+        return describe_upscaler(
+            self.name,
+            device=self.device,
+            settings=self.settings,
+            base=self.base,
+            scale=self.scale,
         )
 
 
@@ -121,8 +130,13 @@ class Run:
     damaged: frozenset[tuple[str, int, int]] | None
 
 
-def prepare(job: Job) -> Run:
+def prepare(job: Job, when_checked: Callable[[], None] = lambda: None) -> Run:
     """Works out a job, without writing anything.
+
+    Args:
+        job: what is asked for.
+        when_checked: called when options and files are checked, before the input is hashed and
+            its tissue found, which can take a while.
 
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
@@ -133,12 +147,14 @@ def prepare(job: Job) -> Run:
         resolution = find_resolution(job, view)
         plan = plan_run(job, view, resolution.scale)
         choice = ModelChoice(
-            job.model, pick_device(job.device), settings_of(job), job.base, plan.scale
+            job.model, name_device(job.device), settings_of(job), job.base, plan.scale
         )
-        model = choice.load_to_describe()
-        check_uncertainty(job, getattr(model, "stochastic", False))
+        model = choice.describe()
+        check_uncertainty(job, model.stochastic)
+        check_mask(job)
+        when_checked()
         tissue = find_tissue(job, view)
-        provenance = describe_run(job, view, plan, resolution, model.describe(), choice.device)
+        provenance = describe_run(job, view, plan, resolution, model.facts, choice.device)
         image = describe_output(job, view, plan, resolution, provenance)
         return Run(
             job,
@@ -225,6 +241,18 @@ def settings_of(job: Job) -> dict[str, Any]:
     return {**job.settings} | ({"joint": (job.window, job.overlap)} if job.joint else {})
 
 
+def check_mask(job: Job) -> None:
+    """Checks that the mask file of a job is there.
+
+    Raises:
+        OptionError: it is missing.
+    """
+    if job.tissue not in ("auto", "off"):
+        from wsisr.tissue import check_mask_file
+
+        check_mask_file(Path(job.tissue))
+
+
 def find_tissue(job: Job, view: View) -> TissueMask | None:
     """Finds or reads where the model runs; None is everywhere.
 
@@ -234,6 +262,9 @@ def find_tissue(job: Job, view: View) -> TissueMask | None:
     """
     if job.tissue == "off":
         return None
+    # only here: OpenCV and the reduction of images are not needed for what is checked before
+    from wsisr.tissue import load_mask, tissue_mask
+
     return tissue_mask(view) if job.tissue == "auto" else load_mask(Path(job.tissue), view)
 
 
@@ -252,7 +283,7 @@ def describe_run(
     plan: Plan,
     resolution: Resolution,
     model: Mapping[str, Any],
-    device: torch.device,
+    device: str,
 ) -> dict[str, Any]:
     """Says what makes the pixels, in plain JSON values: input, model, weights, seed, settings."""
     return {

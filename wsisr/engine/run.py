@@ -34,7 +34,7 @@ QUEUED_BATCHES = 2
 
 
 def upscale(
-    job: Job,
+    job: Job | Run,
     progress: Progress | None = None,
     *,
     open_executor: OpenExecutor = open_executor,
@@ -48,7 +48,7 @@ def upscale(
     nothing was stored, nothing is left.
 
     Args:
-        job: what is asked for.
+        job: what is asked for, or a run of `prepare`.
         progress: called after each window.
         open_executor: starts what computes the windows; by default this process does.
         parts: what `compute_band` wrote; their tiles are copied, and computed here where one is
@@ -59,13 +59,15 @@ def upscale(
         WsisrError: what is wrong with which file or option, and what to do.
     """
     clock = Stopwatch()
-    run = prepare(job)
-    check_outputs(job)
+    run = job if isinstance(job, Run) else prepare(job)
+    check_outputs(run.job)
     check_room(run)
+    if run.job.destination is not None and run.job.overwrite:
+        run.model.load()  # what is behind the URL goes at once: not for a model that is broken
     damaged = None if run.damaged is None else set(run.damaged)
     with ExitStack() as stack:
-        view = stack.enter_context(open_view(job, damaged))
-        check_mask(run)
+        view = stack.enter_context(open_view(run.job, damaged))
+        check_mask_output(run)
         outputs = open_outputs(run, stack, clock)
         adopt_parts(run, outputs, parts)
         write_mask(run)
@@ -163,7 +165,7 @@ def smallest_block(run: Run) -> int:
     return round(run.plan.scale) if run.job.exact else 1
 
 
-def check_mask(run: Run) -> None:
+def check_mask_output(run: Run) -> None:
     """Makes sure that the tissue mask can be written where the job asks for it.
 
     Raises:

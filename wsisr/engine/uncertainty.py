@@ -11,19 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from wsisr.engine.blend import Cell
 from wsisr.engine.job import Job
-from wsisr.engine.runner import WindowModel
 from wsisr.errors import OptionError
-from wsisr.models import Upscaler, WindowInput
 from wsisr.pyramid import PyramidSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wsisr.engine.blend import Cell
+    from wsisr.engine.runner import WindowModel
+    from wsisr.models import Upscaler, WindowInput
 
 MOST_SAMPLES = 1000
 COUNTS_PER_LEVEL = 4
@@ -87,7 +89,9 @@ def sample_statistics(model: Upscaler, seed: int, count: int, output_sample: str
         Images (B, 3, window, window) in [0, 1] and deviations (B, 1, window, window), the root
         mean square over the channels.
     """
-    stochastic = cast(Stochastic, model)
+    import torch
+
+    stochastic = cast("Stochastic", model)
     seeds = [(seed + k) % 2**64 for k in range(count)]
 
     @torch.inference_mode()

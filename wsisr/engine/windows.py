@@ -1,6 +1,7 @@
 """Reading the low-resolution pixels under the windows: glass is resized, tissue made ready.
 
-Glass costs no model call; where it is one colour it costs no arithmetic either.
+Glass costs no model call; where it is one colour it costs no arithmetic either. Plans count windows
+by this module before anything is computed, so torch is imported where tensors are made.
 """
 
 from __future__ import annotations
@@ -8,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from wsisr.engine.resume import Missing
 from wsisr.engine.stream import Stopwatch
-from wsisr.models import Sampling, WindowInput
 from wsisr.plan import Axis, Plan, Window
 from wsisr.resize import AxisWeights, axis_weights, cubic_span
-from wsisr.tissue import TissueMask
+
+if TYPE_CHECKING:
+    from wsisr.models import Sampling, WindowInput
+    from wsisr.tissue import TissueMask
 
 Pixels = NDArray[np.uint8]
 CACHED_COLUMNS = 64
@@ -98,6 +100,10 @@ class WindowGeometry:
             window: its place.
             pixels: uint8 (n, m, 3), the view's pixels under it.
         """
+        import torch
+
+        from wsisr.models import WindowInput
+
         rows, columns = self.weights(window)
         lr = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
         return WindowInput(window.x, window.y, lr, as_sampling(rows), as_sampling(columns))
@@ -159,6 +165,10 @@ def find_tissue_windows(
 
 def as_sampling(weights: AxisWeights) -> Sampling:
     """Gives the weights of an axis as the model takes them."""
+    import torch
+
+    from wsisr.models import Sampling
+
     return Sampling(torch.from_numpy(weights.up), torch.from_numpy(weights.down))
 
 

@@ -17,7 +17,6 @@ from wsisr.models.files import (
     CONFIGS,
     DEFAULT_MODEL,
     SHIPPED,
-    build_parts,
     find_folder,
     read_card,
     weight_files,
@@ -165,6 +164,8 @@ def as_lines(model: ModelSummary) -> list[str]:
 
 def _description(name: str) -> ModelSummary:
     """Describes a configuration by what its networks would be."""
+    from wsisr.models.files import build_parts
+
     card = read_card(CONFIGS[name])
     parts = {
         part: PartSummary(card.parts[part], sum(p.numel() for p in module.parameters()), 0, {})
@@ -201,7 +202,7 @@ def _part(folder: Path, cls: str) -> PartSummary:
 
 def _count(file: Path) -> int:
     try:
-        with safe_open(file, "pt") as tensors:
+        with safe_open(file, "np") as tensors:
             names = tensors.keys()
             return sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
     except (SafetensorError, OSError) as error:

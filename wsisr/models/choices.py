@@ -1,7 +1,7 @@
 """Names of the choices that a model's settings offer, for those who must not wait for torch.
 
 `wsisr upscale --help` lists them. What each name stands for is registered where it is defined:
-`wsisr.models.settings.PRECISIONS` and `wsisr.models.colour.COLOR_FIXES`; a test holds that the
+`wsisr.models.precision.PRECISIONS` and `wsisr.models.colour.COLOR_FIXES`; a test holds that the
 names agree.
 """
 

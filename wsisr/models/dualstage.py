@@ -19,7 +19,8 @@ from wsisr.models.consistency import project, project_limited
 from wsisr.models.networks import channels_last, latent_factor
 from wsisr.models.pipeline import Agreement, NoiseField, SecondStage, run_stages
 from wsisr.models.placement import Placement, choose_placement, place
-from wsisr.models.settings import PRECISIONS, Settings
+from wsisr.models.precision import PRECISIONS
+from wsisr.models.settings import Settings
 from wsisr.models.windows import WindowInput
 
 

@@ -9,14 +9,15 @@ context, so its pixels do not depend on what is computed beside it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WINDOWS = 2
 """Windows along a side of a block."""
 
-NoisePredictor = Callable[[Tensor, Tensor], Tensor]
+NoisePredictor: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """(noisy latents, condition) of some windows -> what the network predicts, of the same shape."""
 
 
@@ -48,6 +49,8 @@ def averaged(
     Returns:
         (B, C, h, w) float32; weights are symmetric and sum to one.
     """
+    import torch
+
     height, width = z.shape[2:]
     rows, columns = (range(0, n - side + 1, side - overlap) for n in (height, width))
     total = torch.zeros_like(z, dtype=torch.float32)
@@ -65,7 +68,8 @@ def averaged(
 
 def _weights(side: int, overlap: int, leads: bool, trails: bool) -> Tensor:
     """Gives the weights (side,) of a window along an axis, with or without neighbours there."""
-    # here, because training comes past this file and needs neither the kernels nor numba
+    import torch
+
     from wsisr_kernels import blend_ramp
 
     ramp = torch.from_numpy(blend_ramp(overlap))

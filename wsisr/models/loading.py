@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from wsisr.errors import ModelError, OptionError, UsageError
-from wsisr.models.dualstage import DualStage
+from wsisr.errors import ModelError
+from wsisr.models.description import choose_settings, find_model
 from wsisr.models.files import (
-    CHECKPOINT_SUFFIXES,
     DEFAULT_MODEL,
     SECOND_STAGE,
     ModelCard,
     check_fit,
-    find_folder,
+    class_name,
+    load_light,
     load_module,
     load_state,
-    part_class,
+    network_class,
     read_card,
 )
-from wsisr.models.pipeline import SecondStage
-from wsisr.models.placement import Placement
 from wsisr.models.sampling import make_schedule
-from wsisr.models.settings import Settings, usual_precision
+from wsisr.models.settings import Settings
 from wsisr.models.windows import Bicubic, Upscaler
+
+if TYPE_CHECKING:
+    from wsisr.models.dualstage import DualStage
+    from wsisr.models.pipeline import SecondStage
+    from wsisr.models.placement import Placement
 
 
 def load_upscaler(
@@ -62,28 +65,24 @@ def load_upscaler(
         ModelError: no such model, or a broken one.
         UsageError: a setting out of range.
     """
-    overrides = dict(settings or {})
-    is_file = Path(name).is_file() and Path(name).suffix in CHECKPOINT_SUFFIXES
-    if overrides.get("compile") and (name == "bicubic" or is_file):
-        raise OptionError("compile", None, f"<model> {name} has no blocks to compile; leave it out")
-    if name == "bicubic":
-        Settings(**overrides)
-        return Bicubic()
-    if is_file:
+    source = find_model(name, settings)
+    if source.file is not None:
         # only here: spandrel is optional
         from wsisr.models.published import load_network
 
-        return load_network(Path(name), device=device, settings=overrides)
-    if name == "restore":
-        name, overrides = DEFAULT_MODEL, overrides | {"fidelity": 1.0}
+        return load_network(source.file, device=device, settings=source.overrides)
+    if source.folder is None:
+        Settings(**source.overrides)
+        return Bicubic()
     return from_pretrained(
-        find_folder(name),
+        source.folder,
         device=device,
-        settings=overrides,
+        settings=source.overrides,
         base=base,
         scale=scale,
         meant_for=meant_for,
         placement=placement,
+        light=True,
     )
 
 
@@ -96,6 +95,7 @@ def from_pretrained(
     scale: float | None = None,
     meant_for: str | torch.device | None = None,
     placement: Placement | None = None,
+    light: bool = False,
 ) -> DualStage:
     """Loads a model folder.
 
@@ -107,6 +107,8 @@ def from_pretrained(
         scale: see `load_upscaler`.
         meant_for: see `load_upscaler`.
         placement: see `load_upscaler`.
+        light: whether networks come in their light forms (`wsisr.models.light`), which run as the
+            others do and are loaded sooner, but are not trained or saved.
 
     Returns:
         The model on its device.
@@ -116,10 +118,14 @@ def from_pretrained(
             unknown class or pickled.
         UsageError: a setting that is unknown or out of range.
     """
+    # only here: bicubic does without networks
+    from wsisr.models.dualstage import DualStage
+
     card = read_card(folder)
-    chosen = _choose_settings(card, settings or {}, torch.device(meant_for or device), scale)
+    chosen = choose_settings(card, settings or {}, str(meant_for or device), scale)
     nearest = card.nearest(scale)
-    source = _Source(folder, card, None if nearest is None else card.scales.index(nearest))
+    row = None if nearest is None else card.scales.index(nearest)
+    source = _Source(folder, card, row, light)
     identity: dict[str, Any] = {"model": card.name, "weights_sha256": source.hashes}
     restoration = source.load("restoration")
     second = None
@@ -131,36 +137,6 @@ def from_pretrained(
     return DualStage(restoration, second, chosen, identity, torch.device(device), placement)
 
 
-def pick_device(device: str | None) -> torch.device:
-    """Picks the device asked for, by default the first GPU, else Apple's, else the CPU.
-
-    Args:
-        device: a name of torch's, for instance `cuda:1`; None for the default.
-
-    Returns:
-        A device that this machine has.
-
-    Raises:
-        OptionError: no such device on this machine.
-    """
-    if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        if chosen.type != "cuda":
-            torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        line = str(error).splitlines()[0]
-        raise OptionError("device", device, f"not usable on this machine ({line})") from error
-    # counted, for a tensor there would take the GPU's memory in a process that computes nothing
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise OptionError("device", device, f"not usable on this machine ({count} CUDA devices)")
-    return chosen
-
-
 @dataclass(frozen=True)
 class _Source:
     """A folder that parts are loaded from.
@@ -169,40 +145,30 @@ class _Source:
         folder: of the model.
         card: its model.json.
         row: index of the scale it is loaded for; None for none.
+        light: see `from_pretrained`.
         hashes: file -> SHA-256 of what was loaded so far.
     """
 
     folder: Path
     card: ModelCard
     row: int | None
+    light: bool
     hashes: dict[str, str] = field(default_factory=dict)
 
     def load(self, part: str) -> nn.Module:
         """Loads one of the parts that the card lists."""
-        cls = part_class(self.folder, self.card, part)
-        return load_module(self.folder / part, cls, self.hashes, len(self.card.scales), self.row)
-
-
-def _choose_settings(
-    card: ModelCard, overrides: Mapping[str, Any], device: torch.device, scale: float | None
-) -> Settings:
-    """Combines the device's usual precision, the model's own settings and the caller's."""
-    if unknown := sorted(set(overrides) - {f.name for f in fields(Settings)}):
-        raise UsageError(f"unknown setting {', '.join(unknown)}")
-    usual = {"precision": usual_precision(device)}
-    try:
-        chosen = Settings(**{**usual, **card.sampling_at(scale), **overrides})
-    except TypeError as error:
-        raise UsageError(f"a setting has a value of the wrong type ({error})") from error
-    if not any(part in card.parts for part in SECOND_STAGE):
-        return replace(chosen, fidelity=1.0)
-    return chosen
+        name = class_name(self.folder, self.card.parts, part)
+        place, scales = self.folder / part, len(self.card.scales)
+        if self.light:
+            return load_light(place, name, self.hashes, scales, self.row)
+        return load_module(place, network_class(part, name), self.hashes, scales, self.row)
 
 
 def _load_second_stage(source: _Source, base: str | None) -> tuple[SecondStage, str | None]:
     """Loads stage 2, and names the base that parts of it were taken from, if any were."""
     # only here: models of stage 1 alone do without diffusers' largest networks
     from wsisr.models.networks import ControllableDiffusion
+    from wsisr.models.pipeline import SecondStage
 
     folder, card = source.folder, source.card
     parts = {part: source.load(part) for part in SECOND_STAGE if part in card.parts}

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from wsisr.models.colour import COLOR_FIXES
 from wsisr.models.joint import averaged
-from wsisr.models.networks import PlainNet, decode, encode, latent_factor
+from wsisr.models.light import PlainLayers
+from wsisr.models.networks import decode, encode, latent_factor
 from wsisr.models.sampling import SAMPLERS, Schedule, timesteps_of
 from wsisr.models.settings import Settings
 
@@ -128,7 +129,7 @@ def _single_precision(device: torch.device) -> AbstractContextManager[object]:
 
 def _restore(restoration: nn.Module, resized: Tensor) -> tuple[Tensor, Tensor | float]:
     """Runs stage 1: the image, and the detail that it leaves to stage 2, 0 if it knows none."""
-    if isinstance(restoration, PlainNet) and restoration.last_detail is not None:
+    if isinstance(restoration, PlainLayers) and restoration.last_detail is not None:
         return cast(tuple[Tensor, Tensor], restoration(resized, detail=True))
     return cast(Tensor, restoration(resized)), 0.0
 

@@ -1,7 +1,8 @@
 """Noise schedules and samplers: one short function a sampler, a denoiser is a callable.
 
 All samplers work on any latents (B, C, h, w) and get their noise from a callable, so that noise
-can be addressed by position instead of drawn in some order.
+can be addressed by position instead of drawn in some order. Names of samplers are asked for before
+anything is computed, so torch is imported by the functions that compute with it.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Denoiser = Callable[[Tensor, int], Tensor]
+Denoiser: TypeAlias = "Callable[[Tensor, int], Tensor]"
 """(z_t, t) -> the predicted noise epsilon."""
 
-NoiseSource = Callable[[int], Tensor]
+NoiseSource: TypeAlias = "Callable[[int], Tensor]"
 """Index of the step -> standard normal noise of the latents' shape. Index 0 is the start."""
 
 SMALLEST_SIGNAL = 1e-8
@@ -63,6 +65,8 @@ class Schedule:
         Returns:
             z_t (B, C, h, w).
         """
+        import torch
+
         a = self.alphas_cumprod.to(x0.device)[torch.as_tensor(t, device=x0.device)].to(x0.dtype)
         a = a.view(-1, 1, 1, 1)
         return a.sqrt() * x0 + (1 - a).sqrt() * noise
@@ -93,6 +97,8 @@ def make_schedule(
     """
     if prediction not in ("epsilon", "v"):
         raise ValueError(f"prediction {prediction!r} is neither epsilon nor v")
+    import torch
+
     roots = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
     alphas_cumprod = torch.cumprod(1 - roots**2, 0)
     if zero_terminal_snr:
@@ -249,6 +255,8 @@ def dpm_solver_pp(
     denoise: Denoiser, z: Tensor, timesteps: Sequence[int], schedule: Schedule, noise: NoiseSource
 ) -> Tensor:
     """Samples by DPM-Solver++ 2M, second order in x0 (Lu et al. 2022); `noise` is not used."""
+    import torch
+
     previous: tuple[Tensor, float] | None = None
     for index, t in enumerate(timesteps):
         a = float(schedule.alphas_cumprod[t])
@@ -268,11 +276,13 @@ def dpm_solver_pp(
 
 
 def _log_snr(alpha_cumprod: float) -> float:
+    import torch
+
     a = torch.tensor(max(alpha_cumprod, 1e-12), dtype=torch.float64)
     return float(0.5 * (a.log() - (1 - a).log()))
 
 
-Sampler = Callable[[Denoiser, Tensor, Sequence[int], Schedule, NoiseSource], Tensor]
+Sampler: TypeAlias = "Callable[[Denoiser, Tensor, Sequence[int], Schedule, NoiseSource], Tensor]"
 """(denoiser, noisy latents at the first timestep, timesteps, schedule, noise) -> clean latents."""
 
 SAMPLERS: dict[str, Sampler] = {

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from wsisr.errors import OptionError
 from wsisr.models.choices import COLOR_FIX_NAMES, CONSISTENCY_NAMES, PRECISION_NAMES
 from wsisr.models.sampling import SAMPLERS
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 CHOICES = {
     "sampler": tuple(SAMPLERS),
@@ -31,17 +25,6 @@ RANGES: dict[str, tuple[int, int]] = {
     "seed": (0, 2**64 - 1),
 }
 """Field of `Settings` -> its least and its largest value."""
-
-
-def usual_precision(device: torch.device) -> str:
-    """Names bf16 where it is fast, on GPUs and on CPUs with instructions for it, and else fp32."""
-    if device.type == "cuda":
-        return "bf16"
-    # torch before 2.10 cannot tell
-    has: Mapping[str, Any] = (
-        getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    )
-    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
 
 
 @dataclass(frozen=True)

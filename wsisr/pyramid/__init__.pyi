@@ -1,8 +1,9 @@
+from .checks import TIFF_SUFFIXES as TIFF_SUFFIXES
+from .checks import ZARR_SUFFIXES as ZARR_SUFFIXES
+from .checks import check_output as check_output
 from .encode import TileCodec as TileCodec
 from .encode import tiff_codec as tiff_codec
 from .levels import z_order as z_order
-from .output import TIFF_SUFFIXES as TIFF_SUFFIXES
-from .output import ZARR_SUFFIXES as ZARR_SUFFIXES
 from .output import open_writer as open_writer
 from .output import tile_encoder as tile_encoder
 from .ownership import is_own_output as is_own_output

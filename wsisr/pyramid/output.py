@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsisr.errors import ExistsError, OptionError, OutputError, UsageError
 from wsisr.files import remove
+from wsisr.pyramid.checks import check_place, output_kind
 from wsisr.pyramid.encode import tiff_codec
 from wsisr.pyramid.finished import FinishedWriter
 from wsisr.pyramid.journal import Journal, NoJournal, lock_output
@@ -36,9 +37,6 @@ from wsisr.pyramid.tiff import TiffSink
 from wsisr.pyramid.writer import PyramidWriter, StreamWriter
 from wsisr.pyramid.zarr import ZarrSink, encode_chunk
 from wsisr.urls import shown
-
-TIFF_SUFFIXES = (".ome.tif", ".ome.tiff")
-ZARR_SUFFIXES = (".ome.zarr",)
 
 _log = logging.getLogger(__name__)
 
@@ -171,8 +169,7 @@ def open_writer(
     target = _Target(out, spec, _format(out, spec), threads, url, fingerprint, blanks_damage)
     if threads < 1:
         raise OptionError("threads", threads, "give 1 or more")
-    if not out.parent.is_dir():
-        raise OutputError(f"{out}: the folder {out.parent} does not exist; create it first")
+    check_place(out)
     if os.path.lexists(out) and not overwrite and fingerprint and resume is not False:
         finished = _tidied(target)
         if finished is not None:
@@ -328,9 +325,5 @@ def part_tiles(
 
 
 def _format(out: Path, spec: PyramidSpec) -> str:
-    name = out.name.lower()
-    for kind, suffixes in (("tiff", TIFF_SUFFIXES), ("zarr", ZARR_SUFFIXES)):
-        if any(name.endswith(suffix) and len(name) > len(suffix) for suffix in suffixes):
-            return f"zarr-{spec.zarr_version}" if kind == "zarr" else kind
-    known = ", ".join(TIFF_SUFFIXES + ZARR_SUFFIXES)
-    raise UsageError(f"{out}: the name must end in one of {known}")
+    kind = output_kind(out)
+    return f"zarr-{spec.zarr_version}" if kind == "zarr" else kind

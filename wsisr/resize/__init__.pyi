@@ -1,8 +1,8 @@
 from .area import area_downsample as area_downsample
 from .area import area_mean as area_mean
-from .area import area_span as area_span
 from .area import reduce_area as reduce_area
-from .area import reduced_size as reduced_size
+from .grid import area_span as area_span
+from .grid import reduced_size as reduced_size
 from .halving import halve as halve
 from .halving import halve_plane as halve_plane
 from .interpolation import bicubic_upsample as bicubic_upsample

@@ -1,4 +1,5 @@
 from .devices import choose_devices as choose_devices
+from .devices import name_devices as name_devices
 from .devices import usable_cores as usable_cores
 from .events import EventLog as EventLog
 from .events import open_events as open_events

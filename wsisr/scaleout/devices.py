@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 
 from wsisr.errors import OptionError
-from wsisr.models import pick_device
+from wsisr.models import may_have_gpu, name_device
+
+if TYPE_CHECKING:
+    import torch
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 CGROUP_MEMORY = Path("/sys/fs/cgroup")
@@ -66,16 +69,32 @@ def choose_devices(
         OptionError: a device that is not there, options that contradict each other, or more workers
             on the CPU than cores.
     """
+    import torch
+
+    return tuple(map(torch.device, name_devices(gpus, workers, device)))
+
+
+def name_devices(gpus: str | None, workers: int | None, device: str | None) -> tuple[str, ...]:
+    """Names what `choose_devices` chooses; torch is asked only where there may be a GPU.
+
+    Args:
+        gpus: see `choose_devices`.
+        workers: see `choose_devices`.
+        device: see `choose_devices`.
+
+    Raises:
+        OptionError: see `choose_devices`.
+    """
     if workers is not None and workers < 1:
         raise OptionError("workers", workers, "must be 1 or more")
     if gpus is not None:
         if device is not None:
             raise OptionError("gpus", gpus, f"contradicts <device> {device}; give one of them")
-        chosen = tuple(torch.device("cuda", number) for number in _gpu_numbers(gpus))
+        chosen = tuple(f"cuda:{number}" for number in _gpu_numbers(gpus))
     else:
-        chosen = (pick_device(device),)
+        chosen = (name_device(device),)
     count = len(chosen) if workers is None else workers
-    if chosen[0].type == "cpu" and count > usable_cores():
+    if chosen[0] == "cpu" and count > usable_cores():
         rule = f"this process may use {usable_cores()} CPU cores; give at most as many"
         raise OptionError("workers", count, rule)
     if count < len(chosen):
@@ -83,8 +102,14 @@ def choose_devices(
     return tuple(chosen[number % len(chosen)] for number in range(count))
 
 
+def _count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def _gpu_numbers(gpus: str) -> list[int]:
-    there = torch.cuda.device_count()
+    there = _count_gpus() if may_have_gpu() else 0
     if not there:
         raise OptionError("gpus", gpus, "this machine has no CUDA device; leave <gpus> out")
     if gpus == "all":

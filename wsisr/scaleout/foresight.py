@@ -84,13 +84,16 @@ def cost_of(foresight: Foresight) -> float:
     return cost_of_windows(foresight.tissue_windows, glass) * pixels * (foresight.steps or 1)
 
 
-def estimate(job: Job) -> Foresight:
-    """Says what a job will be, with its duration from a calibration on this machine.
+def estimate(job: Job | Run) -> Foresight:
+    """Says what a run will be, with its duration from a calibration on this machine.
+
+    Args:
+        job: what is asked for, or a run of `prepare`.
 
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
     """
-    run = prepare(job)
+    run = job if isinstance(job, Run) else prepare(job)
     foreseen = foresee_run(run)
     pace = calibrate(run)
     seconds = pace.seconds(foreseen.tissue_windows, foreseen.windows - foreseen.tissue_windows)

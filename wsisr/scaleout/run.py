@@ -26,7 +26,7 @@ from wsisr.scaleout.pool import PATIENCE_S, WorkerPool
 
 
 def upscale(
-    job: Job,
+    job: Job | Run,
     progress: Progress | None = None,
     *,
     scheduler: str | None = None,
@@ -35,7 +35,8 @@ def upscale(
     """Upscales a slide on the devices that the job asks for.
 
     Args:
-        job: what is asked for; with `gpus` or `workers` its windows are shared.
+        job: what is asked for, or a run of `prepare`; with `gpus` or `workers` its windows are
+            shared.
         progress: called after each window.
         scheduler: of a Dask cluster that computes the slide in bands; None computes it here.
         announce: called with what the run will be, before the first window.
@@ -43,11 +44,12 @@ def upscale(
     Raises:
         WsisrError: what is wrong with which file or option, and what to do.
     """
+    asked = job.job if isinstance(job, Run) else job
     if scheduler is not None:
         from wsisr.scaleout.cluster import upscale_on
 
-        return upscale_on(scheduler, job, progress, announce)
-    return upscale_here(job, progress, open_executor=opener(job), announce=announce)
+        return upscale_on(scheduler, asked, progress, announce)
+    return upscale_here(job, progress, open_executor=opener(asked), announce=announce)
 
 
 def opener(job: Job) -> OpenExecutor:

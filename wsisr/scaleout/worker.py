@@ -206,7 +206,7 @@ def settle(device: torch.device) -> None:
 def _serve(setup: WorkerSetup, parent: Parent) -> None:
     settle(setup.device)
     run = setup.run
-    model = replace(run.model, device=setup.device).load()
+    model = replace(run.model, device=str(setup.device)).load()
     geometry = WindowGeometry(setup.plan)
     name = describe_device(model)
     batch = run.job.batch or default_batch(model.device)

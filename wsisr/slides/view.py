@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsisr.resize import area_span, reduce_area, reduced_size
+from wsisr.resize import area_span, reduced_size
 from wsisr.slides.base import RGB, Slide, check_region, filled
 
 BAND_BYTES = 64 << 20
@@ -91,6 +91,9 @@ class View:
         x0, x1 = area_span(x, width, self.factor, stored.width)
         y0, y1 = area_span(y, height, self.factor, stored.height)
         source = self.slide.read(self.level, x0, y0, x1 - x0, y1 - y0)
+        # only here: what opens a slide to look at its size does without compiled loops
+        from wsisr.resize import reduce_area
+
         return reduce_area(
             np.ascontiguousarray(source),
             factor=self.factor,

@@ -1,3 +1,4 @@
+from .files import check_mask_file as check_mask_file
 from .files import load_mask as load_mask
 from .find import BLACK as BLACK
 from .find import INK_LEAD as INK_LEAD

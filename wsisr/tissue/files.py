@@ -50,8 +50,7 @@ def load_mask(path: Path, view: View) -> TissueMask:
         OptionError: the file is missing, is neither GeoJSON nor an image, has another shape than
             the slide, or marks nothing of it (an image: all of it).
     """
-    if not path.exists():
-        raise OptionError("tissue", path, "neither auto, off, nor an existing mask file")
+    check_mask_file(path)
     factor = mask_factor(view)
     shape = math.ceil(view.height / factor), math.ceil(view.width / factor)
     if path.suffix.lower() in (".geojson", ".json"):
@@ -65,6 +64,19 @@ def load_mask(path: Path, view: View) -> TissueMask:
             "marks nothing of the slide; check that it belongs to it, and has level-0 pixels",
         )
     return TissueMask(mask, float(factor), view.downsample)
+
+
+def check_mask_file(path: Path) -> None:
+    """Checks that a mask file is there.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OptionError: it is missing.
+    """
+    if not path.exists():
+        raise OptionError("tissue", path, "neither auto, off, nor an existing mask file")
 
 
 def _polygons(path: Path) -> Iterator[Polygon]:

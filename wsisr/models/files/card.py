@@ -22,8 +22,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from wsisr.errors import ModelError, OptionError
-from wsisr.models.files.checkpoint import PICKLES
-from wsisr.models.files.parts import PART_CLASSES
+from wsisr.models.files.layout import PART_CLASSES, PICKLES
 from wsisr.models.settings import Settings
 from wsisr.parsing import MalformedError, read_json
 

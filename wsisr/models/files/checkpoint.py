@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wsisr.errors import ModelError
+from wsisr.models.files.layout import CHECKPOINT_SUFFIXES
 
-PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-CHECKPOINT_SUFFIXES = (".safetensors", *PICKLES)
 WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "net", "desc")
 """Entries under which trainers keep the weights; averaged ones are wanted before plain ones."""
 

@@ -39,7 +39,7 @@ def read_config(place: Path) -> dict[str, Any]:
         raise ModelError(f"{place}: part missing (no config.json)")
     try:
         config = read_json_object(file)
-        check_config(config)
+        check_network(config)
     except MalformedError as error:
         raise ModelError(f"{file}: not readable as JSON ({error})") from error
     except ValueError as error:
@@ -47,7 +47,7 @@ def read_config(place: Path) -> dict[str, Any]:
     return config
 
 
-def check_config(config: Mapping[str, Any]) -> None:
+def check_network(config: Mapping[str, Any]) -> None:
     """Refuses a description of a network that is beyond all bounds.
 
     Args:

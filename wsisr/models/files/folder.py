@@ -1,17 +1,4 @@
-"""Models as folders: a model.json and one sub-folder a part, safetensors only.
-
-    model.json
-    restoration/  config.json, *.safetensors     stage 1
-    vae/          config.json, *.safetensors     AutoencoderKL, AutoencoderTiny, Guided…
-    unet/         config.json, *.safetensors
-    controlnet/   config.json, *.safetensors
-    prompt/       prompt.safetensors             the blank prompt's embedding
-
-Networks may have weights of their own for each scale, see `wsisr.models.networks.lora`.
-
-A folder with `restoration` alone is a stage-1 model. One with `restoration` and `controlnet` takes
-what it lacks of `unet`, `vae` and `prompt` from its base, a published Stable Diffusion 2.1.
-"""
+"""Models as folders: their networks made, and written. How a folder looks: see `layout`."""
 
 from __future__ import annotations
 
@@ -26,18 +13,13 @@ from torch import Tensor, nn
 from wsisr.errors import ModelError
 from wsisr.files import write_atomic
 from wsisr.models.files.card import ModelCard, card_text, read_card
-from wsisr.models.files.parts import PART_CLASSES, empty_module, network_class
+from wsisr.models.files.layout import CONFIGS, class_name
+from wsisr.models.files.parts import empty_module, network_class
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
     from wsisr.models.networks import LatentControlNet, Vae
-
-SHIPPED = {name: Path(__file__).parents[1] / "weights" / name for name in ("tiny", "plain")}
-"""Models of the package, by name."""
-CONFIGS = {"sd21": Path(__file__).parents[1] / "configs" / "sd21"}
-"""Models as descriptions without weights: to be trained, or filled from a checkpoint."""
-DEFAULT_MODEL = "tiny"
 
 
 def build_parts(config: str) -> dict[str, nn.Module]:
@@ -54,27 +36,6 @@ def build_parts(config: str) -> dict[str, nn.Module]:
     folder = CONFIGS[config]
     parts = read_card(folder).parts
     return {part: empty_module(folder / part, network_class(part, parts[part])) for part in parts}
-
-
-def find_folder(name: str) -> Path:
-    """Finds the folder of a model that ships, or of a path.
-
-    Args:
-        name: of a shipped model, or a folder.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if name in CONFIGS and not Path(name).exists():
-        raise ModelError(
-            f"<model> {name}: a description without weights; convert a published checkpoint "
-            "(wsisr models convert CKPT OUT) or train one, and give its folder"
-        )
-    folder = SHIPPED.get(name, Path(name))
-    if not folder.exists():
-        known = ", ".join((*SHIPPED, "restore", "bicubic"))
-        raise ModelError(f"<model> {name}: neither a known model ({known}) nor an existing folder")
-    return folder
 
 
 def save_pretrained(
@@ -110,7 +71,7 @@ def save_pretrained(
 
 
 def part_class(folder: Path, card: ModelCard, part: str) -> type[nn.Module]:
-    """Gives the class that a model's card names for a part.
+    """Imports the class that a model's card names for a part.
 
     Args:
         folder: of the model, for the error.
@@ -120,12 +81,7 @@ def part_class(folder: Path, card: ModelCard, part: str) -> type[nn.Module]:
     Raises:
         ModelError: no such part or no such class.
     """
-    classes, name = PART_CLASSES.get(part, {}), card.parts[part]
-    if not classes:
-        raise ModelError(f"{folder / 'model.json'}: {part} is no part of a model")
-    if name not in classes:
-        raise ModelError(f"{folder / 'model.json'}: {part} is a {name!r}, not {', '.join(classes)}")
-    return network_class(part, name)
+    return network_class(part, class_name(folder, card.parts, part))
 
 
 def check_fit(

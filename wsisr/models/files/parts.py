@@ -15,22 +15,11 @@ from torch import Tensor, nn
 
 from wsisr.errors import ModelError
 from wsisr.files import file_sha256
-from wsisr.models.files.checkpoint import PICKLES, check_finite, read_safetensors
+from wsisr.models.files.checkpoint import check_finite, read_safetensors
 from wsisr.models.files.configuration import read_config
+from wsisr.models.files.layout import PART_CLASSES, weight_files
+from wsisr.models.light import light_network
 from wsisr.models.networks import fold_scale
-
-PART_CLASSES: dict[str, dict[str, str]] = {
-    "restoration": {"SwinIR": "wsisr.models.networks", "PlainNet": "wsisr.models.networks"},
-    "vae": {
-        "AutoencoderKL": "diffusers",
-        "AutoencoderTiny": "diffusers",
-        "GuidedAutoencoderTiny": "wsisr.models.networks",
-    },
-    "unet": {"UNet2DConditionModel": "diffusers"},
-    "controlnet": {"LatentControlNet": "wsisr.models.networks"},
-}
-"""Part -> name of a class that it may have -> the package that the class is imported from."""
-SECOND_STAGE = ("vae", "unet", "controlnet")
 
 
 def network_class(part: str, name: str) -> type[nn.Module]:
@@ -43,32 +32,6 @@ def network_class(part: str, name: str) -> type[nn.Module]:
     # only now: diffusers' networks take seconds to import, and most models need few of them
     package = importlib.import_module(PART_CLASSES[part][name])
     return cast(type[nn.Module], getattr(package, name))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Lists the safetensors files of a part: one file, or its shards, and not its variants.
-
-    Folders of the hub hold `.fp16.` and `.non_ema.` variants beside the weights; those in half
-    precision serve where there is nothing else.
-
-    Args:
-        folder: of the part.
-
-    Raises:
-        ModelError: there are none.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if file.name.count(".") == 1]
-    chosen = plain or [file for file in files if ".fp16." in file.name]
-    if chosen:
-        return chosen
-    pickled = [file for file in sorted(folder.glob("*")) if file.suffix in PICKLES]
-    if pickled:
-        raise ModelError(
-            f"{pickled[0]}: pickled weights are refused, since loading them can run code; "
-            "convert them to safetensors"
-        )
-    raise ModelError(f"{folder}: no *.safetensors weights in it")
 
 
 def load_state(folder: Path, hashes: dict[str, str] | None = None) -> dict[str, Tensor]:
@@ -109,9 +72,44 @@ def load_module(
     Raises:
         ModelError: see `wsisr.models.from_pretrained`.
     """
-    module = empty_module(place, cls)
+    return _filled(empty_module(place, cls), place, hashes, scales, row)
+
+
+def load_light(
+    place: Path, name: str, hashes: dict[str, str], scales: int, row: int | None
+) -> nn.Module:
+    """Loads a network to run: in its light form where it has one, which spares diffusers' import.
+
+    Args:
+        place: see `load_module`.
+        name: a class of `PART_CLASSES`.
+        hashes: see `load_module`.
+        scales: see `load_module`.
+        row: see `load_module`.
+
+    Raises:
+        ModelError: see `wsisr.models.from_pretrained`.
+    """
+    module = light_network(name, _read_config(place))
+    if module is None:
+        part = next(part for part, classes in PART_CLASSES.items() if name in classes)
+        return load_module(place, network_class(part, name), hashes, scales, row)
+    return _filled(module, place, hashes, scales, row)
+
+
+def _filled(
+    module: nn.Module, place: Path, hashes: dict[str, str] | None, scales: int, row: int | None
+) -> nn.Module:
     fill(module, fold_scale(load_state(place, hashes), scales, row, str(place)), str(place))
     return module
+
+
+def _read_config(place: Path) -> Mapping[str, Any]:
+    """Reads a config.json; `load_module` says what is wrong with one that cannot be read."""
+    try:
+        return read_config(place)
+    except ModelError:
+        return {}
 
 
 def load_restoration(place: Path) -> nn.Module:

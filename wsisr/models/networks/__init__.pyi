@@ -1,5 +1,5 @@
-from .controlnet import ControllableDiffusion as ControllableDiffusion
 from .controlnet import LatentControlNet as LatentControlNet
+from .diffusion import ControllableDiffusion as ControllableDiffusion
 from .guided import GuidedAutoencoderTiny as GuidedAutoencoderTiny
 from .lora import LORA_BIAS as LORA_BIAS
 from .lora import LORA_DOWN as LORA_DOWN
@@ -9,11 +9,10 @@ from .lora import adapt as adapt
 from .lora import fold_scale as fold_scale
 from .lora import low_rank_factors as low_rank_factors
 from .lora import select_scale as select_scale
-from .plainnet import FACTOR as FACTOR
+from .memory import channels_last as channels_last
 from .plainnet import PlainNet as PlainNet
 from .swinir import UNSHUFFLE as UNSHUFFLE
 from .swinir import SwinIR as SwinIR
-from .swinir import channels_last as channels_last
 from .swinir import relative_position_index as relative_position_index
 from .swinir import shifted_window_mask as shifted_window_mask
 from .vae import Vae as Vae

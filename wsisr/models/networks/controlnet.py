@@ -1,4 +1,4 @@
-"""Stage 2: the controllable diffusion module, on diffusers' own networks.
+"""Stage 2: the ControlNet, on diffusers' own.
 
 A ControlNet (Zhang et al. 2023) sees the noisy latent beside the latent of the restored image and
 steers a frozen UNet by additions at its skips and middle block (Histo-Diffusion 2024, section
@@ -7,7 +7,7 @@ steers a frozen UNet by additions at its skips and middle block (Histo-Diffusion
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import ControlNetModel
@@ -93,47 +93,3 @@ class LatentControlNet(ControlNetModel):
         own["conv_in.weight"] = weight
         net.load_state_dict(own)
         return net
-
-
-class ControllableDiffusion(nn.Module):
-    """The noise predictor epsilon(z_t, t, c_RM): ControlNet and UNet with a blank prompt.
-
-    Args:
-        unet: the generative prior, frozen in the paper.
-        controlnet: its steering copy.
-        prompt: (tokens, cross_attention_dim) embedding of the blank prompt.
-    """
-
-    def __init__(
-        self, unet: UNet2DConditionModel, controlnet: LatentControlNet, prompt: Tensor
-    ) -> None:
-        super().__init__()
-        self.unet, self.controlnet = unet, controlnet
-        self.prompt: Tensor
-        self.register_buffer("prompt", prompt, persistent=False)
-
-    def forward(self, z: Tensor, timestep: Tensor | int, condition: Tensor) -> Tensor:
-        """Predicts what the model was trained to predict (epsilon or v).
-
-        Args:
-            z: (B, C, h, w) noisy latents.
-            timestep: one number, or (B,) of them, in 0..999.
-            condition: (B, C, h, w) latents of the restored images.
-
-        Returns:
-            (B, C, h, w).
-        """
-        prompt = self.prompt.to(z.dtype)[None].expand(z.shape[0], -1, -1)
-        both = torch.cat((z, condition), 1)
-        skips, middle = self.controlnet(
-            both, timestep, prompt, controlnet_cond=both, return_dict=False
-        )
-        out = self.unet(
-            z,
-            timestep,
-            prompt,
-            down_block_additional_residuals=skips,
-            mid_block_additional_residual=middle,
-            return_dict=False,
-        )
-        return cast(Tensor, out[0])

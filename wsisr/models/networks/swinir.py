@@ -11,7 +11,7 @@ their weights fit without a table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,6 @@ from torch import Tensor, nn
 
 UNSHUFFLE = 8
 """Pixels along a side that are folded into channels."""
-
-T = TypeVar("T", bound=nn.Module)
-
-
-def channels_last(module: T) -> T:
-    """Keeps 4-D weights with channels innermost, which convolutions are fastest with."""
-    return cast(T, cast(Any, module).to(memory_format=torch.channels_last))
 
 
 def window_partition(x: Tensor, window: int) -> Tensor:

@@ -23,7 +23,8 @@ from wsisr.errors import ModelError, OptionError
 from wsisr.files import file_sha256
 from wsisr.models.consistency import project
 from wsisr.models.files import read_checkpoint
-from wsisr.models.settings import PRECISIONS, Settings
+from wsisr.models.precision import PRECISIONS
+from wsisr.models.settings import Settings
 from wsisr.models.windows import WindowInput
 from wsisr.resize import cubic_matrix
 

@@ -209,9 +209,9 @@ def _looker() -> Any:
         machine = None
         if version is not None:
             from wsisr.engine import describe_machine
-            from wsisr.models import pick_device
+            from wsisr.models import name_device
 
-            machine = describe_machine(pick_device(device))
+            machine = describe_machine(name_device(device))
         end = time.monotonic() + seen_s
         while not Path(probe).exists() and time.monotonic() < end:
             time.sleep(0.2)
