@@ -136,9 +136,14 @@ def _texts(folder: Path) -> list[Parser]:
     return [
         Parser("JSON", texts, parse_json, mutated_json, malformed),
         Parser("features of GeoJSON", texts, features, mutated_json, malformed),
-        Parser("XML", (xml,), lambda data: parse_xml(data.decode("utf-8", "replace")), allowed=malformed),
+        Parser(
+            "XML",
+            (xml,),
+            lambda data: parse_xml(data.decode("utf-8", "replace")),
+            allowed=malformed,
+        ),
         Parser("URLs", urls, _name),
-    ]  # fmt: skip
+    ]
 
 
 def _name(data: bytes) -> None:
@@ -179,7 +184,9 @@ def _models(folder: Path) -> list[Parser]:
     parsers.append(Parser("config.json of a stage 1", (seed,), run, mutated_json))
     base = folder / "base" / "scheduler" / "scheduler_config.json"
     run = _written(base, lambda: _prediction(folder / "base"))
-    parsers.append(Parser("scheduler_config.json", (_json({"prediction_type": "epsilon"}),), run, mutated_json))  # fmt: skip
+    parsers.append(
+        Parser("scheduler_config.json", (_json({"prediction_type": "epsilon"}),), run, mutated_json)
+    )
     tensors = {"a": torch.ones(3, 4), "b.c": torch.zeros(2, dtype=torch.float16)}
     file = folder / "a.safetensors"
     run = _written(file, lambda: read_safetensors(file))
@@ -222,7 +229,9 @@ def _slides(folder: Path) -> list[Parser]:
             if chunk.is_file():
                 chunk.unlink()
         run = _written(own / name, _reader(own))
-        parsers.append(Parser(f"{name} of Zarr {root.stem}", ((root / name).read_bytes(),), run, mutated_json))  # fmt: skip
+        parsers.append(
+            Parser(f"{name} of Zarr {root.stem}", ((root / name).read_bytes(),), run, mutated_json)
+        )
     xml = two / "OME" / "METADATA.ome.xml"
     seeds = tuple(
         ome_xml(spec(associated={"label": np.zeros((4, 5, 3), np.uint8)}), {}, tiff=tiff).encode()
@@ -234,11 +243,20 @@ def _slides(folder: Path) -> list[Parser]:
     )
     tiffs = tuple(_tiff(folder / "seed.tif", **each) for each in _TIFFS)
     file = folder / "a.tif"
-    parsers.append(Parser("TIFF", tiffs, _written(file, lambda: _read_tiff(file)), allowed=(WsisrError, _not_direct())))  # fmt: skip
+    parsers.append(
+        Parser(
+            "TIFF",
+            tiffs,
+            _written(file, lambda: _read_tiff(file)),
+            allowed=(WsisrError, _not_direct()),
+        )
+    )
     parsers.append(
         Parser("heads of JPEG", (_stream("jpeg"),), _heads, allowed=(DamagedPieceError,))
     )
-    parsers.append(Parser("heads of JPEG 2000", (_stream("j2k"),), _heads, allowed=(DamagedPieceError,)))  # fmt: skip
+    parsers.append(
+        Parser("heads of JPEG 2000", (_stream("j2k"),), _heads, allowed=(DamagedPieceError,))
+    )
     return parsers
 
 
@@ -362,10 +380,20 @@ def _evaluation(folder: Path) -> list[Parser]:
         Parser("mask", texts, _written(mask, lambda: load_mask(mask, view)), mutated_json),
         Parser("nuclei", texts, _written(nuclei, lambda: _nuclei(nuclei)), mutated_json),
         Parser("labels", (array.getvalue(),), _written(labels, lambda: read_labels(labels))),
-        Parser("transform", (matrix,), _written(transform, lambda: load_transform(transform)), mutated_json),
+        Parser(
+            "transform",
+            (matrix,),
+            _written(transform, lambda: load_transform(transform)),
+            mutated_json,
+        ),
         Parser("TorchScript", (_torchscript(),), _written(weights, lambda: load_weights(weights))),
-        Parser("pins", (_json({"niqe/a.mat": "ab" * 32}),), _written(manifest, _read_pins), mutated_json),
-    ]  # fmt: skip
+        Parser(
+            "pins",
+            (_json({"niqe/a.mat": "ab" * 32}),),
+            _written(manifest, _read_pins),
+            mutated_json,
+        ),
+    ]
 
 
 def _nuclei(path: Path) -> None:
@@ -429,7 +457,7 @@ def _cohorts(folder: Path) -> list[Parser]:
         Parser("ledger", (_json(known),), _written(ledger.folder / "a.json", noted), mutated_json),
         Parser("claim", (_json(owner),), _claim, mutated_json),
         Parser("facts of the cache", (_json({"bytes": 5}),), facts, mutated_json),
-    ]  # fmt: skip
+    ]
 
 
 def _claim(data: bytes) -> None:
