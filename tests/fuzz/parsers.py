@@ -457,7 +457,7 @@ def _cohorts(folder: Path) -> list[Parser]:
         Parser("ledger", (_json(known),), _written(ledger.folder / "a.json", noted), mutated_json),
         Parser("claim", (_json(owner),), _claim, mutated_json),
         Parser("facts of the cache", (_json({"bytes": 5}),), facts, mutated_json),
-    ]  # fmt: skip
+    ]
 
 
 def _claim(data: bytes) -> None:

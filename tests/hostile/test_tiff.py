@@ -35,10 +35,10 @@ def read(path: Path) -> None:
         slide.read(0, 0, 0, 256, 256)
 
 
-@pytest.mark.parametrize("tile", [4096, 6144, 8192, 16384, 32752, 65520])
+@pytest.mark.parametrize("tile", [4096, 6144, 16384, 65520])
 @pytest.mark.parametrize("codec", [Codec.DEFLATE, Codec.ZSTD, Codec.LZW, Codec.PACKBITS])
 def test_tiles_that_are_bombs(tmp_path: Path, codec: Codec, tile: int) -> None:
-    zeros = bytes(1 << 24)
+    zeros = bytes(1 << 20)
     library: object = imagecodecs
     name = {Codec.DEFLATE: "zlib", Codec.ZSTD: "zstd", Codec.LZW: "lzw"}.get(codec, "packbits")
     data = bytes(getattr(library, f"{name}_encode")(zeros))

@@ -37,11 +37,7 @@ def instructions() -> str:
         return asked
     has = import_module("numpy._core._multiarray_umath").__cpu_features__
     return next(
-        (
-            name
-            for name, all_of in LEVELS.items()
-            if all(_multiarray_umath.__cpu_features__.get(f) for f in all_of)
-        ),
+        (name for name, wanted in LEVELS.items() if all(has.get(each) for each in wanted)),
         "DEFAULT",
     )
 
