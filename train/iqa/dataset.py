@@ -256,13 +256,8 @@ def read_manifest(folder: Path) -> list[Item]:
     with file.open(newline="") as handle:
         return [
             Item(
-<<<<<<< HEAD
-                plain_cell(row["file"]), row["kind"],
-                float(row["score"]), float(row["psf_variance"]),
-=======
                 plain_cell(row["file"]), row["kind"], float(row["score"]),
                 float(row["psf_variance"]),
->>>>>>> hostile
                 plain_cell(row["source"]), int(row["x"]), int(row["y"]), row["sha256"],
             )
             for row in csv.DictReader(handle)
