@@ -69,7 +69,9 @@ def test_outputs(tmp_path: Path, slide: Path, suffix: str, anonymous: bool) -> N
     out = tmp_path / "out"
     out.mkdir()
     mask = slide.with_name(f"{SECRET}-mask.png")
-    Image.fromarray(np.full((64, 96), 255, np.uint8)).save(mask)
+    drawn = np.full((64, 96), 255, np.uint8)
+    drawn[:8] = 0
+    Image.fromarray(drawn).save(mask)
     more = ["--anonymous"] if anonymous else []
     log = ["--log-json", out / "events.jsonl"]
     run("upscale", slide, out / f"a{suffix}", *OPTIONS, "--tissue", mask, *more, *log)

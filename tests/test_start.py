@@ -77,7 +77,7 @@ MISTAKES = [
     ("in.png out.ome.tif --scale 4", "records no resolution"),
     ("in.png out.ome.tif --input-mag 10 --level 3", "has the levels 0 to 0"),
     ("in.png out.ome.tif --input-mag 10 --scale 0.5", "must be greater than 1"),
-    ("in.png out.ome.tif --input-mag 10 --scale 100", "past what a light microscope"),
+    ("in.png out.ome.tif --input-mag 10 --scale 100", "at most 8 without --force"),
     ("in.png out.ome.tif --input-mag 10 --region 90,90,90,90", "reaches outside the slide"),
     ("in.png out.ome.tif --input-mag 10 --window 100", "must be a multiple of 64"),
     ("in.png out.ome.tif --input-mag 10 --overlap 400", "must be a multiple of 8"),

@@ -18,7 +18,7 @@ from tests.engine.support import job, level0, tissue_like
 from wsisr.engine import check_outputs, preparation, upscale
 from wsisr.engine.band import parts_folder, remove_parts
 from wsisr.engine.runner import Runner
-from wsisr.errors import ModelError, UsageError
+from wsisr.errors import ExistsError, ModelError, UsageError, WsisrError
 from wsisr.models import Bicubic, WindowInput
 from wsisr.tissue import is_own_mask
 
@@ -110,7 +110,7 @@ def test_an_annotation_file_is_not_the_place_of_a_mask(slide: Path) -> None:
     text = '{"type": "FeatureCollection", "features": []}'
     drawn.write_text(text)
     for overwrite in (False, True):
-        with pytest.raises(UsageError, match=r"drawn\.geojson"):
+        with pytest.raises(WsisrError, match=r"drawn\.geojson"):
             upscale(job(slide, tissue_out=drawn, overwrite=overwrite))
         assert drawn.read_text() == text
         assert sorted(path.name for path in slide.parent.iterdir()) == ["drawn.geojson", "in.tif"]
@@ -130,7 +130,7 @@ def test_an_older_mask_is_replaced_where_that_is_allowed(slide: Path) -> None:
         half
     )
     other = {"tissue": str(half), "tissue_out": mask, "output": slide.with_name("b.ome.tif")}
-    with pytest.raises(UsageError, match=r"mask\.geojson exists"):
+    with pytest.raises(ExistsError, match=r"mask\.geojson exists"):
         upscale(job(slide, **other))
     assert mask.read_bytes() == first
     assert not list(slide.parent.glob("b.*"))
@@ -226,7 +226,7 @@ def run_short(slide: Path, monkeypatch: pytest.MonkeyPatch, windows: int) -> Non
     """A run that ends for want of memory when so many windows are made."""
     with monkeypatch.context() as patch:
         patch.setattr(Runner, "__init__", one_at_a_time(Runner.__init__))
-        patch.setattr(preparation, "load_upscaler", lambda *a, **k: Short(windows))
+        patch.setattr("wsisr.models.load_upscaler", lambda *a, **k: Short(windows))
         with pytest.raises(ModelError, match="not enough memory"):
             upscale(job(slide, tissue="off", tile=64))
 
@@ -263,7 +263,7 @@ def test_a_resume_needs_the_same_mask_and_machine(
     asked = job(slide, tissue=str(mask), tile=64)
     with monkeypatch.context() as patch:
         patch.setattr(Runner, "__init__", one_at_a_time(Runner.__init__))
-        patch.setattr(preparation, "load_upscaler", lambda *a, **k: Short(10))
+        patch.setattr("wsisr.models.load_upscaler", lambda *a, **k: Short(10))
         with pytest.raises(ModelError):
             upscale(asked)
     drawn = mask.read_bytes()

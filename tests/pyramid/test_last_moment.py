@@ -23,7 +23,7 @@ from tests.pyramid.test_resume import (
     wait_for_records,
     write_part,
 )
-from wsisr.errors import OutputError, UsageError
+from wsisr.errors import ExistsError, OutputError, WsisrError
 from wsisr.files import commit_folder
 from wsisr.pyramid import PyramidSpec, open_writer
 from wsisr.pyramid.journal import Journal
@@ -60,7 +60,7 @@ def test_a_run_killed_behind_its_rename_is_finished(
     assert leftovers(out) == []
     for got, wanted in zip(decode(out), whole, strict=True):
         assert np.array_equal(got, wanted)
-    with pytest.raises(UsageError, match="exists"):
+    with pytest.raises(ExistsError, match="exists"):
         complete(out, spec, PIXELS)
 
 
@@ -79,7 +79,7 @@ def test_another_output_is_not_taken_for_it(
         complete(out, spec, PIXELS)
     shutil.rmtree(out) if out.is_dir() else out.unlink()
     aside.rename(out)
-    with pytest.raises(UsageError, match="exists"):
+    with pytest.raises(ExistsError, match="exists"):
         open_writer(out, spec, fingerprint=child.FINGERPRINT)
     assert np.array_equal(decode(out)[0], older[0])
 
@@ -137,7 +137,7 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_the_run(kind: str, tmp_p
             out.mkdir(exist_ok=True)
         else:
             out.touch()
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(WsisrError, match=told):
             open_writer(out, spec_of(kind), fingerprint="a", overwrite=overwrite)
 
 

@@ -59,8 +59,8 @@ def upscale(
         WsisrError: what is wrong with which file or option, and what to do.
     """
     clock = Stopwatch()
+    check_outputs(job.job if isinstance(job, Run) else job)
     run = job if isinstance(job, Run) else prepare(job)
-    check_outputs(run.job)
     check_room(run)
     if run.job.destination is not None and run.job.overwrite:
         run.model.load()  # what is behind the URL goes at once: not for a model that is broken

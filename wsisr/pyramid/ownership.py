@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import struct
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import tifffile
 
 from wsisr.errors import UsageError
 from wsisr.guard import is_empty, refuse_foreign, refuse_links
+from wsisr.parsing import parse_xml
 from wsisr.pyramid.metadata import CREATOR
 from wsisr.pyramid.ngff import METADATA_NAMES, OME_XML
 from wsisr.pyramid.records import MAGIC, journal_path, lock_path, pieces_path
@@ -22,7 +22,7 @@ from wsisr.pyramid.tiff import SOFTWARE, UNFINISHED
 
 UNREADABLE = (
     OSError, ValueError, TypeError, LookupError, OverflowError, struct.error,
-    ElementTree.ParseError, tifffile.TiffFileError,
+    tifffile.TiffFileError,
 )  # fmt: skip
 """What damaged and foreign files make their readers raise."""
 LONGEST_LOCK = 1024
@@ -98,8 +98,8 @@ def is_own_output(path: Path) -> bool:
     """Tells whether a path is a complete output of wsisr."""
     try:
         if path.is_dir():
-            root = ElementTree.parse(path / OME_XML).getroot()
-            return root.get("Creator") == CREATOR
+            text = (path / OME_XML).read_text(encoding="utf-8", errors="replace")
+            return parse_xml(text).get("Creator") == CREATOR
         with tifffile.TiffFile(path) as file:
             return bool(file.pages.first.software == SOFTWARE)
     except UNREADABLE:

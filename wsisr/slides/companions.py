@@ -71,6 +71,8 @@ def slide_digests(path: Path, *, with_names: bool = True) -> Mapping[str, Any]:
         if files == [path]:
             return {"sha256": file_sha256(path)}
         root = path if path.is_dir() else path.parent
+        if path.is_dir():
+            refuse_links_out(path, files)
         digests = {each.relative_to(root).as_posix(): file_sha256(each) for each in files}
     except OSError as error:
         name = error.filename or path
@@ -78,6 +80,20 @@ def slide_digests(path: Path, *, with_names: bool = True) -> Mapping[str, Any]:
     lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
     whole = {"sha256": hashlib.sha256(lines.encode()).hexdigest()}
     return {**whole, "files": digests} if with_names and len(digests) <= LISTED else whole
+
+
+def refuse_links_out(folder: Path, files: Iterable[Path]) -> None:
+    """Refuses a slide in a folder that has links to what lies outside of it.
+
+    Raises:
+        SlideError: a file is such a link.
+    """
+    for file in files:
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise SlideError(
+                f"{folder}: the link {file.name} leads outside of it; replace it by the file where "
+                "that can be trusted"
+            )
 
 
 def _named_in(path: Path) -> set[Path]:

@@ -15,6 +15,7 @@ from wsisr.evaluation.report.html import to_html
 from wsisr.evaluation.report.results import Evaluation
 from wsisr.files import write_atomic
 from wsisr.guard import refuse_foreign, refuse_inputs, refuse_links
+from wsisr.parsing import MalformedError, read_json_object
 
 FILES = ("report.html", "tiles.csv", "summary.json", "tiles.geojson")
 """Names of the files of a report."""
@@ -45,10 +46,11 @@ def check_report(out: Path, inputs: Iterable[Path]) -> None:
 def is_own_report(out: Path) -> bool:
     """Tells whether a folder has the report of an evaluation."""
     try:
-        summary = json.loads((out / "summary.json").read_bytes())
-        return "wsisr" in summary["versions"] and "methods" in summary
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        summary = read_json_object(out / "summary.json")
+    except MalformedError:
         return False
+    versions = summary.get("versions")
+    return isinstance(versions, dict) and "wsisr" in versions and "methods" in summary
 
 
 def _holds(folder: Path, out: Path) -> bool:

@@ -22,6 +22,7 @@ MAX_LIST = 16
 MAX_BLOCKS = 512
 """Blocks that a network may have, as the product of all that multiplies them."""
 MAX_TEXT = 200
+POSITIVE = frozenset({"attention_head_dim", "norm_num_groups", "num_heads"})
 _DEPTHS = ("layers", "blocks", "depth")
 
 
@@ -83,6 +84,8 @@ def _leaves(name: str, value: object, depth: int = 0) -> Iterator[object]:
 
 def _check_leaf(name: str, value: object) -> None:
     limit = MAX_WINDOW if name == "window_size" else MAX_SIDE
+    if name in POSITIVE and isinstance(value, int | float) and value < 1:
+        raise ValueError(f"`{name}` is {value:g}, and must be 1 or more")
     if isinstance(value, int | float):
         if not -1 <= value <= limit:
             raise ValueError(f"`{name[:MAX_TEXT]}` is {value:g}, and may be at most {limit}")

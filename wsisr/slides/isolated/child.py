@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsisr.errors import SlideError, UsageError, WsisrError
+from wsisr.parsing import parse_json
 from wsisr.slides.base import Slide, SlideInfo
 from wsisr.slides.isolated.decoder import send
 
@@ -99,7 +100,7 @@ class Server:
         }
         while True:
             try:
-                request = json.loads(connection.recv_bytes())
+                request = parse_json(connection.recv_bytes())
             except (EOFError, OSError):
                 return
             _logged.records = []

@@ -20,6 +20,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from wsisr.parsing import parse_json
+
 VARIABLE = "WSISR_ISOLATE"
 """Environment variable that has slides decoded in a child; processes of a run inherit it."""
 LARGEST_ANSWER = 256 << 20
@@ -55,7 +57,7 @@ class Decoder:
             self._process.stdin.write(self._key.hex().encode() + b"\n")
             self._process.stdin.flush()
         try:
-            self._address = json.loads(self._process.stdout.readline())
+            self._address = parse_json(self._process.stdout.readline())
         except ValueError as error:
             raise DecoderDiedError(self._end()) from error
         atexit.register(self.stop)
@@ -81,7 +83,7 @@ class Decoder:
         connection = self._connection()
         try:
             connection.send_bytes(json.dumps(request).encode())
-            answer = json.loads(connection.recv_bytes(LARGEST_ANSWER))
+            answer = parse_json(connection.recv_bytes(LARGEST_ANSWER))
             if into is not None and "error" not in answer:
                 receive(connection, into)
         except (EOFError, OSError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, get_args
 from wsisr.evaluation.report import to_json
 from wsisr.files import os_errors, write_atomic
 from wsisr.guard import refuse_foreign, refuse_inputs, refuse_links
+from wsisr.parsing import MalformedError, read_json_object
 from wsisr.scaleout.cohort.report.html import to_html
 from wsisr.scaleout.cohort.report.wording import one_line, relative
 from wsisr.scaleout.cohort.rows import ReportRow, Status
@@ -105,10 +105,10 @@ def check_report(folder: Path, inputs: Iterable[Path]) -> None:
 
 def _is_own(path: Path) -> bool:
     try:
-        report = json.loads(path.read_bytes())
-        return "wsisr" in report and "slides" in report
-    except (OSError, ValueError, TypeError, RecursionError):
+        report = read_json_object(path)
+    except MalformedError:
         return False
+    return "wsisr" in report and "slides" in report
 
 
 def _totals(rows: Sequence[ReportRow], seconds: float | None) -> dict[str, object]:
