@@ -30,6 +30,7 @@ class ConvertOptions(TypedDict, total=False):
     zarr_version: ZarrVersion
     input_mpp: float | None
     input_mag: float | None
+    anonymous: bool
     associated: bool
     reencode: bool
     on_tile_error: Literal["fail", "blank"]

@@ -266,7 +266,7 @@ def test_one_command_runs_the_papers_stages(
     assert train.run.main(moved) == 0
     (tmp_path / "moved").rename(tmp_path / "run")
     model = from_pretrained(tmp_path / "run" / "model")
-    assert model.describe()["base"] == str(folder)
+    assert model.describe()["base"] == folder.name
     lr = (np.random.default_rng(0).random((16, 16, 3)) * 255).astype(np.uint8)
     assert upscale_image(lr, 4, model=model, window=64, overlap=8).std() > 1
 
