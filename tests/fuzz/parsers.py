@@ -378,7 +378,7 @@ def _evaluation(folder: Path) -> list[Parser]:
     matrix = _json({"matrix": [[1.0, 0.0, 5.5], [0, 1, -3]]})
     return [
         Parser("mask", texts, _written(mask, lambda: load_mask(mask, view)), mutated_json),
-        Parser("nuclei", texts, _written(nuclei, lambda: _nuclei(nuclei)), mutated_json),
+        Parser("nuclei", texts[1:], _written(nuclei, lambda: _nuclei(nuclei)), mutated_json),
         Parser("labels", (array.getvalue(),), _written(labels, lambda: read_labels(labels))),
         Parser(
             "transform",
