@@ -36,7 +36,7 @@ def commands(slide: Path, folder: Path) -> dict[str, tuple[list[str], int]]:
     there.touch()
     return {
         "wrong_path": (["upscale", str(folder / "missing.svs"), out], 1),
-        "existing_output": (["upscale", str(slide), str(there)], 2),
+        "existing_output": (["upscale", str(slide), str(there)], 1),
         "wrong_option": (["upscale", str(slide), out, "--sampler", "nosuch"], 2),
         "missing_model": (["upscale", str(slide), out, "--model", str(folder / "nosuch")], 1),
         "info": (["info", str(slide)], 0),

@@ -207,7 +207,10 @@ def test_one_model_that_is_broken_is_refused_by_its_own_name(
         save_file({"prompt": torch.zeros(1, 9)}, prompt)
 
     for broken, line in (
-        (lambda: (folder / "vae" / "config.json").write_text("{"), r"vae/config\.json: not a Auto"),
+        (
+            lambda: (folder / "vae" / "config.json").write_text("{"),
+            r"vae/config\.json: not readable as JSON",
+        ),
         (lambda: (folder / "unet" / "config.json").write_text(json.dumps(wide)), "unet: .* shape"),
         (
             lambda: change(folder, parts={**PARTS, "vae": "AutoencoderKL"}),
@@ -217,7 +220,7 @@ def test_one_model_that_is_broken_is_refused_by_its_own_name(
             lambda: change(folder, parts={**PARTS, "vae": "Net"}),
             r"model\.json: vae is a 'Net', not",
         ),
-        (lambda: change(folder, parts={**PARTS, "x": "Net"}), r"model\.json: x is no part"),
+        (lambda: change(folder, parts={**PARTS, "x": "Net"}), r"model\.json: 'x' is no part"),
         (lambda: shutil.rmtree(folder / "prompt"), "prompt: needs a tensor `prompt`"),
         (lambda: save_file({"prompt": torch.zeros(1, 9)}, prompt), r"prompt: .* \(tokens, 8\)"),
         (lambda: save_file({"other": torch.zeros(1, 8)}, prompt), r"prompt: .* \(tokens, 8\)"),

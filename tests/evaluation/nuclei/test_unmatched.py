@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from wsisr.errors import OutputError
 from wsisr.evaluation import evaluate
 from wsisr.evaluation.measures.pixels import Image
+from wsisr.evaluation.nuclei import unmatched
 from wsisr.evaluation.nuclei.agreement import compare_nuclei
 from wsisr.evaluation.nuclei.classical import ClassicalSegmenter
 from wsisr.evaluation.nuclei.given import GivenNuclei
@@ -183,7 +184,7 @@ def test_folders_give_one_file_a_tile_and_replace_those_of_an_earlier_run(
     out = tmp_path / "out"
     old = out / FOLDER / "old.geojson"
     old.parent.mkdir(parents=True)
-    old.write_text("of an earlier run")
+    old.write_text(unmatched._BEGIN)
     result = evaluate(
         tmp_path / "sr", tmp_path / "hr", tiles=True, metrics="nuclei_recall", out=out
     )

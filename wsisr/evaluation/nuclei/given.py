@@ -229,7 +229,13 @@ def read_labels(path: Path) -> Labels:
     except Exception as error:  # numpy and the decoders raise errors of any kind
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise SlideError(f"{path} cannot be read as a label image: {reason}") from error
-    if not values.size or values.ndim != 2 or values.dtype.kind not in "iub" or values.min() < 0:
+    if (
+        not isinstance(values, np.ndarray)  # of a .npy that is an archive
+        or not values.size
+        or values.ndim != 2
+        or values.dtype.kind not in "iub"
+        or values.min() < 0
+    ):
         raise SlideError(f"{path} is no label image: one channel of whole numbers, 0 background")
     _, numbered = np.unique(values, return_inverse=True)
     # without background the lowest label would become it
