@@ -21,6 +21,19 @@ def entries(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.fixture
+def loggers_as_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that set up logging for themselves turn off the loggers of others."""
+    logging.disable(logging.NOTSET)
+    for name in ("", "wsisr", "wsisr.engine", "wsisr.engine.runner"):
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "disabled", False)
+        monkeypatch.setattr(logger, "propagate", True)
+        level = logger.level
+        logger.setLevel(logging.NOTSET if name else min(level, logging.WARNING))
+
+
+@pytest.mark.usefixtures("loggers_as_at_start")
 def test_a_run_is_told_line_by_line(slide: Path) -> None:
     path, asked = slide.with_name("events.jsonl"), job(slide)
     with open_events(path, asked) as events:

@@ -119,9 +119,15 @@ class Claims(Closing):
             OutputError: the folder cannot be written.
         """
         path = self._path(name)
-        if self._create(path):
-            self._held.add(name)
+        # held before it is there: an interruption between the two would leave it behind
+        self._held.add(name)
+        if self._create(path) or self._take_over(name, path):
             return True
+        self._held.discard(name)
+        return False
+
+    def _take_over(self, name: str, path: Path) -> bool:
+        """Takes a claim over whose owner is dead or silent."""
         if not self._is_stale(name):
             return False
         try:
@@ -130,9 +136,7 @@ class Claims(Closing):
                 if self._is_stale(name):
                     with os_errors(path):
                         path.unlink(missing_ok=True)
-                    if self._create(path):
-                        self._held.add(name)
-                        return True
+                    return self._create(path)
         except OutputError:
             if not self._folder.is_dir():
                 raise
@@ -174,7 +178,11 @@ class Claims(Closing):
         with os_errors(path):
             try:
                 with path.open("xb") as file:
-                    file.write(self._content())
+                    try:
+                        file.write(self._content())
+                    except BaseException:
+                        path.unlink(missing_ok=True)
+                        raise
             except FileExistsError:
                 return False
         return True
